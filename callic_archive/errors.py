@@ -27,6 +27,24 @@ class UsageError(CallicError):
     exit_code = 2
 
 
+class MissingPath(UsageError):
+    """A path given on the command line does not exist."""
+
+    code = "E002"
+
+
+class DestinationExists(UsageError):
+    """What would be written is there already; nothing existing is replaced unasked."""
+
+    code = "E003"
+
+
+class OtherRun(UsageError):
+    """The unfinished archive beside the destination belongs to another command, or to one that is still running."""
+
+    code = "E004"
+
+
 # -- E1xx: sources and image files ----------------------------------------------------------------------------
 
 
@@ -35,6 +53,30 @@ class SourceError(CallicError):
 
     code = "E100"
     exit_code = 1
+
+
+class TruncatedSource(SourceError):
+    """A source image file ends before the data that its own header promises."""
+
+    code = "E101"
+
+
+class MalformedSource(SourceError):
+    """A source image file contradicts itself or its format: bad checksum, overlapping or cyclic offsets, wrong counts."""
+
+    code = "E102"
+
+
+class SourceTooLarge(SourceError):
+    """A source image file asks for more than the limits allow: decoded bytes, expansion ratio, images or blocks."""
+
+    code = "E103"
+
+
+class RebuildMismatch(SourceError):
+    """Recipe, surrounding bytes and images do not belong together, so the file cannot be written again from them."""
+
+    code = "E104"
 
 
 # -- E2xx: codestreams and entropy coding ---------------------------------------------------------------------
@@ -77,6 +119,85 @@ class ArchiveError(CallicError):
     exit_code = 3
 
 
+class NotAnArchive(ArchiveError):
+    """The path holds no finished archive: something else, an unfinished one, or one of a newer version."""
+
+    code = "E501"
+
+
+class EntryDamaged(ArchiveError):
+    """Records of one entry are missing or fail their checks, so this entry cannot be restored. Others still can."""
+
+    code = "E502"
+
+
+class DigestMismatch(ArchiveError):
+    """A restored entry differs from the digest that was stored when it was packed."""
+
+    code = "E503"
+
+
+class UnsafeEntry(ArchiveError):
+    """An entry asks to be written outside the destination, through a link, or as something no archive may hold."""
+
+    code = "E504"
+
+
+class TreeDiffers(ArchiveError):
+    """An entry differs from the file of a directory tree that the archive was compared with."""
+
+    code = "E505"
+
+
+class RestoreFailed(ArchiveError):
+    """An entry is sound, but the destination did not let it be written."""
+
+    code = "E506"
+    exit_code = 1
+
+
+class ProofFailed(ArchiveError):
+    """What was decoded right after encoding was not the source; the file was stored verbatim instead."""
+
+    code = "E510"
+    exit_code = 1
+
+
+class UnexpectedFailure(ArchiveError):
+    """A parser or codec failed on one file in a way nobody planned for; the file was stored verbatim instead."""
+
+    code = "E511"
+    exit_code = 1
+
+
+class SourceUnreadable(ArchiveError):
+    """A source cannot be read at all, so it is missing from the archive."""
+
+    code = "E512"
+    exit_code = 1
+
+
+class SpecialFile(ArchiveError):
+    """A source is a socket, pipe or device; those are not archived."""
+
+    code = "E513"
+    exit_code = 1
+
+
+class SourceChanged(ArchiveError):
+    """A source changed while it was read; what was read is kept."""
+
+    code = "E514"
+    exit_code = 1
+
+
+class WorkerKiller(ArchiveError):
+    """A source ended every worker process that took it; it was stored verbatim instead."""
+
+    code = "E515"
+    exit_code = 1
+
+
 # -- E6xx: environment -----------------------------------------------------------------------------------------
 
 
@@ -85,3 +206,41 @@ class EnvironmentFailure(CallicError):
 
     code = "E600"
     exit_code = 4
+
+
+class NoSuchDevice(EnvironmentFailure):
+    """The GPU that was asked for is not there, or not usable from here."""
+
+    code = "E601"
+
+
+class NoSpace(EnvironmentFailure):
+    """The disk, quota or file size limit is used up. Nothing half-written was committed."""
+
+    code = "E602"
+
+
+class CannotWrite(EnvironmentFailure):
+    """The destination does not let anything be written: read-only, no permission, input/output error."""
+
+    code = "E603"
+
+
+class ClusterFailed(EnvironmentFailure):
+    """The worker processes cannot be started or reached, or were all lost."""
+
+    code = "E604"
+
+
+class StoppedEarly(EnvironmentFailure):
+    """The run was asked to stop and did so in good order; the same command goes on where it was."""
+
+    code = "E610"
+    exit_code = 75
+
+
+class Interrupted(EnvironmentFailure):
+    """The run was interrupted from the keyboard; the same command goes on where it was."""
+
+    code = "E611"
+    exit_code = 130
