@@ -109,6 +109,182 @@ class ContainerError(CallicError):
     exit_code = 3
 
 
+class NotAShard(ContainerError):
+    """The file is no shard: neither its header nor any record of it can be recognised."""
+
+    code = "E401"
+
+
+class UnsupportedShardVersion(ContainerError):
+    """The shard, record or index was written by a version of the format this reader does not know."""
+
+    code = "E402"
+
+
+class ShardHeaderDamaged(ContainerError):
+    """The first 32 bytes of the shard are damaged. Records stay readable when an INDEX or END record tells the id."""
+
+    code = "E403"
+
+
+class RecordHeaderDamaged(ContainerError):
+    """No intact record header where one must be."""
+
+    code = "E404"
+
+
+class RecordChecksumMismatch(ContainerError):
+    """A record's header is intact, but its payload or checksum is damaged."""
+
+    code = "E405"
+
+
+class WrongRecord(ContainerError):
+    """An intact record, but not the one asked for: swapped, moved, or from another shard."""
+
+    code = "E406"
+
+
+class ShardTruncated(ContainerError):
+    """The shard ends inside a record, or before the record asked for."""
+
+    code = "E407"
+
+
+class ShardNotSealed(ContainerError):
+    """The shard has no END record: it was never sealed, or lost its tail."""
+
+    code = "E408"
+
+
+class ShardIndexDamaged(ContainerError):
+    """An INDEX or END record contradicts itself or the place where it stands."""
+
+    code = "E409"
+
+
+class SequenceBroken(ContainerError):
+    """Records of the shard are missing, repeated or out of order."""
+
+    code = "E410"
+
+
+class TrailingBytes(ContainerError):
+    """Bytes follow the END record of a shard."""
+
+    code = "E411"
+
+
+class UnknownRecordType(ContainerError):
+    """An intact record of a type that this version of the format does not have."""
+
+    code = "E412"
+
+
+class ContainerLimit(ContainerError):
+    """A length goes beyond what the format can express, or beyond a cap of this program."""
+
+    code = "E413"
+
+
+class ShardExists(ContainerError):
+    """A shard of this name, or its ``.partial``, already exists; one shard has one writer."""
+
+    code = "E414"
+    exit_code = 2
+
+
+class WriterClosed(ContainerError):
+    """The shard writer was closed or sealed and takes no more records."""
+
+    code = "E415"
+
+
+class UnknownBytes(ContainerError):
+    """Bytes that belong to no recognisable record."""
+
+    code = "E416"
+
+
+class IndexDamaged(ContainerError):
+    """The index file is not one complete Zstandard frame of JSON lines."""
+
+    code = "E420"
+
+
+class IndexLineTooLong(ContainerError):
+    """A line of the index file is longer than the cap."""
+
+    code = "E421"
+
+
+class IndexTooLarge(ContainerError):
+    """The index file unfolds to more bytes than the cap."""
+
+    code = "E422"
+
+
+class IndexEntryInvalid(ContainerError):
+    """A line of the index file, or a record reference in it, is not of the specified form."""
+
+    code = "E423"
+
+
+class BagMalformed(ContainerError):
+    """A tag file of the bag is missing, unreadable or not of the form of RFC 8493."""
+
+    code = "E430"
+
+
+class BagFileMissing(ContainerError):
+    """A file that the bag's manifest lists is not there."""
+
+    code = "E431"
+
+
+class BagFileUnlisted(ContainerError):
+    """A payload file is there that the bag's manifest does not list."""
+
+    code = "E432"
+
+
+class BagSizeMismatch(ContainerError):
+    """The payload's size or number of files is not what Payload-Oxum says."""
+
+    code = "E433"
+
+
+class BagHashMismatch(ContainerError):
+    """A file of the bag does not have the SHA-256 that the manifest lists."""
+
+    code = "E434"
+
+
+class UnsafePath(ContainerError):
+    """A path that would leave the destination: absolute, with ``..``, empty parts or NUL."""
+
+    code = "E440"
+
+
+class SymlinkInPath(ContainerError):
+    """A part of the path is a symbolic link or no directory; it is never followed."""
+
+    code = "E441"
+
+
+class TargetExists(ContainerError):
+    """The path to be written exists already."""
+
+    code = "E442"
+    exit_code = 2
+
+
+class InvalidName(ContainerError):
+    """The readable and the base64 form of a name contradict each other, or a name cannot be encoded."""
+
+    code = "E443"
+
+
 # -- E5xx: archive ---------------------------------------------------------------------------------------------
 
 
@@ -206,6 +382,24 @@ class EnvironmentFailure(CallicError):
 
     code = "E600"
     exit_code = 4
+
+
+class OutOfSpace(EnvironmentFailure):
+    """No space, quota or allowed file size is left where the output goes. Never a fault of a source."""
+
+    code = "E610"
+
+
+class WriteFailure(EnvironmentFailure):
+    """The output could not be written, for another reason than space. Never a fault of a source."""
+
+    code = "E611"
+
+
+class ReadFailure(EnvironmentFailure):
+    """The storage under an archive gave an error on reading, so the bytes are unknown rather than wrong."""
+
+    code = "E612"
 
 
 class NoSuchDevice(EnvironmentFailure):

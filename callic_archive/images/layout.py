@@ -1,0 +1,291 @@
+"""Where the samples of one image lie in a file: blocks (the whole image, strips, or tiles) of rows of samples.
+
+One description covers every uncompressed container: NPY and PNM are a single block, BMP a single block with padded rows
+stored bottom up, DICOM a block a frame or a plane, TIFF strips or tiles.
+
+    block k = (plane, by, bx)        0 <= bx < across, 0 <= by < down, plane 0 unless planar
+    byte of sample (y, x, s)  =  offsets[k] + (y - by*block_rows) * pitch + ((x - bx*block_columns) * spp + s) * itemsize
+
+where spp is the samples per pixel inside one block: 1 when planar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callic_archive.errors import RebuildMismatch
+
+Image = NDArray[Any]
+DTYPES = ("|u1", "|i1", "<u2", ">u2", "<i2", ">i2")
+CHUNK = 4 << 20  # bytes converted at a time when blocks are written, so that writing needs no second image
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Geometry of one stored raster of (height, width, samples), and the file offset of each of its blocks."""
+
+    height: int
+    width: int
+    samples: int
+    dtype: str  # one of DTYPES: the samples as stored
+    block_rows: int
+    block_columns: int
+    pitch: int  # bytes between the rows of a block
+    offsets: tuple[int, ...]  # one a block
+    lengths: tuple[int, ...] = ()  # stored bytes a block where blocks are compressed, else empty
+    whole: bool = False  # True: blocks at the lower edge are stored with all their rows (tiles)
+    planar: bool = False
+    order: tuple[int, ...] = ()  # channel c of the image is stored sample order[c]; empty: as stored
+    flip: bool = False  # rows are stored bottom up
+    transpose: bool = False  # columns are stored one after the other
+    split: bool = False  # each sample is an image of its own (more than four samples a pixel)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes a sample."""
+        return int(self.dtype[2])
+
+    @property
+    def spp(self) -> int:
+        """Samples a pixel inside one block."""
+        return 1 if self.planar else self.samples
+
+    @property
+    def across(self) -> int:
+        """Blocks from left to right."""
+        return -(-self.width // self.block_columns)
+
+    @property
+    def down(self) -> int:
+        """Blocks from top to bottom."""
+        return -(-self.height // self.block_rows)
+
+    @property
+    def count(self) -> int:
+        """Blocks in all."""
+        return self.across * self.down * (self.samples if self.planar else 1)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of samples of the raster, without padding."""
+        return self.height * self.width * self.samples * self.itemsize
+
+    @property
+    def native(self) -> np.dtype[Any]:
+        """Sample type of the image: uint8, uint16 or int16 in native order. Signed bytes become uint8 plus 128."""
+        return np.dtype({"u1": "u1", "i1": "u1", "u2": "u2", "i2": "i2"}[self.dtype[1:]])
+
+    @property
+    def images(self) -> int:
+        """How many images the raster gives."""
+        return self.samples if self.split else 1
+
+    def region(self, k: int) -> tuple[int, int, int, int, int]:
+        """Block ``k`` as (plane, first row, end row, first column, end column) of real pixels."""
+        plane, rest = divmod(k, self.across * self.down)
+        by, bx = divmod(rest, self.across)
+        y, x = by * self.block_rows, bx * self.block_columns
+        return plane, y, min(y + self.block_rows, self.height), x, min(x + self.block_columns, self.width)
+
+    def stored_rows(self, k: int) -> int:
+        """Rows that the bytes of block ``k`` hold, padding rows included."""
+        _, y0, y1, _, _ = self.region(k)
+        return self.block_rows if self.whole else y1 - y0
+
+    def raw_length(self, k: int) -> int:
+        """Bytes of block ``k`` before compression."""
+        return self.stored_rows(k) * self.pitch
+
+    def stored_length(self, k: int) -> int:
+        """Bytes of block ``k`` in the file."""
+        return self.lengths[k] if self.lengths else self.raw_length(k)
+
+    def pad_length(self, k: int) -> int:
+        """Bytes of block ``k`` that are no pixel of the image."""
+        _, y0, y1, x0, x1 = self.region(k)
+        return self.raw_length(k) - (y1 - y0) * (x1 - x0) * self.spp * self.itemsize
+
+    def padding(self, k: int, raw: memoryview) -> bytes:
+        """The padding bytes of an uncompressed block, in stored order."""
+        _, y0, y1, x0, x1 = self.region(k)
+        rows = np.frombuffer(raw, np.uint8, self.raw_length(k)).reshape(-1, self.pitch)
+        valid = (x1 - x0) * self.spp * self.itemsize
+        return rows[: y1 - y0, valid:].tobytes() + rows[y1 - y0 :].tobytes()
+
+    def pieces(self, k: int, raster: Image, pad: memoryview) -> Iterator[bytes]:
+        """Block ``k`` of ``raster`` (H, W, S) as it is stored before compression, in pieces of about CHUNK bytes."""
+        plane, y0, y1, x0, x1 = self.region(k)
+        part = raster[y0:y1, x0:x1, plane : plane + 1] if self.planar else raster[y0:y1, x0:x1]
+        valid = (x1 - x0) * self.spp * self.itemsize
+        right = self.pitch - valid
+        step = max(1, CHUNK // self.pitch)
+        for y in range(0, y1 - y0, step):
+            rows = part[y : y + step]
+            if self.dtype == "|i1":
+                rows = rows ^ np.uint8(0x80)
+            stored = np.ascontiguousarray(rows, dtype=self.dtype.replace("i1", "u1"))
+            if not right:
+                yield stored.tobytes()
+                continue
+            padded = np.empty((len(rows), self.pitch), np.uint8)
+            padded[:, :valid] = stored.reshape(len(rows), -1).view(np.uint8)
+            padded[:, valid:] = np.frombuffer(pad, np.uint8, len(rows) * right, y * right).reshape(len(rows), right)
+            yield padded.tobytes()
+        if self.stored_rows(k) > y1 - y0:
+            yield bytes(pad[(y1 - y0) * right :])
+
+    def merged(self) -> Layout:
+        """The same layout with strips that touch each other joined to one block a plane, where that is possible."""
+        size = self.block_rows * self.pitch
+        if self.lengths or self.across > 1 or self.down == 1 or (self.whole and self.height % self.block_rows):
+            return self
+        starts = np.array(self.offsets, dtype=np.int64).reshape(-1, self.down)
+        if (np.diff(starts, axis=1) != size).any():
+            return self
+        return replace(self, block_rows=self.height, offsets=tuple(int(o) for o in starts[:, 0]), whole=False)
+
+    def take(self, data: memoryview) -> Image:
+        """The raster (H, W, S) of an uncompressed layout: a view of ``data`` where its bytes allow it, else a copy.
+
+        The offsets must have been checked to lie inside ``data``.
+        """
+        stored = np.dtype(self.dtype)
+        pixel = self.spp * self.itemsize
+        steps = set(np.diff(np.array(self.offsets, dtype=np.int64)).tolist())
+        if stored.isnative and self.dtype != "|i1" and self.across == 1 and self.down == 1 and len(steps) <= 1:
+            plane = steps.pop() if steps else 0
+            strides = (self.pitch, pixel, plane if self.planar else self.itemsize)
+            start = self.offsets[0]
+            if plane >= 0:
+                return np.ndarray((self.height, self.width, self.samples), stored, data, start, strides)
+        raster = np.empty((self.height, self.width, self.samples), self.native)
+        for k in range(self.count):
+            start = self.offsets[k]
+            self.place(k, data[start : start + self.raw_length(k)], raster)
+        return raster
+
+    def place(self, k: int, raw: memoryview, raster: Image) -> None:
+        """Copy the pixels of the uncompressed block ``k`` into ``raster`` (H, W, S)."""
+        plane, y0, y1, x0, x1 = self.region(k)
+        strides = (self.pitch, self.spp * self.itemsize, self.itemsize)
+        block = np.ndarray((y1 - y0, x1 - x0, self.spp), self.dtype.replace("i1", "u1"), raw, 0, strides)
+        target = raster[y0:y1, x0:x1, plane : plane + 1] if self.planar else raster[y0:y1, x0:x1]
+        target[...] = block ^ np.uint8(0x80) if self.dtype == "|i1" else block
+
+    def to_images(self, raster: Image) -> tuple[Image, ...]:
+        """The images, (H, W) or (H, W, C), that the raster (H, W, S) stands for; views but for unusual orders."""
+        if self.order:
+            mirrored = self.order == tuple(range(self.samples))[::-1]
+            raster = raster[..., ::-1] if mirrored else raster[..., list(self.order)]
+        if self.flip:
+            raster = raster[::-1]
+        if self.transpose:
+            raster = raster.swapaxes(0, 1)
+        if self.split:
+            return tuple(raster[..., c] for c in range(self.samples))
+        return (raster[..., 0] if self.samples == 1 else raster,)
+
+    def from_images(self, images: Sequence[Image]) -> Image:
+        """The raster (H, W, S) of the images. Raises RebuildMismatch when shapes or types are others."""
+        shape = (self.width, self.height) if self.transpose else (self.height, self.width)
+        if self.samples > 1 and not self.split:
+            shape += (self.samples,)
+        for image in images:
+            if image.shape != shape or image.dtype != self.native:
+                raise RebuildMismatch(
+                    f"an image of shape {shape} and type {self.native} is needed, got {image.shape} of {image.dtype}"
+                )
+        if self.split:
+            raster = np.stack(list(images), axis=-1)
+        else:
+            raster = images[0] if self.samples > 1 else images[0][..., None]
+        if self.transpose:
+            raster = raster.swapaxes(0, 1)
+        if self.flip:
+            raster = raster[::-1]
+        if self.order:
+            raster = raster[..., np.argsort(self.order)]
+        return raster
+
+
+_FLAGS = ("whole", "planar", "flip", "transpose", "split")
+_SIZES = ("height", "width", "samples", "block_rows", "block_columns", "pitch")
+
+
+def _runs(values: Sequence[int]) -> list[list[int]]:
+    """Integers as arithmetic runs [first, step, count]: equal strips or tiles in a row cost one entry."""
+    array = np.array(values, dtype=np.int64)
+    runs: list[list[int]] = []
+    i = 0
+    steps = np.diff(array)
+    turns = np.append(np.flatnonzero(np.diff(steps) != 0) + 1, len(steps)) if len(steps) else np.array([], np.int64)
+    j = 0
+    while i < len(array):
+        while j < len(turns) and turns[j] <= i:
+            j += 1
+        end = int(turns[j]) if i < len(steps) else i
+        runs.append([int(array[i]), int(steps[i]) if end > i else 0, end - i + 1])
+        i = end + 1
+    return runs
+
+
+def _unrun(runs: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    values: list[int] = []
+    for first, step, count in runs:
+        if count > 1 << 32:
+            raise RebuildMismatch("the recipe names more blocks than any file can hold")
+        values.extend(range(first, first + step * count, step) if step else [first] * count)
+    return tuple(values)
+
+
+def layouts_to_json(layouts: Sequence[Layout]) -> list[dict[str, Any]]:
+    """Layouts as JSON; equal layouts that follow each other at a fixed distance (frames, pages) take one entry."""
+    entries: list[dict[str, Any]] = []
+    previous: Layout | None = None
+    for layout in layouts:
+        if previous is not None and not layout.lengths and len(layout.offsets) == len(previous.offsets):
+            last = entries[-1]
+            step = layout.offsets[0] - previous.offsets[0]
+            shifted = tuple(o + step for o in previous.offsets)
+            if replace(previous, offsets=shifted) == layout and last.get("step", step) == step:
+                last["step"], last["times"] = step, last.get("times", 1) + 1
+                previous = layout
+                continue
+        entry: dict[str, Any] = {name: getattr(layout, name) for name in _SIZES}
+        entry |= {"dtype": layout.dtype, "offsets": _runs(layout.offsets)}
+        entry |= {name: True for name in _FLAGS if getattr(layout, name)}
+        if layout.lengths:
+            entry["lengths"] = _runs(layout.lengths)
+        if layout.order:
+            entry["order"] = list(layout.order)
+        entries.append(entry)
+        previous = layout
+    return entries
+
+
+def layouts_from_json(entries: Sequence[Mapping[str, Any]]) -> list[Layout]:
+    """The inverse of ``layouts_to_json``. Raises RebuildMismatch on nonsense."""
+    layouts: list[Layout] = []
+    for entry in entries:
+        if entry["dtype"] not in DTYPES or min(int(entry[name]) for name in _SIZES) < 1:
+            raise RebuildMismatch("the recipe names an unknown sample type or an empty image")
+        first = Layout(
+            **{name: int(entry[name]) for name in _SIZES},
+            **{name: bool(entry.get(name, False)) for name in _FLAGS},
+            dtype=entry["dtype"],
+            offsets=_unrun(entry["offsets"]),
+            lengths=_unrun(entry.get("lengths", ())),
+            order=tuple(entry.get("order", ())),
+        )
+        if len(first.offsets) != first.count or (first.lengths and len(first.lengths) != first.count):
+            raise RebuildMismatch("the recipe names another number of blocks than its geometry needs")
+        layouts.append(first)
+        for i in range(1, int(entry.get("times", 1))):
+            shift = i * int(entry["step"])
+            layouts.append(replace(first, offsets=tuple(o + shift for o in first.offsets)))
+    return layouts

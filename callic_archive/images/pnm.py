@@ -1,0 +1,92 @@
+"""PNM: binary PGM (P5), PPM (P6) and PAM (P7), also several in one file. Samples above 255 are big-endian (netpbm)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+from callic_archive.errors import MalformedSource, SourceError, TruncatedSource
+from callic_archive.images.layout import Image, Layout
+from callic_archive.images.source import Limits, Parsed
+from callic_archive.images.splice import parse_spliced, rebuild_spliced
+
+_MAX_HEADER = 1 << 16  # bytes of comments and numbers
+_TOKEN = re.compile(rb"(?:[ \t\r\n\v\f]+|#[^\n\r]*[\n\r])*([^ \t\r\n\v\f#]+)")
+
+
+def _numbers(head: bytes, start: int, count: int) -> tuple[list[int], int]:
+    """``count`` decimal numbers after ``start``, and the position behind the last."""
+    values: list[int] = []
+    for _ in range(count):
+        match = _TOKEN.match(head, start)
+        if match is None:
+            raise TruncatedSource("the PNM header ends before its numbers")
+        if not match[1].isdigit() or len(match[1]) > 10:
+            raise MalformedSource(f"{match[1][:20]!r} in the PNM header is no number")
+        values.append(int(match[1]))
+        start = match.end()
+    return values, start
+
+
+def _pam(head: bytes, start: int) -> tuple[int, int, int, int, int]:
+    """(width, height, depth, maxval, offset) of a PAM header."""
+    fields: dict[bytes, int] = {}
+    for line in head[start:].split(b"\n"):
+        start += len(line) + 1
+        words = line.split()
+        if words == [b"ENDHDR"]:
+            if start > len(head):
+                raise TruncatedSource("the PAM header ends before its samples")
+            missing = {b"WIDTH", b"HEIGHT", b"DEPTH", b"MAXVAL"} - fields.keys()
+            if missing:
+                raise MalformedSource(f"the PAM header lacks {sorted(missing)[0].decode()}")
+            return fields[b"WIDTH"], fields[b"HEIGHT"], fields[b"DEPTH"], fields[b"MAXVAL"], start
+        if len(words) >= 2 and words[0] in (b"WIDTH", b"HEIGHT", b"DEPTH", b"MAXVAL"):
+            if not words[1].isdigit() or len(words[1]) > 10:
+                raise MalformedSource(f"{words[1][:20]!r} in the PAM header is no number")
+            fields[words[0]] = int(words[1])
+    raise TruncatedSource("the PAM header has no ENDHDR")
+
+
+def _one(data: memoryview, start: int) -> tuple[Layout | None, int]:
+    """The layout of the image at ``start`` (None when no model takes it) and the offset behind its samples."""
+    head = bytes(data[start : start + _MAX_HEADER])
+    magic = head[:2]
+    if magic == b"P7":
+        width, height, samples, maxval, used = _pam(head, 2)
+    else:
+        (width, height, maxval), used = _numbers(head, 2, 3)
+        samples = 3 if magic == b"P6" else 1
+        if head[used : used + 1] not in (b" ", b"\t", b"\r", b"\n", b"\v", b"\f"):
+            raise TruncatedSource("the PNM header ends before its samples")
+        used += 1  # exactly one white space
+    if not 1 <= maxval <= 65535:
+        raise MalformedSource(f"PNM maxval {maxval} is not in 1..65535")
+    size = 1 if maxval < 256 else 2
+    first, end = start + used, start + used + width * height * samples * size
+    if end > len(data):
+        raise TruncatedSource(f"the PNM header promises {end - first} bytes, {len(data) - first} follow")
+    if not width * height * samples or samples > 4:
+        return None, end
+    dtype = "|u1" if size == 1 else ">u2"
+    return Layout(height, width, samples, dtype, height, width, width * samples * size, (first,)), end
+
+
+def parse(data: memoryview, limits: Limits) -> Parsed | None:
+    """See ``source.parse``. PAM depths above four give None; bytes behind the last image are kept."""
+    layout, end = _one(data, 0)
+    layouts = [layout]
+    while layout is not None and bytes(data[end : end + 2]) == bytes(data[:2]) and len(layouts) <= limits.max_images:
+        try:
+            layout, end = _one(data, end)
+        except SourceError:
+            break  # not an image after all: trailing bytes
+        layouts.append(layout)
+    found = [x for x in layouts if x is not None]
+    return parse_spliced("pnm", data, found, limits) if found else None
+
+
+def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:
+    """See ``source.rebuild``: the file byte for byte."""
+    rebuild_spliced(recipe, surround, images, out)

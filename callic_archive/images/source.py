@@ -1,0 +1,156 @@
+"""A source file taken apart into images and the bytes around them, and put together again.
+
+``parse`` recognises a file by its first bytes and hands it to the module of that format family; each of those offers the
+same two functions, ``parse`` and ``rebuild``. Nothing here writes a file through an imaging library: samples are cut
+out of the file as byte ranges and everything else is kept as it stands (see ``splice``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, BinaryIO, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callic_archive.errors import MalformedSource, RebuildMismatch, SourceError, SourceTooLarge
+
+Json = Any  # what json.loads may return; kept loose so that recipes stay readable
+Image = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file may ask for before it is refused with ``SourceTooLarge``. All sizes are checked before allocation."""
+
+    max_decoded_bytes: int = 64 << 30  # bytes of samples of all images of one file
+    max_ratio: int = 4096  # decoded bytes / bytes of the file; deflate itself cannot pass 1032, LZW about 2700
+    max_images: int = 1 << 16  # pages, frames or directories of one file
+    max_blocks: int = 1 << 22  # strips or tiles of one file
+
+    def check_decoded(self, decoded: int, source: int) -> None:
+        """Refuse ``decoded`` bytes of samples promised by a file of ``source`` bytes. Raises SourceTooLarge."""
+        if decoded > self.max_decoded_bytes:
+            raise SourceTooLarge(
+                f"the file promises {decoded} bytes of samples, the limit is {self.max_decoded_bytes}"
+            )
+        if decoded > self.max_ratio * max(source, 1):
+            raise SourceTooLarge(
+                f"{source} bytes cannot be trusted to hold {decoded} bytes of samples "
+                f"(limit: {self.max_ratio} times the file)"
+            )
+
+    def check_images(self, count: int) -> None:
+        """Refuse a file with more than ``max_images`` images. Raises SourceTooLarge."""
+        if count > self.max_images:
+            raise SourceTooLarge(f"the file promises {count} images, the limit is {self.max_images}")
+
+    def check_blocks(self, count: int) -> None:
+        """Refuse a file with more than ``max_blocks`` strips or tiles. Raises SourceTooLarge."""
+        if count > self.max_blocks:
+            raise SourceTooLarge(f"the file promises {count} blocks, the limit is {self.max_blocks}")
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A file as images, surrounding bytes, and the recipe that joins them.
+
+    ``images`` have shape (H, W) or (H, W, C) with C in 2..4, dtype uint8, uint16 or int16 in native byte order, and any
+    strides; they may be views of the input. ``fidelity`` says what ``rebuild`` is expected to give: ``bytes`` the very
+    file, ``content`` a file with equal pixels and metadata whose compressed bytes may differ.
+    """
+
+    format: str
+    fidelity: Literal["bytes", "content"]
+    images: tuple[Image, ...]
+    surround: bytes
+    recipe: dict[str, Json]
+    volatile: frozenset[str] = field(default=frozenset(), repr=False)  # recipe keys that describe compression alone
+
+
+_MODULES = {
+    "npy": "callic_archive.images.npy",
+    "pnm": "callic_archive.images.pnm",
+    "bmp": "callic_archive.images.bmp",
+}
+
+
+def sniff(data: memoryview | bytes) -> str | None:
+    """The format family that the first bytes of a file claim, or None. DICOM without its preamble counts as a claim."""
+    head = bytes(data[:16])
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "tiff"
+    if head.startswith(b"\x93NUMPY"):
+        return "npy"
+    if head[:2] in (b"P5", b"P6", b"P7") and head[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
+        return "pnm"
+    if bytes(data[128:132]) == b"DICM" or _looks_like_bare_dicom(head):
+        return "dicom"
+    if head[:2] == b"BM" and len(head) == 16:
+        return "bmp"
+    return None
+
+
+def _looks_like_bare_dicom(head: bytes) -> bool:
+    # A data set without preamble starts with group 0002 or 0008, in either byte order, and a low element number.
+    if len(head) < 8:
+        return False
+    little, big = head[1] == 0 and head[0] in (2, 8), head[0] == 0 and head[1] in (2, 8)
+    if little:
+        return head[3] == 0 and head[2] <= 0x18
+    return big and head[2] == 0 and head[3] <= 0x18
+
+
+def parse(data: memoryview | bytes, name: str = "", limits: Limits | None = None) -> Parsed | None:
+    """Take a file apart.
+
+    ``data`` is the whole file, usually a view of a memory map; images may be views of it. ``name`` serves messages only.
+    Returns None for what no model takes: unknown types, palettes, 1-bit, 32-bit and float samples, lossy compression.
+    Raises a SourceError subclass when the file claims a supported format but is truncated, lies or asks for too much.
+    """
+    view = memoryview(data).cast("B")
+    kind = sniff(view)
+    if kind not in _MODULES:
+        return None
+    module = import_module(_MODULES[kind])
+    try:
+        return cast("Parsed | None", module.parse(view, limits or Limits()))
+    except SourceError as error:
+        if name:
+            raise type(error)(f"{name}: {error}") from error
+        raise
+    except (ValueError, IndexError, KeyError, OverflowError, RecursionError, ArithmeticError) as error:
+        # A broken file that slipped past a check is still a broken file, never a crash of the run.
+        raise MalformedSource(f"{name or kind}: {type(error).__name__}: {error}") from error
+
+
+def rebuild(
+    format: str, recipe: Mapping[str, Json], surround: bytes, images: Sequence[Image], out: BinaryIO
+) -> None:
+    """Write the file that ``parse`` took apart to ``out``. Raises RebuildMismatch when the parts do not fit together."""
+    if format not in _MODULES:
+        raise RebuildMismatch(f"no image format is called {format!r}")
+    module = import_module(_MODULES[format])
+    try:
+        module.rebuild(recipe, surround, images, out)
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+        raise RebuildMismatch(f"{format}: the recipe cannot be followed: {type(error).__name__}: {error}") from error
+
+
+def images_equal(a: Parsed, b: Parsed) -> bool:
+    """Content equality: format, pixels, shapes, dtypes and all metadata; only compressed bytes may differ."""
+    if a.format != b.format or len(a.images) != len(b.images) or a.surround != b.surround:
+        return False
+    volatile = a.volatile | b.volatile
+    if {k: v for k, v in a.recipe.items() if k not in volatile} != {
+        k: v for k, v in b.recipe.items() if k not in volatile
+    }:
+        return False
+    return all(
+        x.dtype == y.dtype and x.shape == y.shape and np.array_equal(x, y)
+        for x, y in zip(a.images, b.images, strict=True)
+    )
