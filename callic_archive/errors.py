@@ -408,18 +408,6 @@ class NoSuchDevice(EnvironmentFailure):
     code = "E601"
 
 
-class NoSpace(EnvironmentFailure):
-    """The disk, quota or file size limit is used up. Nothing half-written was committed."""
-
-    code = "E602"
-
-
-class CannotWrite(EnvironmentFailure):
-    """The destination does not let anything be written: read-only, no permission, input/output error."""
-
-    code = "E603"
-
-
 class ClusterFailed(EnvironmentFailure):
     """The worker processes cannot be started or reached, or were all lost."""
 
@@ -429,12 +417,12 @@ class ClusterFailed(EnvironmentFailure):
 class StoppedEarly(EnvironmentFailure):
     """The run was asked to stop and did so in good order; the same command goes on where it was."""
 
-    code = "E610"
+    code = "E620"
     exit_code = 75
 
 
 class Interrupted(EnvironmentFailure):
     """The run was interrupted from the keyboard; the same command goes on where it was."""
 
-    code = "E611"
+    code = "E621"
     exit_code = 130
