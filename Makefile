@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)
-	@.ci/stage "demo" $(BIN)/python pipelines/demo.py
+	@.ci/stage "demo" $(BIN)/python -m pipelines.demo
 
 test: lint pytest
 
