@@ -89,6 +89,50 @@ class CodestreamError(CallicError):
     exit_code = 3
 
 
+class EntropyInputError(CodestreamError):
+    """The entropy coder was asked for what it cannot code: wrong shape or type, empty range, symbol out of range."""
+
+    code = "E210"
+
+
+class StreamTruncatedError(CodestreamError):
+    """An entropy-coded stream ends before its last symbol."""
+
+    code = "E211"
+
+
+class StreamTrailingError(CodestreamError):
+    """An entropy-coded stream goes on after its last symbol, or does not end as an encoder ends it."""
+
+    code = "E212"
+
+
+class StreamCorruptError(CodestreamError):
+    """An entropy-coded stream holds a value that no encoder writes, or has already failed."""
+
+    code = "E213"
+
+
+class EntropyTableError(CodestreamError):
+    """The mixture tables of a model file are missing or cannot form a CDF."""
+
+    code = "E214"
+
+
+class TorchacLevelsError(CodestreamError):
+    """A plane has more levels than the torchac coder's 16-bit tables serve; the range coder takes it."""
+
+    code = "E215"
+    exit_code = 2
+
+
+class TorchacUnavailableError(CodestreamError):
+    """The torchac coder is asked for, or named by a codestream, and cannot be loaded or compiled on this machine."""
+
+    code = "E216"
+    exit_code = 4
+
+
 # -- E3xx: models and adapters ---------------------------------------------------------------------------------
 
 
