@@ -2,8 +2,8 @@
 
     python -m pipelines.demo
 
-This is what ``make demo`` runs. Everything lies below ``demo/`` in the project's root, which is made anew each time.
-Exit code 0 means that the restored tree is what it must be; 1 that it is not; otherwise the failing command's code.
+This is what ``make demo`` runs. Everything lies below ``demo/`` in the project's root, made anew each time.
+Exit code: 0 if the restored tree is what it must be, 1 if not, else that of the command that failed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Saved:
 
 
 def callic(console: Console, *arguments: str | Path) -> list[dict[str, object]]:
-    """Run the command line as a user would and return its JSON events. Ends the demo where the command fails."""
+    """Run the command line as a user would and return its JSON events. Where it fails, the demo ends."""
     words = [str(argument) for argument in arguments]
     shown = [str(Path(word).relative_to(ROOT)) if word.startswith(str(ROOT)) else word for word in words]
     console.print(f"\n[bold]$ callic-archive {' '.join(shown)}[/bold]")
@@ -109,7 +109,7 @@ def main() -> int:
     ]
     console.print()
     console.print(savings_table(files))
-    console.print(f"The whole archive, models and specification included, takes {tree_size(archive):,} bytes.")
+    console.print(f"The whole archive, with models and specification, takes {tree_size(archive):,} bytes.")
 
     problems = compare_trees(samples, restored / "samples", {file.path: file.fidelity for file in files})
     expected = sum(1 for path in samples.rglob("*") if path.is_file() and not path.is_symlink())

@@ -1,6 +1,6 @@
-"""Compare two file trees as an archive must restore them: names, types, link targets, modes, times and contents.
+"""Compare two file trees as an archive must restore them: names, types, link targets, modes, times, contents.
 
-Independent of the archiver on purpose: pixels are read here with Pillow and tifffile, not with ``callic_archive``.
+Independent of the archiver on purpose: Pillow and tifffile read the pixels here, not ``callic_archive``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KINDS = {stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link", stat.S_IFREG
 def compare_trees(source: Path, restored: Path, fidelity: Mapping[str, str]) -> list[str]:
     """Every difference between the trees as a sentence; none means that the promise was kept.
 
-    ``fidelity`` maps a file's path below ``source`` (with ``/``) to ``bytes`` or ``content``; files that are not in it
+    ``fidelity`` maps a file's path below ``source`` (with ``/``) to ``bytes`` or ``content``; files not in it
     count as ``bytes``. Raises OSError where a tree cannot be read.
     """
     left, right = _entries(source), _entries(restored)
@@ -73,5 +73,7 @@ def _read_pillow(path: Path) -> tuple[list[np.ndarray[Any, Any]], Any]:
 def _read_tiff(path: Path) -> tuple[list[np.ndarray[Any, Any]], Any]:
     compressed = {"StripOffsets", "StripByteCounts", "TileOffsets", "TileByteCounts"}
     with tifffile.TiffFile(path) as tiff:
-        tags = [{t.name: repr(t.value) for t in page.tags if t.name not in compressed} for page in tiff.pages]
-        return [page.asarray() for page in tiff.pages], tags
+        pages = [page.aspage() for page in tiff.pages]
+        # A list, not a mapping: TIFF files may repeat a tag, and many do so with ImageDescription.
+        tags = [[(t.name, repr(t.value)) for t in page.tags if t.name not in compressed] for page in pages]
+        return [page.asarray() for page in pages], tags
