@@ -19,7 +19,7 @@ CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"][
 
 
 def lint_imports(root: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run import-linter on the package that lies in ``root``, by the contracts of ``root``'s pyproject.toml."""
+    """Run import-linter on the package in ``root``, by the contracts of ``root``'s pyproject.toml."""
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"]
     return subprocess.run(
         [*command, "--no-cache", *options], cwd=root, capture_output=True, text=True, check=False, timeout=120
