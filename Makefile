@@ -3,7 +3,7 @@
 #   make demo    environment, sample images, pack, verify, unpack, compare, and a table of what was saved
 #   make test    environment, linters, types, import borders and the whole test suite
 #
-# Others: env, lint, check (lint and the quick tests), docs-check, clean.
+# Others: env, lint, check (lint and the quick tests), docs (makes the pages made from code), docs-check, clean.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +16,7 @@ STAMP := $(VENV)/.callic-archive-installed
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint pytest check docs-check clean
+.PHONY: help env demo test lint pytest check docs docs-check clean
 
 help:
 	@sed -n '/^#/s/^# \{0,1\}//p;/^$$/q' Makefile
@@ -44,6 +44,9 @@ pytest: $(STAMP)
 
 check: lint
 	@.ci/stage "quick tests" $(BIN)/python -m pytest -m "not slow and not cluster" $(PYTEST_ARGS)
+
+docs: $(STAMP)
+	@$(BIN)/python -m pipelines.generated_docs
 
 docs-check: $(STAMP)
 	@.ci/stage "docs" $(BIN)/python -m pytest tests/architecture/test_docs.py $(PYTEST_ARGS)
