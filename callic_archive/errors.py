@@ -166,7 +166,7 @@ class UnsupportedShardVersion(ContainerError):
 
 
 class ShardHeaderDamaged(ContainerError):
-    """The first 32 bytes of the shard are damaged. Records stay readable when an INDEX or END record tells the id."""
+    """The first 32 bytes of the shard are damaged. Records stay readable when INDEX or END tells the id."""
 
     code = "E403"
 
@@ -428,28 +428,28 @@ class EnvironmentFailure(CallicError):
     exit_code = 4
 
 
-class OutOfSpace(EnvironmentFailure):
-    """No space, quota or allowed file size is left where the output goes. Never a fault of a source."""
-
-    code = "E610"
-
-
-class WriteFailure(EnvironmentFailure):
-    """The output could not be written, for another reason than space. Never a fault of a source."""
-
-    code = "E611"
-
-
 class ReadFailure(EnvironmentFailure):
     """The storage under an archive gave an error on reading, so the bytes are unknown rather than wrong."""
 
-    code = "E612"
+    code = "E605"
 
 
 class NoSuchDevice(EnvironmentFailure):
     """The GPU that was asked for is not there, or not usable from here."""
 
     code = "E601"
+
+
+class NoSpace(EnvironmentFailure):
+    """The disk, quota or file size limit is used up. Nothing half-written was committed."""
+
+    code = "E602"
+
+
+class CannotWrite(EnvironmentFailure):
+    """The destination lets nothing be written: read-only, no permission, input/output error."""
+
+    code = "E603"
 
 
 class ClusterFailed(EnvironmentFailure):
@@ -461,12 +461,12 @@ class ClusterFailed(EnvironmentFailure):
 class StoppedEarly(EnvironmentFailure):
     """The run was asked to stop and did so in good order; the same command goes on where it was."""
 
-    code = "E620"
+    code = "E610"
     exit_code = 75
 
 
 class Interrupted(EnvironmentFailure):
     """The run was interrupted from the keyboard; the same command goes on where it was."""
 
-    code = "E621"
+    code = "E611"
     exit_code = 130
