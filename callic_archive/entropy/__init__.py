@@ -1,1 +1,1 @@
-"""Entropy coding: integer mixture parameters to and from bytes. numba and numpy only; torchac when asked for."""
+"""Entropy coding: integer mixture parameters to bytes and back, with numba and numpy (torchac on demand)."""

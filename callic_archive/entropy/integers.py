@@ -1,7 +1,7 @@
 """Signed integers under a zero-mean discretised logistic: how adapter weights are coded.
 
-The mixture coder with one channel, one component and a constant head, so there is nothing here to drift from it. Scales are
-a quarter octave apart, from 2^-5 (a zero costs 10^-6 bit) to 2^10.75 steps.
+The mixture coder with one channel, one component and a constant head, so there is nothing here to drift from
+it. Scales are a quarter octave apart, from 2^-5 steps, where a zero costs under 0.001 bit, to 2^10.75.
 """
 
 from __future__ import annotations
@@ -34,9 +34,13 @@ def _arguments(n: int, scale_index: int, limit: int) -> tuple[I32, I64, list[int
 
 
 def encode_weights(
-    encoder: RangeEncoder, ints: npt.NDArray[np.integer], scale_index: int, tables: MixtureTables, limit: int = DEFAULT_LIMIT
+    encoder: RangeEncoder,
+    ints: npt.NDArray[np.integer],
+    scale_index: int,
+    tables: MixtureTables,
+    limit: int = DEFAULT_LIMIT,
 ) -> None:
-    """Code ``ints`` (any shape, int32, |value| <= limit), in C order. The decoder needs n, index and limit."""
+    """Code ``ints`` (any shape, |value| <= limit) in C order. The decoder needs n, scale_index and limit."""
     values = np.ascontiguousarray(ints, np.int32).reshape(-1, 1)
     encoder.encode_pixels(*_arguments(len(values), scale_index, limit), tables, values)
 

@@ -1,6 +1,7 @@
 """Integer mixture parameters and the tables that turn them into a CDF.
 
-A *head row* holds the network's output for one pixel of ``C`` channels with ``K`` mixture components, ``P = C(C-1)/2``::
+A *head row* is the network's output for one pixel of ``C`` channels: ``K`` components, ``P = C(C-1)/2``
+pairs::
 
     [K logits | C*K means | C*K log-scales | P*K coefficients]
 
@@ -9,8 +10,8 @@ A *head row* holds the network's output for one pixel of ``C`` channels with ``K
     log-scales    1/32 octave relative to the unit: scale = 2^(index / 32) units, clipped to -256 .. 383
     coefficients  1/256, clipped to +-1023; pair order (1,0), (2,0), (2,1), (3,0), ...
 
-Source: discretised logistic mixture with joint channels of PixelCNN++ (Salimans et al. 2017), conditioned on the earlier
-channels' residuals instead of their values; integer form: ``docs/format/entropy.md``.
+Source: discretised logistic mixture with joint channels of PixelCNN++ (Salimans et al. 2017), conditioned on
+the earlier channels' residuals instead of their values; integer form: ``docs/format/entropy.md``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,25 +86,25 @@ class HeadLayout:
         """The layout of rows of ``width`` for ``channels``; raises EntropyInputError when there is none."""
         parts = 1 + 2 * channels + channels * (channels - 1) // 2
         if channels < 1 or width % parts != 0:
-            raise EntropyInputError(f"A head row of {width} values does not divide into {channels}-channel components.")
+            raise EntropyInputError(f"A head row of {width} values does not suit {channels} channels.")
         return HeadLayout(channels, width // parts)
 
 
 @dataclass(frozen=True, eq=False)
 class MixtureTables:
-    """The three tables that the CDF rests on. A decoder takes them from the model file and never computes them.
+    """The three tables that the CDF rests on. A decoder takes them from the model file, never computes them.
 
     exp           (L,)    int32, exp[d] = 2^16 exp(-d / 128), not increasing, exp[0] = 2^16, exp[L-1] = 0
     inv_mantissa  (32,)   int32, inv[f] = 2^16 2^(-f / 32), strictly decreasing from 2^16, all above 2^15
-    sigmoid       (1282,) int32, sigmoid[i] = 2^28 / (1 + exp(-(i - 640) / 32)), not decreasing, 0 at i = 0, 2^28 at
-                          i = 1280 and again at 1281
+    sigmoid       (1282,) int32, sigmoid[i] = 2^28 / (1 + exp(-(i - 640) / 32)), not decreasing, 0 at i = 0,
+    2^28                       at i = 1280 and again at 1281
     """
 
     exp: I32
     inv_mantissa: I32
     sigmoid: I32
     quantile: I32 = field(init=False, repr=False)
-    """Decoder's first guess, derived from ``sigmoid`` by searching: t in 1/32 for each of 1024 probabilities."""
+    """(1024,) the decoder's first guess, found by searching ``sigmoid``: t in 1/32 for each probability."""
 
     def __post_init__(self) -> None:
         for name in ("exp", "inv_mantissa", "sigmoid"):
@@ -115,19 +117,23 @@ class MixtureTables:
             table.setflags(write=False)
             object.__setattr__(self, name, table)
         exp, inv, sigmoid = self.exp, self.inv_mantissa, self.sigmoid
+        sigmoid_length = SIGMOID_STEPS + 2
         if exp.size < 2 or exp[0] != 1 << 16 or exp[-1] != 0 or np.any(np.diff(exp) > 0):
             raise EntropyTableError("Mixture table exp must fall from 2^16 to 0.")
         if inv.size != 32 or inv[0] != 1 << 16 or inv[-1] <= 1 << 15 or np.any(np.diff(inv) >= 0):
-            raise EntropyTableError("Mixture table inv_mantissa must be 32 values falling from 2^16, all above 2^15.")
+            raise EntropyTableError("Mixture table inv_mantissa must be 32 values from 2^16 down, over 2^15.")
         if (
-            sigmoid.size != SIGMOID_STEPS + 2
+            sigmoid.size != sigmoid_length
             or sigmoid[0] != 0
             or sigmoid[-2] != kernels.PROB_ONE
             or sigmoid[-1] != kernels.PROB_ONE
             or np.any(np.diff(sigmoid) < 0)
         ):
-            raise EntropyTableError(f"Mixture table sigmoid must be {SIGMOID_STEPS + 2} values rising from 0 to 2^28.")
-        middles = (2 * np.arange(1 << kernels.QUANTILE_BITS) + 1) << (kernels.PROB_BITS - kernels.QUANTILE_BITS - 1)
+            raise EntropyTableError(
+                f"Mixture table sigmoid must be {sigmoid_length} values from 0 up to 2^28."
+            )
+        buckets = np.arange(1 << kernels.QUANTILE_BITS)
+        middles = (2 * buckets + 1) << (kernels.PROB_BITS - kernels.QUANTILE_BITS - 1)
         quantile = (np.searchsorted(sigmoid, middles) - SIGMOID_STEPS // 2).astype(np.int32)
         quantile.setflags(write=False)
         object.__setattr__(self, "quantile", quantile)
@@ -137,8 +143,8 @@ class MixtureTables:
         """Compute the tables from their definitions, for writing a model file. Only here do floats appear."""
         exp = [round(65536 * math.exp(-d / 128)) for d in range(EXP_LENGTH)]
         inv = [round(65536 * 2.0 ** (-f / 32)) for f in range(32)]
-        half = SIGMOID_STEPS // 2
-        sigmoid = [round(kernels.PROB_ONE / (1 + math.exp(-(i - half) / 32))) for i in range(SIGMOID_STEPS + 1)]
+        steps = range(-SIGMOID_STEPS // 2, SIGMOID_STEPS // 2 + 1)
+        sigmoid = [round(kernels.PROB_ONE / (1 + math.exp(-i / 32))) for i in steps]
         sigmoid[0], sigmoid[-1] = 0, kernels.PROB_ONE
         sigmoid.append(kernels.PROB_ONE)
         return MixtureTables(np.array(exp), np.array(inv), np.array(sigmoid))
@@ -148,7 +154,7 @@ class MixtureTables:
         return {"exp": self.exp, "inv_mantissa": self.inv_mantissa, "sigmoid": self.sigmoid}
 
     @staticmethod
-    def from_dict(arrays: Mapping[str, npt.NDArray[np.integer]]) -> MixtureTables:
+    def from_dict(arrays: Mapping[str, npt.NDArray[Any]]) -> MixtureTables:
         """Tables from a model file; raises EntropyTableError on any missing or malformed one."""
         missing = [name for name in ("exp", "inv_mantissa", "sigmoid") if name not in arrays]
         if missing:
@@ -158,7 +164,7 @@ class MixtureTables:
 
 @dataclass(frozen=True, eq=False)
 class PixelParameters:
-    """Checked arguments of one coding call, as the kernels take them: C-contiguous arrays, all bounds proven."""
+    """Checked arguments of one coding call, as the kernels take them: C-contiguous, within all bounds."""
 
     layout: HeadLayout
     head: I32  # (n, n_out)
@@ -182,13 +188,13 @@ def check_parameters(
 ) -> PixelParameters:
     """Check shapes, types and ranges of one call; raises EntropyInputError.
 
-    head (n, n_out) int32; skip (n, C) int32 or int64, 1/256 level; shift (C,) in 0..16; lo <= hi (C,), inclusive value
-    range of each channel, at most 65536 levels, within +-2^17.
+    head (n, n_out) int32; skip (n, C) int32 or int64, 1/256 level; shift (C,) in 0..16; lo <= hi (C,),
+    inclusive value range of each channel, at most 65536 levels, within +-2^17.
     """
     if skip.ndim != 2 or head.ndim != 2 or skip.shape[0] != head.shape[0]:
         raise EntropyInputError(f"Head {head.shape} and skip {skip.shape} are not (n, n_out) and (n, C).")
     if head.dtype != np.int32 or skip.dtype not in (np.int32, np.int64):
-        raise EntropyInputError(f"Head must be int32 and skip int32 or int64, not {head.dtype} and {skip.dtype}.")
+        raise EntropyInputError(f"Head must be int32, skip int32 or int64; got {head.dtype}, {skip.dtype}.")
     channels = skip.shape[1]
     layout = HeadLayout.from_width(head.shape[1], channels)
     per_channel = []
@@ -215,7 +221,9 @@ def check_parameters(
 def check_symbols(symbols: npt.NDArray[np.integer], n: int, channels: int) -> I32:
     """``symbols`` (n, C) as C-contiguous int32; raises EntropyInputError."""
     if symbols.shape != (n, channels) or symbols.dtype != np.int32:
-        raise EntropyInputError(f"Symbols must be int32 of shape {(n, channels)}, not {symbols.dtype} {symbols.shape}.")
+        raise EntropyInputError(
+            f"Symbols must be int32 {(n, channels)}, not {symbols.dtype} {symbols.shape}."
+        )
     return np.ascontiguousarray(symbols)
 
 
@@ -228,14 +236,19 @@ def intervals(
     tables: MixtureTables,
     symbols: npt.NDArray[np.integer],
 ) -> tuple[I32, I32]:
-    """(cum, freq), each (n, C) int32: the intervals [cum, cum + freq) / 2^28 that coding ``symbols`` would use."""
+    """(cum, freq), each (n, C) int32: the intervals [cum, cum + freq) / 2^28 with which ``symbols`` are
+    coded.
+
+    Where a channel has one level the interval is whole: (0, 2^28). Raises EntropyInputError.
+    """
     p = check_parameters(head, skip, shift, lo, hi)
     values = check_symbols(symbols, p.n, p.layout.channels)
     cums = np.empty(values.shape, np.int32)
     freqs = np.empty(values.shape, np.int32)
-    status = kernels.intervals(
-        p.head, p.skip, p.shift, p.lo, p.hi, tables.exp, tables.inv_mantissa, tables.sigmoid, values, cums, freqs
-    )
+    status = kernels.pixel_intervals(
+        p.head, p.skip, p.shift, p.lo, p.hi, tables.exp, tables.inv_mantissa, tables.sigmoid,
+        values, cums, freqs,
+    )  # fmt: skip
     if status != kernels.OK:
         raise EntropyInputError("A symbol lies outside its channel's value range.")
     return cums, freqs
@@ -250,6 +263,6 @@ def ideal_bits(
     tables: MixtureTables,
     symbols: npt.NDArray[np.integer],
 ) -> npt.NDArray[np.float64]:
-    """(n, C) code length in bits of each symbol under the integer CDF. For reporting only: no bit depends on it."""
+    """(n, C) code length of each symbol in bits under the integer CDF. For reporting: no bit rests on it."""
     _, freqs = intervals(head, skip, shift, lo, hi, tables, symbols)
     return kernels.PROB_BITS - np.log2(freqs.astype(np.float64))

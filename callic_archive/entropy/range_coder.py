@@ -6,13 +6,12 @@ The code value is a number in [0, 1), written big-endian in base 256. The encode
     0                low                 low + range                     2^64
     |-----------------|=======================|----------------------------|
 
-    step  = range >> bits          a symbol [cum, cum + freq) / 2^bits narrows it to
-    low  += step * cum             low .. low + step * freq, and while range < 2^56 the top byte of low goes out.
-    range = step * freq            2^56 <= range < 2^64 before each symbol, so step >= 2^28 at 28 bits: the part of the
-                                   range lost to rounding is below 2^-28.
+    step  = range >> bits    A symbol [cum, cum + freq) / 2^bits narrows the interval; while range < 2^56 the
+    low  += step * cum       top byte of low goes out. So 2^56 <= range < 2^64 before each symbol, and at
+    range = step * freq      28 bits step >= 2^28: the part of the range lost to rounding is below 2^-28.
 
-Carries propagate into the bytes already written. ``finish`` appends at most one byte, and for given symbols there is exactly
-one valid byte string: the decoder rejects every other ending.
+Carries propagate into the bytes already written. ``finish`` appends at most one byte, and for given symbols
+there is exactly one valid byte string: the decoder rejects every other ending.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import numpy.typing as npt
 
 from callic_archive.entropy import kernels
 from callic_archive.entropy.kernels import I32, I64, U8
-from callic_archive.entropy.mixture import MixtureTables, check_parameters, check_symbols
+from callic_archive.entropy.mixture import MixtureTables, check_parameters, intervals
 from callic_archive.errors import (
     EntropyInputError,
     StreamCorruptError,
@@ -45,8 +44,6 @@ def _raise_status(status: int) -> None:
         raise StreamTruncatedError("The entropy-coded stream ends before its last symbol.")
     if status == kernels.CORRUPT:
         raise StreamCorruptError("The entropy-coded stream holds a value that no encoder writes.")
-    if status == kernels.OUT_OF_RANGE:
-        raise EntropyInputError("A symbol lies outside its channel's value range.")
 
 
 class RangeEncoder:
@@ -67,6 +64,10 @@ class RangeEncoder:
             grown[:used] = self._buffer[:used]
             self._buffer = grown
 
+    def _append(self, cums: I32, freqs: I32, bits: int) -> None:
+        self._reserve(cums.size)
+        kernels.encode_intervals(cums, freqs, bits, self._state, self._buffer)
+
     def encode_pixels(
         self,
         head: npt.NDArray[np.integer],
@@ -79,22 +80,17 @@ class RangeEncoder:
     ) -> None:
         """Code ``symbols`` (n, C) int32, lo <= symbol <= hi, pixel by pixel and channel by channel.
 
-        Arguments as in :func:`callic_archive.entropy.mixture.check_parameters`. Raises EntropyInputError, after which the
-        encoder must not be used further.
+        Arguments as in :func:`callic_archive.entropy.mixture.check_parameters`. Raises EntropyInputError and
+        then leaves the encoder as it was.
         """
-        p = check_parameters(head, skip, shift, lo, hi)
-        values = check_symbols(symbols, p.n, p.layout.channels)
-        self._reserve(values.size)
-        status = kernels.encode_pixels(
-            p.head, p.skip, p.shift, p.lo, p.hi, tables.exp, tables.inv_mantissa, tables.sigmoid, values,
-            self._state, self._buffer,
-        )  # fmt: skip
-        if status != kernels.OK:
-            self._finished = True
-            _raise_status(status)
+        cums, freqs = intervals(head, skip, shift, lo, hi, tables, symbols)
+        self._append(cums.reshape(-1), freqs.reshape(-1), kernels.PROB_BITS)
 
     def encode_symbols(self, cum: npt.ArrayLike, freq: npt.ArrayLike, bits: int) -> None:
-        """Code plain intervals [cum, cum + freq) / 2^bits, each (n,), freq >= 1, bits in 1..28."""
+        """Code plain intervals [cum, cum + freq) / 2^bits, each (n,), freq >= 1, bits in 1..28.
+
+        A whole interval, freq = 2^bits, is no step of the coder and costs nothing.
+        """
         _check_bits(bits)
         cums = np.ascontiguousarray(cum, np.int64).reshape(-1)
         freqs = np.ascontiguousarray(freq, np.int64).reshape(-1)
@@ -103,8 +99,7 @@ class RangeEncoder:
             (cums < 0) | (freqs < 1) | (freqs > whole) | (cums > whole) | (cums > whole - freqs)
         ):
             raise EntropyInputError("Intervals must be non-empty and lie within 0 .. 2^bits.")
-        self._reserve(cums.size)
-        kernels.encode_intervals(cums, freqs, bits, self._state, self._buffer)
+        self._append(cums.astype(np.int32), freqs.astype(np.int32), bits)
 
     def encode_uniform(self, values: npt.ArrayLike, bits: int) -> None:
         """Code equally likely integers 0 <= value < 2^bits, bits in 1..28."""
@@ -117,7 +112,8 @@ class RangeEncoder:
         self._finished = True
         low, span, length = (int(v) for v in self._state)
         if low + span > 1 << 64:
-            kernels.add_carry(self._buffer, length)  # 2^64 lies inside: its digits are zeros, which the decoder supplies
+            # 2^64 lies inside, and its digits are the zeros that a decoder finds after the end.
+            kernels.add_carry(self._buffer, length)
         elif low:
             self._buffer[length] = ((low - 1) >> 56) + 1
             length += 1
@@ -125,7 +121,7 @@ class RangeEncoder:
 
 
 class RangeDecoder:
-    """Reads the symbols of one byte string back. Every call either returns symbols or raises a CodestreamError."""
+    """Reads the symbols of one byte string back. Every call returns symbols or raises a CodestreamError."""
 
     def __init__(self, data: bytes | bytearray | memoryview) -> None:
         self._data: U8 = np.frombuffer(bytes(data), np.uint8)
@@ -159,21 +155,22 @@ class RangeDecoder:
         p = check_parameters(head, skip, shift, lo, hi)
         symbols = np.empty((p.n, p.layout.channels), np.int32)
         status = kernels.decode_pixels(
-            p.head, p.skip, p.shift, p.lo, p.hi, tables.exp, tables.inv_mantissa, tables.sigmoid, tables.quantile,
-            symbols, self._state, self._data,
+            p.head, p.skip, p.shift, p.lo, p.hi, tables.exp, tables.inv_mantissa, tables.sigmoid,
+            tables.quantile, symbols, self._state, self._data,
         )  # fmt: skip
         self._check(status)
         return symbols
 
     def decode_symbols(self, cdf: npt.ArrayLike, n: int, bits: int) -> I64:
-        """Decode ``n`` indices into one table ``cdf`` (L + 1,): cdf[0] = 0, strictly increasing, cdf[L] = 2^bits.
+        """Decode ``n`` indices into one table ``cdf`` (L + 1,): cdf[0] = 0, strictly rising, cdf[L] = 2^bits.
 
         Index i was coded by ``encode_symbols(cdf[i], cdf[i + 1] - cdf[i], bits)``.
         """
         self._ready()
         _check_bits(bits)
         table = np.ascontiguousarray(cdf, np.int64)
-        if table.ndim != 1 or table.size < 2 or table[0] != 0 or table[-1] != 1 << bits or np.any(np.diff(table) < 1):
+        ends = (0, 1 << bits)
+        if table.ndim != 1 or table.size < 2 or (table[0], table[-1]) != ends or np.any(np.diff(table) < 1):
             raise EntropyInputError("A symbol table must rise strictly from 0 to 2^bits.")
         symbols = np.empty(n, np.int64)
         self._check(kernels.decode_intervals(table, bits, symbols, self._state, self._data))
@@ -206,4 +203,4 @@ class RangeDecoder:
         last = int(self._data[emitted]) << 56
         low = (last - code) & _MASK
         if length > emitted + 1 or low == 0 or low + span > 1 << 64 or code >> 56:
-            raise StreamTrailingError("The entropy-coded stream goes on after its last symbol, or ends as no encoder does.")
+            raise StreamTrailingError("The entropy-coded stream goes on after its last symbol.")
