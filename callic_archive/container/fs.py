@@ -1,0 +1,353 @@
+"""Files written so that they survive a power cut, and paths that stay inside their destination.
+
+Extraction never resolves a path as a string: every directory is opened relative to its parent's descriptor
+with O_NOFOLLOW, so a symbolic link that was unpacked before, or planted meanwhile, leads no later file out.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import errno
+import io
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from callic_archive.errors import (
+    EnvironmentFailure,
+    InvalidName,
+    OutOfSpace,
+    SymlinkInPath,
+    TargetExists,
+    UnsafePath,
+    WriteFailure,
+)
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+WRITE_CHUNK = 8 << 20
+
+
+# -- durable writing ---------------------------------------------------------------------------------------
+
+
+def write_failure(error: OSError, path: object) -> EnvironmentFailure:
+    """The failure that a write error on ``path`` is: OutOfSpace (E610) or WriteFailure (E611)."""
+    reason = error.strerror or str(error)
+    if error.errno in _SPACE:
+        return OutOfSpace(
+            f"cannot write {path}: {reason}; free or grant space, then run the same command again"
+        )
+    return WriteFailure(f"cannot write {path}: {reason}")
+
+
+@contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Turn every OSError inside into the EnvironmentFailure that ``write_failure`` names."""
+    try:
+        yield
+    except OSError as error:
+        raise write_failure(error, path) from error
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write all of ``data`` at the descriptor's position. Raises OSError."""
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(fd, view[:WRITE_CHUNK]) :]
+
+
+def fsync_file(path: Path | int) -> None:
+    """Force a file's bytes and size to the storage; a path or an open descriptor."""
+    with writing(path):
+        if isinstance(path, int):
+            os.fsync(path)
+            return
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def fsync_dir(path: Path | int) -> None:
+    """Force a directory's names to the storage, so that a rename in it survives a power cut."""
+    with writing(path):
+        fd = path if isinstance(path, int) else os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # unknown to some network file systems
+                raise
+        finally:
+            if not isinstance(path, int):
+                os.close(fd)
+
+
+def atomic_write(path: Path, data: bytes | Iterable[bytes], *, durable: bool = True) -> None:
+    """Write a whole file or nothing: temporary sibling, fsync, rename over ``path``, fsync of the directory.
+
+    An existing ``path`` is replaced; a reader sees the old bytes or the new. Raises OutOfSpace or WriteFailure.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    chunks: Iterable[bytes] = (data,) if isinstance(data, bytes) else data
+    with writing(path):
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            for chunk in chunks:
+                with writing(path):
+                    write_all(fd, chunk)
+            if durable:
+                fsync_file(fd)
+        finally:
+            os.close(fd)
+        with writing(path):
+            os.rename(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if durable:
+        fsync_dir(path.parent)
+
+
+# -- names -------------------------------------------------------------------------------------------------
+
+
+def name_to_json(name: str | bytes, field: str = "path") -> dict[str, str]:
+    """A file name as JSON fields: ``{"path": text}``, with ``"path_base64"`` when its bytes are not UTF-8.
+
+    The readable form of a name that is not UTF-8 shows each stray byte as ``\\xNN``. Raises InvalidName.
+    """
+    try:
+        raw = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise InvalidName(f"the name {name!r} cannot be stored: {error.reason}") from error
+    try:
+        return {field: raw.decode("utf-8")}
+    except UnicodeDecodeError:
+        readable = raw.decode("utf-8", "backslashreplace")
+        return {field: readable, f"{field}_base64": base64.b64encode(raw).decode("ascii")}
+
+
+def name_from_json(entry: Mapping[str, Any], field: str = "path") -> str:
+    """The name that ``name_to_json`` wrote, stray bytes as surrogate escapes (what ``os`` functions take).
+
+    Raises InvalidName (E443) when the fields are missing or contradict each other.
+    """
+    readable, coded = entry.get(field), entry.get(f"{field}_base64")
+    if not isinstance(readable, str) or not (coded is None or isinstance(coded, str)):
+        raise InvalidName(f"an index entry has no readable {field!r}")
+    if coded is None:
+        try:
+            readable.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidName(f"the {field} {readable!r} is no Unicode text") from error
+        return readable
+    try:
+        raw = base64.b64decode(coded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidName(f"the {field}_base64 of {readable!r} is no base64") from error
+    if name_to_json(raw, field) != {field: readable, f"{field}_base64": coded}:
+        raise InvalidName(f"the {field} {readable!r} and its base64 form contradict each other")
+    return raw.decode("utf-8", "surrogateescape")
+
+
+# -- paths -------------------------------------------------------------------------------------------------
+
+
+def check_relative(path: str) -> tuple[str, ...]:
+    """The parts of a relative path with ``/`` between them.
+
+    Raises UnsafePath (E440) when it is empty or absolute, or has an empty part, ``.``, ``..`` or NUL.
+    """
+    parts = tuple(path.split("/"))
+    if "\0" in path:
+        raise UnsafePath(f"the path {path!r} holds a NUL byte")
+    if any(part in ("", ".", "..") for part in parts):
+        raise UnsafePath(f"the path {path!r} is absolute or not plain, and could leave the destination")
+    return parts
+
+
+def safe_join(root: Path, path: str) -> Path:
+    """``root`` / ``path`` after ``check_relative``; symbolic links on disk are ExtractionRoot's matter."""
+    return root.joinpath(*check_relative(path))
+
+
+def link_leaves_root(path: str, target: str) -> bool:
+    """Whether a symbolic link at ``path`` with this target would point out of the tree, by its text alone."""
+    depth = len(check_relative(path)) - 1
+    if target.startswith("/"):
+        return True
+    for part in target.split("/"):
+        depth += {"": 0, ".": 0, "..": -1}.get(part, 1)
+        if depth < 0:
+            return True
+    return False
+
+
+class _GuardedFile(io.FileIO):
+    """A file whose own write errors are EnvironmentFailures, so nobody takes them for errors of a source."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        super().__init__(fd, "r+b")
+        self._path = path
+
+    def write(self, data: Any) -> int:
+        with writing(self._path):
+            return super().write(data) or 0
+
+
+class ExtractionRoot:
+    """A destination directory into which a tree is unpacked; nothing outside of it can be reached.
+
+    Paths are relative with ``/`` between parts. All methods raise UnsafePath (E440) for paths that are not
+    plain, SymlinkInPath (E441) where a directory on the way is a symbolic link or a file, TargetExists (E442)
+    where something is already there, and OutOfSpace or WriteFailure (E610, E611) where the machine fails.
+    """
+
+    def __init__(self, root: Path) -> None:
+        with writing(root):
+            root.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.root = root
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the directory's descriptor."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    @staticmethod
+    def _step(parent: int, part: str, path: str, create: bool) -> int:
+        if create:
+            with writing(path), suppress(FileExistsError):
+                os.mkdir(part, 0o777, dir_fd=parent)
+        try:
+            return os.open(part, _DIRECTORY, dir_fd=parent)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
+                raise SymlinkInPath(
+                    f"{path!r} leads through {part!r}, which is a symbolic link or no directory"
+                ) from error
+            raise write_failure(error, path) from error
+
+    @contextmanager
+    def _parent(self, path: str, create: bool = True) -> Iterator[tuple[int, str]]:
+        """Descriptor of the directory that holds ``path``, and its last part."""
+        parts = check_relative(path)
+        fd = os.dup(self._fd)
+        try:
+            for part in parts[:-1]:
+                inner = self._step(fd, part, path, create)
+                os.close(fd)
+                fd = inner
+            yield fd, parts[-1]
+        finally:
+            os.close(fd)
+
+    def make_directory(self, path: str) -> None:
+        """Create a directory and those above it; an existing real directory is left as it is."""
+        with self._parent(path) as (parent, name):
+            os.close(self._step(parent, name, path, create=True))
+
+    @contextmanager
+    def create_file(self, path: str, *, overwrite: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
+        """A new file to write to; it takes its name only when the block ends without an error.
+
+        With ``overwrite`` an existing file or symbolic link is replaced, never written through.
+        """
+        with self._parent(path) as (parent, name):
+            temporary = f".callic-{secrets.token_hex(8)}.tmp"
+            with writing(path):
+                if not overwrite:
+                    self._refuse_existing(parent, name, path)
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                fd = os.open(temporary, flags, 0o666, dir_fd=parent)
+            try:
+                with io.BufferedRandom(_GuardedFile(fd, path)) as file:
+                    yield file
+                    file.flush()
+                    if durable:
+                        fsync_file(fd)
+                with writing(path):
+                    self._give_name(parent, temporary, name, path, overwrite)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=parent)
+                raise
+
+    @staticmethod
+    def _refuse_existing(parent: int, name: str, path: str) -> None:
+        try:
+            os.lstat(name, dir_fd=parent)
+        except FileNotFoundError:
+            return
+        raise TargetExists(f"{path!r} is already there; choose an empty destination or allow overwriting")
+
+    def _give_name(self, parent: int, temporary: str, name: str, path: str, overwrite: bool) -> None:
+        if overwrite:
+            try:
+                os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            except IsADirectoryError as error:
+                raise TargetExists(f"{path!r} is a directory; it is not replaced by a file") from error
+            return
+        try:  # link, unlike rename, refuses an existing name in one step
+            os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+        except FileExistsError as error:
+            raise TargetExists(f"{path!r} is already there") from error
+        except OSError:  # a file system without hard links
+            self._refuse_existing(parent, name, path)
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            return
+        os.unlink(temporary, dir_fd=parent)
+
+    def make_symlink(self, path: str, target: str, *, overwrite: bool = False) -> None:
+        """Create a symbolic link; its target is text, never followed (``link_leaves_root`` judges it)."""
+        if not target or "\0" in target:
+            raise UnsafePath(f"the symbolic link {path!r} has an empty target or one with a NUL byte")
+        with self._parent(path) as (parent, name), writing(path):
+            if overwrite:
+                try:
+                    os.unlink(name, dir_fd=parent)
+                except FileNotFoundError:
+                    pass
+                except (IsADirectoryError, PermissionError) as error:
+                    raise TargetExists(f"{path!r} is a directory; it is not replaced by a link") from error
+            try:
+                os.symlink(target, name, dir_fd=parent)
+            except FileExistsError as error:
+                raise TargetExists(f"{path!r} is already there") from error
+
+    def set_metadata(self, path: str, *, mode: int | None = None, mtime_ns: int | None = None) -> None:
+        """Give a file or directory its permission bits and modification time, a symbolic link its time only.
+
+        set-user-id is never restored, set-group-id on directories only: an archive must not hand out rights.
+        Set directories' last, deepest first, since writing into them changes their time.
+        """
+        with self._parent(path, create=False) as (parent, name), writing(path):
+            found = os.lstat(name, dir_fd=parent)
+            if mode is not None and not stat.S_ISLNK(found.st_mode):
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=parent)
+                try:
+                    allowed = 0o3777 if stat.S_ISDIR(os.fstat(fd).st_mode) else 0o1777
+                    os.fchmod(fd, mode & allowed)
+                finally:
+                    os.close(fd)
+            if mtime_ns is not None:
+                os.utime(name, ns=(found.st_atime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
