@@ -56,7 +56,9 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
     if first < 14 + header:
         raise MalformedSource("the BMP's pixels start inside its header")
     if first + pitch * height > len(data):
-        raise TruncatedSource(f"the BMP promises {pitch * height} bytes of pixels, {max(0, len(data) - first)} follow")
+        raise TruncatedSource(
+            f"the BMP promises {pitch * height} bytes of pixels, {max(0, len(data) - first)} follow"
+        )
     layout = Layout(height, width, samples, "|u1", height, width, pitch, (first,), order=order, flip=flip)
     return parse_spliced("bmp", data, [layout], limits)
 

@@ -134,7 +134,9 @@ class Layout:
                 continue
             padded = np.empty((len(rows), self.pitch), np.uint8)
             padded[:, :valid] = stored.reshape(len(rows), -1).view(np.uint8)
-            padded[:, valid:] = np.frombuffer(pad, np.uint8, len(rows) * right, y * right).reshape(len(rows), right)
+            padded[:, valid:] = np.frombuffer(pad, np.uint8, len(rows) * right, y * right).reshape(
+                len(rows), right
+            )
             yield padded.tobytes()
         if self.stored_rows(k) > y1 - y0:
             yield bytes(pad[(y1 - y0) * right :])
@@ -142,7 +144,12 @@ class Layout:
     def merged(self) -> Layout:
         """The same layout with strips that touch each other joined to one block a plane, where that is possible."""
         size = self.block_rows * self.pitch
-        if self.lengths or self.across > 1 or self.down == 1 or (self.whole and self.height % self.block_rows):
+        if (
+            self.lengths
+            or self.across > 1
+            or self.down == 1
+            or (self.whole and self.height % self.block_rows)
+        ):
             return self
         starts = np.array(self.offsets, dtype=np.int64).reshape(-1, self.down)
         if (np.diff(starts, axis=1) != size).any():
@@ -157,7 +164,13 @@ class Layout:
         stored = np.dtype(self.dtype)
         pixel = self.spp * self.itemsize
         steps = set(np.diff(np.array(self.offsets, dtype=np.int64)).tolist())
-        if stored.isnative and self.dtype != "|i1" and self.across == 1 and self.down == 1 and len(steps) <= 1:
+        if (
+            stored.isnative
+            and self.dtype != "|i1"
+            and self.across == 1
+            and self.down == 1
+            and len(steps) <= 1
+        ):
             plane = steps.pop() if steps else 0
             strides = (self.pitch, pixel, plane if self.planar else self.itemsize)
             start = self.offsets[0]
@@ -217,13 +230,17 @@ _FLAGS = ("whole", "planar", "flip", "transpose", "split")
 _SIZES = ("height", "width", "samples", "block_rows", "block_columns", "pitch")
 
 
-def _runs(values: Sequence[int]) -> list[list[int]]:
+def runs_of(values: Sequence[int]) -> list[list[int]]:
     """Integers as arithmetic runs [first, step, count]: equal strips or tiles in a row cost one entry."""
     array = np.array(values, dtype=np.int64)
     runs: list[list[int]] = []
     i = 0
     steps = np.diff(array)
-    turns = np.append(np.flatnonzero(np.diff(steps) != 0) + 1, len(steps)) if len(steps) else np.array([], np.int64)
+    turns = (
+        np.append(np.flatnonzero(np.diff(steps) != 0) + 1, len(steps))
+        if len(steps)
+        else np.array([], np.int64)
+    )
     j = 0
     while i < len(array):
         while j < len(turns) and turns[j] <= i:
@@ -234,7 +251,7 @@ def _runs(values: Sequence[int]) -> list[list[int]]:
     return runs
 
 
-def _unrun(runs: Sequence[Sequence[int]]) -> tuple[int, ...]:
+def unrun(runs: Sequence[Sequence[int]]) -> tuple[int, ...]:
     values: list[int] = []
     for first, step, count in runs:
         if count > 1 << 32:
@@ -257,10 +274,10 @@ def layouts_to_json(layouts: Sequence[Layout]) -> list[dict[str, Any]]:
                 previous = layout
                 continue
         entry: dict[str, Any] = {name: getattr(layout, name) for name in _SIZES}
-        entry |= {"dtype": layout.dtype, "offsets": _runs(layout.offsets)}
+        entry |= {"dtype": layout.dtype, "offsets": runs_of(layout.offsets)}
         entry |= {name: True for name in _FLAGS if getattr(layout, name)}
         if layout.lengths:
-            entry["lengths"] = _runs(layout.lengths)
+            entry["lengths"] = runs_of(layout.lengths)
         if layout.order:
             entry["order"] = list(layout.order)
         entries.append(entry)
@@ -278,8 +295,8 @@ def layouts_from_json(entries: Sequence[Mapping[str, Any]]) -> list[Layout]:
             **{name: int(entry[name]) for name in _SIZES},
             **{name: bool(entry.get(name, False)) for name in _FLAGS},
             dtype=entry["dtype"],
-            offsets=_unrun(entry["offsets"]),
-            lengths=_unrun(entry.get("lengths", ())),
+            offsets=unrun(entry["offsets"]),
+            lengths=unrun(entry.get("lengths", ())),
             order=tuple(entry.get("order", ())),
         )
         if len(first.offsets) != first.count or (first.lengths and len(first.lengths) != first.count):

@@ -16,7 +16,9 @@ from callic_archive.images.layout import DTYPES, Image, Layout
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
 
-_MAX_HEADER = 1 << 16  # bytes; numpy itself reads no longer header than 10000 characters without being told to
+_MAX_HEADER = (
+    1 << 16
+)  # bytes; numpy itself reads no longer header than 10000 characters without being told to
 
 
 def _header(data: memoryview) -> tuple[dict[str, Any], int]:
@@ -53,7 +55,9 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
         return None
     size = int(dtype[2])
     if start + math.prod(shape) * size > len(data):
-        raise TruncatedSource(f"the NPY header promises {math.prod(shape) * size} bytes, {len(data) - start} follow")
+        raise TruncatedSource(
+            f"the NPY header promises {math.prod(shape) * size} bytes, {len(data) - start} follow"
+        )
     if header["fortran_order"]:
         return _fortran(data, dtype, shape, start, limits)
     pages, (height, width, samples), planar = _pages(shape, dtype)
@@ -78,7 +82,9 @@ def _pages(shape: tuple[int, ...], dtype: str) -> tuple[int, tuple[int, int, int
     return math.prod(shape[:-2]), (shape[-2], shape[-1], 1), False
 
 
-def _fortran(data: memoryview, dtype: str, shape: tuple[int, ...], start: int, limits: Limits) -> Parsed | None:
+def _fortran(
+    data: memoryview, dtype: str, shape: tuple[int, ...], start: int, limits: Limits
+) -> Parsed | None:
     # Column by column: the stored raster is the transposed image; a third axis gives planes or pages.
     size = int(dtype[2])
     rows, columns = shape[1], shape[0]

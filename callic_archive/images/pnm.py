@@ -77,7 +77,11 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
     """See ``source.parse``. PAM depths above four give None; bytes behind the last image are kept."""
     layout, end = _one(data, 0)
     layouts = [layout]
-    while layout is not None and bytes(data[end : end + 2]) == bytes(data[:2]) and len(layouts) <= limits.max_images:
+    while (
+        layout is not None
+        and bytes(data[end : end + 2]) == bytes(data[:2])
+        and len(layouts) <= limits.max_images
+    ):
         try:
             layout, end = _one(data, end)
         except SourceError:

@@ -26,7 +26,9 @@ class Limits:
     """What a file may ask for before it is refused with ``SourceTooLarge``. All sizes are checked before allocation."""
 
     max_decoded_bytes: int = 64 << 30  # bytes of samples of all images of one file
-    max_ratio: int = 4096  # decoded bytes / bytes of the file; deflate itself cannot pass 1032, LZW about 2700
+    max_ratio: int = (
+        4096  # decoded bytes / bytes of the file; deflate itself cannot pass 1032, LZW about 2700
+    )
     max_images: int = 1 << 16  # pages, frames or directories of one file
     max_blocks: int = 1 << 22  # strips or tiles of one file
 
@@ -67,19 +69,26 @@ class Parsed:
     images: tuple[Image, ...]
     surround: bytes
     recipe: dict[str, Json]
-    volatile: frozenset[str] = field(default=frozenset(), repr=False)  # recipe keys that describe compression alone
+    volatile: frozenset[str] = field(
+        default=frozenset(), repr=False
+    )  # recipe keys that describe compression alone
 
 
 _MODULES = {
     "npy": "callic_archive.images.npy",
     "pnm": "callic_archive.images.pnm",
     "bmp": "callic_archive.images.bmp",
+    "png": "callic_archive.images.png",
+    "tiff": "callic_archive.images.tiff",
+    "dicom": "callic_archive.images.dicom",
 }
 
 
 def sniff(data: memoryview | bytes) -> str | None:
     """The format family that the first bytes of a file claim, or None. DICOM without its preamble counts as a claim."""
     head = bytes(data[:16])
+    if bytes(data[128:132]) == b"DICM":
+        return "dicom"  # first, because the preamble before it may be the header of a TIFF
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -88,7 +97,7 @@ def sniff(data: memoryview | bytes) -> str | None:
         return "npy"
     if head[:2] in (b"P5", b"P6", b"P7") and head[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
         return "pnm"
-    if bytes(data[128:132]) == b"DICM" or _looks_like_bare_dicom(head):
+    if _looks_like_bare_dicom(head):
         return "dicom"
     if head[:2] == b"BM" and len(head) == 16:
         return "bmp"
@@ -138,7 +147,9 @@ def rebuild(
     try:
         module.rebuild(recipe, surround, images, out)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise RebuildMismatch(f"{format}: the recipe cannot be followed: {type(error).__name__}: {error}") from error
+        raise RebuildMismatch(
+            f"{format}: the recipe cannot be followed: {type(error).__name__}: {error}"
+        ) from error
 
 
 def images_equal(a: Parsed, b: Parsed) -> bool:

@@ -32,7 +32,9 @@ def _spans(layouts: Sequence[Layout], kept: Kept = ()) -> NDArray[np.int64]:
             if not layout.whole:
                 last = layout.stored_rows(layout.across * layout.down - 1) * layout.pitch
                 lengths.reshape(-1, layout.down, layout.across)[:, -1] = last
-        table = np.stack([np.array(layout.offsets, dtype=np.int64), lengths, np.full_like(blocks, i), blocks], axis=1)
+        table = np.stack(
+            [np.array(layout.offsets, dtype=np.int64), lengths, np.full_like(blocks, i), blocks], axis=1
+        )
         if kept and kept[i]:
             table = table[~np.isin(blocks, list(kept[i]))]
         rows.append(table)
@@ -49,14 +51,19 @@ def check_spans(layouts: Sequence[Layout], size: int) -> None:
     beyond = np.flatnonzero(ends > size)
     if len(beyond):
         offset, length = (int(v) for v in spans[beyond[0], :2])
-        raise TruncatedSource(f"samples are promised at {offset}..{offset + length}, the file has {size} bytes")
+        raise TruncatedSource(
+            f"samples are promised at {offset}..{offset + length}, the file has {size} bytes"
+        )
     over = np.flatnonzero(ends[:-1] > spans[1:, 0])
     if len(over):
         raise MalformedSource(f"two blocks of samples overlap at byte {int(spans[over[0] + 1, 0])}")
 
 
 def cut(
-    data: memoryview, layouts: Sequence[Layout], pads: Mapping[tuple[int, int], bytes] | None = None, kept: Kept = ()
+    data: memoryview,
+    layouts: Sequence[Layout],
+    pads: Mapping[tuple[int, int], bytes] | None = None,
+    kept: Kept = (),
 ) -> bytes:
     """Everything of ``data`` but the samples. ``pads`` gives the padding of blocks that are compressed."""
     surround: list[memoryview | bytes] = []
@@ -128,7 +135,9 @@ def parse_spliced(kind: str, data: memoryview, layouts: Sequence[Layout], limits
     return Parsed(kind, "bytes", tuple(images), cut(data, layouts), recipe)
 
 
-def rebuild_spliced(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:
+def rebuild_spliced(
+    recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO
+) -> None:
     """The inverse of ``parse_spliced``."""
     layouts = layouts_from_json(recipe["layouts"])
     paste(layouts, surround, to_rasters(layouts, images), out)

@@ -1,0 +1,182 @@
+"""DICOM with native (uncompressed) pixels: implicit and explicit VR, little and big endian, with or without preamble.
+
+pydicom finds Pixel Data and the attributes that describe it; it never writes. The pixel cells are cut out as they lie,
+all allocated bits, so overlays and rubbish above Bits Stored survive (DICOM PS3.5, chapter 8). Everything around them
+stays as it is, group lengths and private elements included.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+from callic_archive.errors import MalformedSource, SourceError, TruncatedSource
+from callic_archive.images.layout import Image, Layout
+from callic_archive.images.source import Limits, Parsed
+from callic_archive.images.splice import parse_spliced, rebuild_spliced
+
+_PIXEL_DATA = 0x7FE00010
+_IMPLICIT_LITTLE, _EXPLICIT_LITTLE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+_EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+_GRAY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = (
+    "RGB",
+    "YBR_FULL",
+)  # one sample of each kind a pixel; subsampled chroma is not native in this sense
+
+
+class _ViewFile(io.RawIOBase):
+    """A read-only file over a buffer, without copying the buffer."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data, self._at = data, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = max(0, offset + (0, self._at, len(self._data))[whence])
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = len(self._data) if size is None or size < 0 else self._at + size
+        piece = bytes(self._data[self._at : end])
+        self._at += len(piece)
+        return piece
+
+
+def _read(data: memoryview) -> tuple[Any, int]:
+    """The data set up to its pixels, and the offset of the Pixel Data element. Raises MalformedSource."""
+    import pydicom
+
+    stream = _ViewFile(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)  # type: ignore[arg-type]
+            return dataset, stream.tell()
+    except Exception as error:  # pydicom raises many types on broken files, and none of them may end a run
+        raise MalformedSource(
+            f"the DICOM data set cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _number(dataset: Any, name: str, default: int | None = None) -> int:
+    """An integer attribute. Raises MalformedSource when it is absent or no single number."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = dataset.get(name)
+            if value is None and default is not None:
+                return default
+            return int(value)
+    except Exception as error:
+        raise MalformedSource(f"the DICOM attribute {name} is missing or no number") from error
+
+
+def _transfer_syntax(dataset: Any, data: memoryview) -> str | None:
+    """The transfer syntax, judged from pydicom's reading where the file does not name one."""
+    meta = getattr(dataset, "file_meta", None)
+    named = meta.get("TransferSyntaxUID") if meta is not None else None
+    if named is not None:
+        return str(named)
+    implicit, little = dataset.original_encoding
+    if implicit is None or little is None:
+        return None
+    if implicit:
+        return _IMPLICIT_LITTLE if little else None
+    return _EXPLICIT_LITTLE if little else _EXPLICIT_BIG
+
+
+def _pixel_element(data: memoryview, at: int, syntax: str) -> tuple[str, int, int] | None:
+    """(VR, offset of the value, its length) of the Pixel Data element at ``at``, or None when another element is there."""
+    order = "big" if syntax == _EXPLICIT_BIG else "little"
+
+    def number(start: int, size: int) -> int:
+        return int.from_bytes(data[start : start + size], "big" if order == "big" else "little")
+
+    if at + 12 > len(data) or number(at, 2) << 16 | number(at + 2, 2) != _PIXEL_DATA:
+        return None
+    if syntax == _IMPLICIT_LITTLE:
+        return "OW", at + 8, number(at + 4, 4)
+    vr = bytes(data[at + 4 : at + 6])
+    if vr not in (b"OB", b"OW", b"UN"):
+        raise MalformedSource(f"DICOM Pixel Data has the value representation {vr!r}")
+    return vr.decode(), at + 12, number(at + 8, 4)
+
+
+def parse(data: memoryview, limits: Limits) -> Parsed | None:
+    """See ``source.parse``. Compressed and deflated transfer syntaxes, palettes and files without pixels give None."""
+    certain = bytes(data[128:132]) == b"DICM"
+    try:
+        return _parse(data, limits)
+    except SourceError:
+        if certain:
+            raise
+        return None  # without the magic it was only a guess that this is DICOM
+
+
+def _parse(data: memoryview, limits: Limits) -> Parsed | None:
+    dataset, at = _read(data)
+    syntax = _transfer_syntax(dataset, data)
+    if syntax not in (_IMPLICIT_LITTLE, _EXPLICIT_LITTLE, _EXPLICIT_BIG):
+        return None
+    element = _pixel_element(data, at, syntax)
+    if element is None:
+        return None
+    vr, start, length = element
+    if length == 0xFFFFFFFF:
+        return None  # encapsulated, whatever the transfer syntax says
+    allocated = _number(dataset, "BitsAllocated")
+    samples = _number(dataset, "SamplesPerPixel", 1)
+    photometric = str(dataset.get("PhotometricInterpretation", "")).strip()
+    if (allocated not in (8, 16)) or (samples, photometric in _GRAY, photometric in _COLOUR) not in (
+        (1, True, False),
+        (3, False, True),
+    ):
+        return None
+    if syntax == _EXPLICIT_BIG and allocated == 8 and vr == "OW":
+        return None  # pairs of samples are swapped
+    rows, columns = _number(dataset, "Rows"), _number(dataset, "Columns")
+    frames = _number(dataset, "NumberOfFrames", 1)
+    if not 0 < rows < 1 << 16 or not 0 < columns < 1 << 16 or frames < 1:
+        raise MalformedSource(f"DICOM with {rows} rows, {columns} columns and {frames} frames")
+    limits.check_images(frames)
+    signed = _number(dataset, "PixelRepresentation", 0) == 1
+    planar = samples == 3 and _number(dataset, "PlanarConfiguration", 0) == 1
+    layout = _layout(rows, columns, samples, allocated // 8, signed, syntax == _EXPLICIT_BIG, planar)
+    size = layout.decoded_bytes
+    if size * frames > length:
+        raise MalformedSource(f"DICOM Pixel Data has {length} bytes, its attributes promise {size * frames}")
+    if start + length > len(data):
+        raise TruncatedSource(f"DICOM Pixel Data promises {length} bytes, {len(data) - start} follow")
+    layouts = [
+        replace(layout, offsets=tuple(start + i * size + o for o in layout.offsets)) for i in range(frames)
+    ]
+    return parse_spliced("dicom", data, layouts, limits)
+
+
+def _layout(
+    rows: int, columns: int, samples: int, itemsize: int, signed: bool, big: bool, planar: bool
+) -> Layout:
+    """One frame as if it began at offset 0."""
+    letter = f"{'i' if signed else 'u'}{itemsize}"
+    dtype = "|" + letter if itemsize == 1 else (">" if big else "<") + letter
+    plane = rows * columns * itemsize
+    offsets = tuple(plane * s for s in range(samples)) if planar else (0,)
+    pitch = columns * itemsize * (1 if planar else samples)
+    return Layout(rows, columns, samples, dtype, rows, columns, pitch, offsets, planar=planar)
+
+
+def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:
+    """See ``source.rebuild``: the file byte for byte."""
+    rebuild_spliced(recipe, surround, images, out)

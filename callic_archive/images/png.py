@@ -1,0 +1,220 @@
+"""PNG (third edition): 8- and 16-bit gray, gray with alpha, RGB and RGBA, not interlaced.
+
+The surround is the file without its image data, followed by the filter type of each row: signature, chunks and all bytes
+before the first IDAT, then the types, then everything behind the last IDAT. The recipe holds the sizes of the IDAT
+chunks and the zlib parameters that repeat the stream (``bytes``), or others (``content``).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callic_archive.errors import MalformedSource, RebuildMismatch, SourceTooLarge, TruncatedSource
+from callic_archive.images.layout import Image, runs_of, unrun
+from callic_archive.images.png_deflate import FALLBACK, Deflate, search
+from callic_archive.images.source import Limits, Parsed
+
+Bytes = NDArray[np.uint8]
+_SAMPLES = {0: 1, 2: 3, 4: 2, 6: 4}  # colour type -> samples a pixel
+_STEP = 1 << 20
+_EXPANSION = 1032  # deflate cannot expand further
+_LARGEST = 1 << 31  # largest width, height and chunk that the specification allows
+
+
+def _chunk(data: memoryview, at: int) -> tuple[bytes, int, int]:
+    """(type, offset of the contents, their length) of the chunk at ``at``; its CRC has been checked."""
+    if at + 12 > len(data):
+        raise TruncatedSource(f"the PNG ends at {len(data)}, inside a chunk that starts at {at}")
+    length, kind = int.from_bytes(data[at : at + 4], "big"), bytes(data[at + 4 : at + 8])
+    if length >= _LARGEST or not kind.isalpha():
+        raise MalformedSource(f"at byte {at} of the PNG there is no chunk")
+    end = at + 8 + length
+    if end + 4 > len(data):
+        raise TruncatedSource(
+            f"the PNG chunk {kind.decode()} promises {length} bytes, the file ends before them"
+        )
+    if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+        raise MalformedSource(f"the checksum of the PNG chunk {kind.decode()} at byte {at} is wrong")
+    return kind, at + 8, length
+
+
+def _chunks(data: memoryview) -> Iterator[tuple[bytes, int, int]]:
+    """All chunks up to and with IEND."""
+    at = 8
+    while True:
+        kind, start, length = _chunk(data, at)
+        yield kind, start, length
+        at = start + length + 4
+        if kind == b"IEND":
+            return
+
+
+def _inflate(pieces: Sequence[memoryview], size: int) -> tuple[Bytes, int]:
+    """Exactly ``size`` bytes of the zlib stream in ``pieces``, and how many bytes lie behind its end."""
+    out = np.empty(size, np.uint8)
+    engine, n, behind = zlib.decompressobj(), 0, 0
+    try:
+        for piece in pieces:
+            if engine.eof:
+                behind += len(piece)
+                continue
+            todo: memoryview | bytes = piece
+            while not engine.eof:
+                part = engine.decompress(todo, _STEP)
+                if n + len(part) > size:
+                    raise MalformedSource("the PNG's image data is longer than its header promises")
+                out[n : n + len(part)] = np.frombuffer(part, np.uint8)
+                n += len(part)
+                todo = engine.unconsumed_tail
+                if not todo and len(part) < _STEP:
+                    break
+            behind += len(engine.unused_data) if engine.eof else 0
+    except zlib.error as error:
+        raise MalformedSource(f"the PNG's image data cannot be inflated: {error}") from error
+    if n < size or not engine.eof:
+        raise TruncatedSource(f"the PNG's image data has {n} bytes, its header promises {size}")
+    return out, behind
+
+
+def _geometry(data: memoryview, start: int, length: int) -> tuple[int, int, int, int] | None:
+    """(width, height, samples, bytes a sample) of the IHDR, or None when no model takes such pixels."""
+    if length != 13:
+        raise MalformedSource("the PNG header has another length than 13")
+    width, height = (
+        int.from_bytes(data[start : start + 4], "big"),
+        int.from_bytes(data[start + 4 : start + 8], "big"),
+    )
+    depth, colour, method, filtering, interlace = data[start + 8 : start + 13]
+    if not 0 < width < _LARGEST or not 0 < height < _LARGEST:
+        raise MalformedSource(f"a PNG of {width} x {height} pixels cannot be")
+    if colour not in (0, 2, 3, 4, 6) or depth not in (1, 2, 4, 8, 16) or method or filtering or interlace > 1:
+        raise MalformedSource("the PNG header names a colour type, depth or method that does not exist")
+    if interlace or colour == 3 or depth < 8:
+        return None
+    return width, height, _SAMPLES[colour], depth // 8
+
+
+def parse(data: memoryview, limits: Limits) -> Parsed | None:
+    """See ``source.parse``. Palettes, fewer than 8 bits, interlacing and split image data give None."""
+    chunks = list(_chunks(data))
+    if chunks[0][0] != b"IHDR":
+        raise MalformedSource("the PNG does not start with its header")
+    geometry = _geometry(data, *chunks[0][1:])
+    if geometry is None:
+        return None
+    parts = [i for i, (kind, _, _) in enumerate(chunks) if kind == b"IDAT"]
+    if not parts:
+        raise MalformedSource("the PNG has no image data")
+    if parts[-1] - parts[0] + 1 != len(parts) or any(kind == b"fdAT" for kind, _, _ in chunks):
+        return None  # image data in several places, or frames of an animation
+    width, height, samples, itemsize = geometry
+    pieces = [data[start : start + length] for kind, start, length in chunks if kind == b"IDAT"]
+    packed = sum(len(piece) for piece in pieces)
+    bpp = samples * itemsize
+    pitch = 1 + width * bpp
+    limits.check_decoded(height * pitch, len(data))
+    if height * pitch > _EXPANSION * packed + 64:
+        raise SourceTooLarge(f"{packed} bytes of image data cannot hold {height * pitch} bytes of rows")
+    flat, behind = _inflate(pieces, height * pitch)
+    if behind:
+        return None  # bytes behind the end of the stream, but inside its chunks
+    stream = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+    found = search(flat, stream)
+    rows = flat.reshape(height, pitch)
+    kinds = rows[:, 0].copy()
+    from callic_archive.images.png_filters import undo_filters
+
+    broken = undo_filters(rows, bpp)
+    if broken >= 0:
+        raise MalformedSource(f"row {broken} of the PNG has filter type {int(kinds[broken])}")
+    before, after = chunks[parts[0]][1] - 8, chunks[parts[-1]][1] + chunks[parts[-1]][2] + 4
+    use = found or FALLBACK
+    recipe: dict[str, Any] = {
+        "height": height, "width": width, "samples": samples, "itemsize": itemsize, "before": before,
+        "zlib_header": bytes(stream[:2]).hex(), "idat": runs_of([len(piece) for piece in pieces]),
+        "deflate": [use.window, use.level, use.memory, use.strategy], "exact": found is not None,
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,
+    }  # fmt: skip
+    surround = b"".join((data[:before], kinds.tobytes(), data[after:]))
+    volatile = frozenset({"zlib_header", "idat", "deflate", "exact", "zlib"})
+    images = (_image(rows, samples, itemsize),)
+    return Parsed("png", "bytes" if found else "content", images, surround, recipe, volatile)
+
+
+def _image(rows: Bytes, samples: int, itemsize: int) -> Image:
+    """(H, W) or (H, W, C) from unfiltered rows; a view for 8 bits, native order and so a copy for 16."""
+    height, pitch = rows.shape
+    width = (pitch - 1) // (samples * itemsize)
+    strides = (pitch, samples * itemsize, itemsize)
+    image: Image = np.ndarray((height, width, samples), f">u{itemsize}", rows.data, 1, strides)
+    image = image.astype(np.uint16) if itemsize == 2 else image
+    return image[..., 0] if samples == 1 else image
+
+
+def _filtered(image: Image, kinds: Bytes, bpp: int) -> Iterator[Bytes]:
+    """The filtered rows of an image, about _STEP bytes at a time."""
+    from callic_archive.images.png_filters import apply_filters
+
+    height, width = image.shape[:2]
+    above = np.zeros(width * bpp, np.uint8)
+    step = max(1, _STEP // (width * bpp))
+    for y in range(0, height, step):
+        part = np.ascontiguousarray(image[y : y + step], dtype=image.dtype.newbyteorder(">"))
+        pixels = part.reshape(len(part), -1).view(np.uint8)
+        yield apply_filters(pixels, above, kinds[y : y + step], bpp)
+        above = pixels[-1]
+
+
+def _stream(image: Image, kinds: Bytes, bpp: int, deflate: Deflate, header: bytes) -> Iterator[bytes]:
+    """The zlib stream of an image in pieces."""
+    engine, check = deflate.engine(), 1
+    yield header
+    for rows in _filtered(image, kinds, bpp):
+        check = zlib.adler32(rows, check)
+        yield engine.compress(rows)
+    yield engine.flush()
+    yield check.to_bytes(4, "big")
+
+
+def _write_chunks(pieces: Iterator[bytes], sizes: Iterator[int], out: BinaryIO) -> None:
+    """Write a stream as IDAT chunks of the given sizes; what the last size leaves over goes into one more chunk."""
+
+    def write(body: bytes) -> None:
+        out.write(len(body).to_bytes(4, "big") + b"IDAT" + body)
+        out.write(zlib.crc32(body, zlib.crc32(b"IDAT")).to_bytes(4, "big"))
+
+    waiting, size = bytearray(), next(sizes, _LARGEST)
+    for piece in pieces:
+        waiting += piece
+        while len(waiting) >= size:
+            write(bytes(waiting[:size]))
+            del waiting[:size]
+            size = next(sizes, _LARGEST)
+    if waiting:
+        write(bytes(waiting))
+
+
+def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:
+    """See ``source.rebuild``."""
+    height, width, samples = (int(recipe[name]) for name in ("height", "width", "samples"))
+    itemsize, before = int(recipe["itemsize"]), int(recipe["before"])
+    shape = (height, width) if samples == 1 else (height, width, samples)
+    if len(images) != 1 or images[0].shape != shape or images[0].dtype != np.dtype(f"u{itemsize}"):
+        raise RebuildMismatch(f"one image of shape {shape} with {itemsize} bytes a sample is needed")
+    if len(surround) < before + height:
+        raise RebuildMismatch("the surrounding bytes are too short for the recipe")
+    deflate = Deflate(*(int(v) for v in recipe["deflate"]))
+    sizes: Iterator[int] = repeat(_STEP)
+    header = b"\x78\x9c"
+    if recipe["exact"]:
+        sizes, header = iter(unrun(recipe["idat"])), bytes.fromhex(recipe["zlib_header"])
+    kinds = np.frombuffer(surround, np.uint8, height, before)
+    out.write(memoryview(surround)[:before])
+    _write_chunks(_stream(images[0], kinds, samples * itemsize, deflate, header), sizes, out)
+    out.write(memoryview(surround)[before + height :])

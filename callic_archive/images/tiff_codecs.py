@@ -1,0 +1,283 @@
+"""TIFF blocks packed with LZW, deflate or PackBits: decode them, and find the encoder that gives the same bytes again.
+
+For each block the encoders that writers use are tried: libtiff's LZW (two releases) and PackBits, zlib and libdeflate
+at their levels. Where one of them repeats the block exactly only its name is kept. The few blocks that none repeats
+stay in the surround as they are. When they are many, the file becomes ``content``: blocks are packed again into their
+old places, which needs no change of offsets, and the free rest is filled with bytes that decoders skip.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callic_archive.errors import MalformedSource, RebuildMismatch, SourceTooLarge, TruncatedSource
+from callic_archive.images.layout import Image, Layout, runs_of, unrun, layouts_from_json, layouts_to_json
+from callic_archive.images.source import Limits, Parsed
+from callic_archive.images.splice import check_spans, cut, paste, to_rasters
+
+Bytes = NDArray[np.uint8]
+Encoder = tuple[str, int, int]  # (library, level, memory level)
+
+_CODECS = {1: "none", 5: "lzw", 8: "deflate", 32946: "deflate", 32773: "packbits"}
+_RATIO = {"none": 1, "lzw": 4096, "deflate": 1040, "packbits": 64}  # no code expands further
+_FILL = {
+    "none": b"\0",
+    "lzw": b"\0",
+    "deflate": b"\0",
+    "packbits": b"\x80",
+}  # what decoders skip behind a code
+_KEPT_SHARE = 0.1  # of the packed bytes may stay verbatim before the file is declared content
+_HOPELESS_SHARE = 0.5  # beyond this share taking the file apart gains nothing
+_SEARCHES = 12  # blocks of one file for which all encoders are tried
+_ZLIB = [("zlib", level, memory) for level in (6, 9, 1, 5, 4, 3, 2, 7, 8) for memory in (8, 9)]
+_ENCODERS: dict[str, list[Encoder]] = {
+    "none": [("none", 0, 0)],
+    "lzw": [("libtiff", 0, 0), ("libtiff", 1, 0)],
+    "packbits": [("libtiff", 0, 0)],
+    "deflate": _ZLIB + [("libdeflate", level, 0) for level in (7, 6, 1, 9, 12, 2, 3, 4, 5, 8, 10, 11)],
+}
+_DENSEST: dict[str, Encoder] = {"deflate": ("zlib", 9, 9)}
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the blocks of one raster are packed: codec name, and predictor 1 (none) or 2 (horizontal differences)."""
+
+    codec: str
+    predictor: int
+
+
+def packings(compression: int, predictor: int, fill_order: int) -> Packing | None:
+    """The packing that the three TIFF tags name, or None when it is lossy, bit-reversed or not supported."""
+    codec = _CODECS.get(compression)
+    if codec is None or fill_order != 1:
+        return None
+    if codec in ("none", "packbits"):
+        predictor = 1  # libtiff knows predictors for LZW and deflate only, and ignores the tag elsewhere
+    return Packing(codec, predictor) if predictor in (1, 2) else None
+
+
+def _inflate(code: memoryview, size: int) -> Bytes:
+    engine = zlib.decompressobj()
+    try:
+        return np.frombuffer(engine.decompress(code, size), np.uint8)
+    except zlib.error as error:
+        raise MalformedSource(f"a deflate block is broken: {error}") from error
+
+
+def _unpack(code: memoryview, size: int, packing: Packing) -> Bytes:
+    """One block decoded to exactly ``size`` bytes, predictor still applied. Raises SourceError subclasses."""
+    from callic_archive.images.tiff_lzw import lzw_decode, packbits_decode
+
+    raw: Bytes | None
+    if packing.codec == "none":
+        raw = np.frombuffer(code, np.uint8)[:size]
+    elif packing.codec == "deflate":
+        raw = _inflate(code, size)
+    elif packing.codec == "packbits":
+        raw = packbits_decode(np.frombuffer(code, np.uint8), size)
+    else:
+        raw = lzw_decode(np.frombuffer(code, np.uint8), size)
+        if raw is None:
+            raise MalformedSource("an LZW block is broken")
+    if len(raw) < size:
+        raise TruncatedSource(f"a block of the TIFF decodes to {len(raw)} bytes, its pixels need {size}")
+    return raw
+
+
+def _samples(raw: Bytes, layout: Layout) -> NDArray[Any]:
+    """Raw bytes of a block as unsigned samples (rows, columns, spp) in stored byte order."""
+    dtype = layout.dtype.replace("i", "u")
+    return raw.view(dtype).reshape(-1, layout.block_columns, layout.spp)
+
+
+def _undo_predictor(raw: Bytes, layout: Layout) -> Bytes:
+    samples = _samples(raw, layout)
+    native = samples.dtype.newbyteorder("=")
+    total = np.cumsum(samples, axis=1, dtype=native)
+    return total.astype(samples.dtype, copy=False).reshape(-1).view(np.uint8)
+
+
+def _apply_predictor(raw: Bytes, layout: Layout) -> Bytes:
+    samples = _samples(raw, layout)
+    native = samples.astype(samples.dtype.newbyteorder("="))
+    native[:, 1:] -= native[:, :-1].copy()
+    return native.astype(samples.dtype, copy=False).reshape(-1).view(np.uint8)
+
+
+@cache
+def _zlib_header(encoder: Encoder) -> bytes:
+    return _encode_deflate(b"", encoder)[:2]
+
+
+def _encode_deflate(raw: bytes, encoder: Encoder) -> bytes:
+    library, level, memory = encoder
+    if library == "zlib":
+        engine = zlib.compressobj(level, zlib.DEFLATED, 15, memory)
+        return engine.compress(raw) + engine.flush()
+    import imagecodecs
+
+    return bytes(imagecodecs.deflate_encode(raw, level=level, raw=False))
+
+
+def _pack(raw: Bytes, layout: Layout, codec: str, encoder: Encoder) -> bytes:
+    """One block (predictor applied) packed by ``encoder``."""
+    from callic_archive.images.tiff_lzw import lzw_encode, packbits_encode
+
+    if codec == "deflate":
+        return _encode_deflate(raw.tobytes(), encoder)
+    if codec == "packbits":
+        return packbits_encode(raw, layout.pitch)
+    if codec == "lzw":
+        return lzw_encode(raw, bool(encoder[1]))
+    return raw.tobytes()
+
+
+class _Search:
+    """Finds, block after block, the encoder that repeats the packed bytes; the last that did is tried first."""
+
+    def __init__(self) -> None:
+        self.encoders: list[Encoder] = []  # those in use, best first seen
+        self.searches = 0
+
+    def find(self, raw: Bytes, code: memoryview, layout: Layout, packing: Packing) -> Encoder | None:
+        """An encoder that gives ``code`` up to the filling behind it, or None."""
+        for encoder in self._candidates(code, packing.codec):
+            packed = _pack(raw, layout, packing.codec, encoder)
+            rest = len(code) - len(packed)
+            if (
+                rest >= 0
+                and code[: len(packed)] == packed
+                and code[len(packed) :] == _FILL[packing.codec] * rest
+            ):
+                if encoder in self.encoders:
+                    self.encoders.remove(encoder)
+                self.encoders.insert(0, encoder)
+                return encoder
+        return None
+
+    def _candidates(self, code: memoryview, codec: str) -> list[Encoder]:
+        known = [e for e in self.encoders if e in _ENCODERS[codec]]
+        if codec != "deflate":
+            return known + [e for e in _ENCODERS[codec] if e not in known]
+        head = bytes(code[:2])
+        known = [e for e in known if _zlib_header(e) == head][:2]
+        if self.searches >= _SEARCHES:
+            return known
+        self.searches += 1
+        return known + [e for e in _ENCODERS[codec] if e not in known and _zlib_header(e) == head]
+
+
+def _check(layouts: Sequence[Layout], packs: Sequence[Packing], size: int, limits: Limits) -> None:
+    limits.check_images(sum(layout.images for layout in layouts))
+    limits.check_blocks(sum(layout.count for layout in layouts))
+    limits.check_decoded(sum(layout.decoded_bytes for layout in layouts), size)
+    check_spans(layouts, size)
+    for layout, packing in zip(layouts, packs, strict=True):
+        largest = layout.block_rows * layout.pitch
+        if largest > _RATIO[packing.codec] * (max(layout.lengths) if layout.lengths else largest) + 64:
+            raise SourceTooLarge(
+                f"no {packing.codec} block of {max(layout.lengths)} bytes can hold {largest} bytes"
+            )
+
+
+def parse_packed(data: memoryview, pages: Sequence[tuple[Layout, Packing]], limits: Limits) -> Parsed | None:
+    """Decode the rasters of a TIFF of which at least one is compressed, and look for its encoders.
+
+    Returns None when most of its bytes would have to be kept as they are. Raises SourceError subclasses.
+    """
+    layouts, packs = [layout for layout, _ in pages], [packing for _, packing in pages]
+    _check(layouts, packs, len(data), limits)
+    search = _Search()
+    images: list[Image] = []
+    pads: dict[tuple[int, int], bytes] = {}
+    chosen: list[list[Encoder | None]] = []
+    total = missed = 0
+    for i, (layout, packing) in enumerate(pages):
+        raster = np.empty((layout.height, layout.width, layout.samples), layout.native)
+        chosen.append([])
+        for k in range(layout.count):
+            start, length = layout.offsets[k], layout.stored_length(k)
+            code = data[start : start + length]
+            raw = _unpack(code, layout.raw_length(k), packing)
+            encoder = search.find(raw, code, layout, packing)
+            chosen[i].append(encoder)
+            total += length
+            missed += length if encoder is None else 0
+            if packing.predictor == 2:
+                raw = _undo_predictor(raw, layout)
+            layout.place(k, memoryview(raw), raster)
+            if layout.pad_length(k):
+                pads[i, k] = layout.padding(k, memoryview(raw))
+        images += layout.to_images(raster)
+    fidelity: Literal["bytes", "content"] = "bytes"
+    if missed > _KEPT_SHARE * total:
+        fidelity = "content"
+        missed = _repack(layouts, packs, images, pads, chosen)
+        if missed > _HOPELESS_SHARE * total:
+            return None
+    kept = [frozenset(k for k, e in enumerate(column) if e is None) for column in chosen]
+    encoders = sorted({e for column in chosen for e in column if e is not None})
+    recipe = {
+        "layouts": layouts_to_json(layouts),
+        "packings": [[p.codec, p.predictor] for p in packs],
+        "encoders": [list(e) for e in encoders],
+        "blocks": [runs_of([-1 if e is None else encoders.index(e) for e in column]) for column in chosen],
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,
+    }
+    volatile = frozenset({"encoders", "blocks", "zlib"})
+    return Parsed("tiff", fidelity, tuple(images), cut(data, layouts, pads, kept), recipe, volatile)
+
+
+def _repack(
+    layouts: Sequence[Layout],
+    packs: Sequence[Packing],
+    images: Sequence[Image],
+    pads: Mapping[tuple[int, int], bytes],
+    chosen: list[list[Encoder | None]],
+) -> int:
+    """Choose an encoder for each block that none repeats, where its code fits in the old place; bytes left over."""
+    rasters = to_rasters(layouts, images)
+    missed = 0
+    for i, (layout, packing) in enumerate(zip(layouts, packs, strict=True)):
+        encoder = _DENSEST.get(packing.codec, _ENCODERS[packing.codec][0])
+        for k, found in enumerate(chosen[i]):
+            if found is not None:
+                continue
+            pad = memoryview(pads.get((i, k), b""))
+            raw = np.frombuffer(b"".join(layout.pieces(k, rasters[i], pad)), np.uint8)
+            raw = _apply_predictor(raw, layout) if packing.predictor == 2 else raw
+            if len(_pack(raw, layout, packing.codec, encoder)) <= layout.stored_length(k):
+                chosen[i][k] = encoder
+            else:
+                missed += layout.stored_length(k)
+    return missed
+
+
+def rebuild_packed(
+    recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO
+) -> None:
+    """The inverse of ``parse_packed``. Raises RebuildMismatch when a block no longer fits where it was."""
+    layouts = layouts_from_json(recipe["layouts"])
+    packs = [Packing(str(codec), int(predictor)) for codec, predictor in recipe["packings"]]
+    encoders: list[Encoder] = [(str(a), int(b), int(c)) for a, b, c in recipe["encoders"]]
+    blocks = [unrun(runs) for runs in recipe["blocks"]]
+    if len(packs) != len(layouts) or any(len(b) != x.count for b, x in zip(blocks, layouts, strict=True)):
+        raise RebuildMismatch("the recipe names another number of blocks than its geometry needs")
+    kept = [frozenset(k for k, e in enumerate(column) if e < 0) for column in blocks]
+
+    def encode(i: int, k: int, block: bytes) -> bytes:
+        layout, packing = layouts[i], packs[i]
+        raw = np.frombuffer(block, np.uint8)
+        raw = _apply_predictor(raw, layout) if packing.predictor == 2 else raw
+        code = _pack(raw, layout, packing.codec, encoders[blocks[i][k]])
+        return code + _FILL[packing.codec] * (layout.stored_length(k) - len(code))
+
+    paste(layouts, surround, to_rasters(layouts, images), out, encode, kept)
