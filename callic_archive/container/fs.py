@@ -93,7 +93,8 @@ def fsync_dir(path: Path | int) -> None:
 def atomic_write(path: Path, data: bytes | Iterable[bytes], *, durable: bool = True) -> None:
     """Write a whole file or nothing: temporary sibling, fsync, rename over ``path``, fsync of the directory.
 
-    An existing ``path`` is replaced; a reader sees the old bytes or the new. Raises OutOfSpace or WriteFailure.
+    An existing ``path`` is replaced; a reader sees the old bytes or the new. Raises OutOfSpace or
+    WriteFailure.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     chunks: Iterable[bytes] = (data,) if isinstance(data, bytes) else data

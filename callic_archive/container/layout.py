@@ -29,7 +29,7 @@ SHARD_HEADER_SIZE = SHARD_HEADER.size
 SHARD_ID_SIZE = 16
 
 RECORD_MAGIC = b"\xabCLr"  # 0xAB starts no UTF-8 character; a scan looks for these four bytes after damage
-# magic, version, type, key length, sequence, shard tag, payload length, CRC-32 of the 24 bytes before and the key
+# magic, version, type, key length, sequence, shard tag, payload length, CRC-32 of the 24 bytes before and key
 RECORD_HEADER = struct.Struct("<4sBBHI4sQI")
 RECORD_HEADER_SIZE = RECORD_HEADER.size
 _HEADER_BEFORE_CRC = RECORD_HEADER_SIZE - 4
@@ -142,7 +142,7 @@ class RecordHeader:
 
 
 def encode_key(key: str) -> bytes:
-    """UTF-8 of a key; what is not UTF-8 travels as Python's surrogate escapes and becomes its own bytes again.
+    """UTF-8 of a key; what is not UTF-8 travels as surrogate escapes and becomes its own bytes again.
 
     Raises InvalidName (E443) for other lone surrogates, ContainerLimit (E413) beyond 65535 bytes.
     """
@@ -197,7 +197,7 @@ def encode_record_head(
 
 
 def decode_record_header(raw: bytes | memoryview) -> RecordHeader | None:
-    """The fields of a header with magic, version and sane length; its CRC is not checked (it needs the key)."""
+    """The fields of a header with magic, version and sane length; the CRC is not checked yet."""
     if len(raw) < RECORD_HEADER_SIZE:
         return None
     magic, version, type_code, key_length, sequence, tag, payload_length, crc = RECORD_HEADER.unpack_from(raw)
@@ -207,7 +207,7 @@ def decode_record_header(raw: bytes | memoryview) -> RecordHeader | None:
 
 
 def describes_shard(header: RecordHeader) -> bool:
-    """Whether the payload is one that the container itself reads: an INDEX or END of a size that may be held."""
+    """Whether the payload is one that the container itself reads: INDEX or END, small enough to be held."""
     return (
         header.type_code in (RecordType.INDEX, RecordType.END) and header.payload_length <= MAX_INDEX_PAYLOAD
     )
@@ -223,11 +223,11 @@ def head_is_intact(header: RecordHeader, head: bytes | memoryview) -> bool:
 
 
 class RecordHash:
-    """The checksum of a record: the first 16 bytes of SHA-256 over shard id, header, key and payload, in this order.
+    """The checksum of a record: 16 bytes of SHA-256 over shard id, header, key and payload, in this order.
 
-    It binds what a record is (type, sequence, key, shard) to what it holds, so swapped records are noticed. SHA-256
-    is what the rest of an archive uses too, so a reader in any language needs one hash function; with the CPU's
-    instructions for it, it is also faster than BLAKE2b (1.7 against 0.7 GB/s, measured).
+    It binds what a record is (type, sequence, key, shard) to what it holds, so swapped records are noticed.
+    SHA-256 is what the rest of an archive uses too, so a reader in any language needs one hash function;
+    with the CPU's instructions for it, it is also faster than BLAKE2b (1.7 against 0.7 GB/s, measured).
     """
 
     def __init__(self, shard_id: bytes, head: bytes | memoryview) -> None:
@@ -257,7 +257,7 @@ def encode_varint(number: int) -> bytes:
 
 
 def decode_varint(raw: bytes, position: int) -> tuple[int, int]:
-    """(number, next position). Raises ShardIndexDamaged on overrun, beyond 63 bits, or for a padded number."""
+    """(number, next position). Raises ShardIndexDamaged on overrun, beyond 63 bits, or when padded."""
     number = shift = 0
     while True:
         if position >= len(raw) or shift > 56:
@@ -276,8 +276,8 @@ def decode_varint(raw: bytes, position: int) -> tuple[int, int]:
 class IndexBuilder:
     """Collects the records since, and including, the last INDEX; they lie one after the other without gaps.
 
-    Keys are front-coded (length shared with the key before, rest), offsets follow from the lengths, so an entry
-    takes about ten bytes and the same records give the same bytes everywhere.
+    Keys are front-coded (length shared with the key before, rest), offsets follow from the lengths, so an
+    entry takes about ten bytes and the same records give the same bytes everywhere.
     """
 
     def __init__(self, first_offset: int, first_sequence: int) -> None:

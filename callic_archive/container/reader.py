@@ -1,7 +1,7 @@
 """Random access to the records of a shard: pread only, every byte that is returned was checked.
 
-Nothing that the file says is trusted for an allocation beyond the file's own size. A reader holds one descriptor
-and no position, so threads may share it.
+Nothing that the file says is trusted for an allocation beyond the file's own size. A reader holds one
+descriptor and no position, so threads may share it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def shard_name(path: Path) -> str:
 class ShardReader:
     """A sealed or partial shard, open for reading.
 
-    Raises NotAShard (E401), UnsupportedShardVersion (E402) and, when the header is damaged and no INDEX or END
-    tells the id, ShardHeaderDamaged (E403); passing ``shard_id`` reads such a shard all the same.
+    Raises NotAShard (E401), UnsupportedShardVersion (E402) and, when the header is damaged and no INDEX or
+    END tells the id, ShardHeaderDamaged (E403); passing ``shard_id`` reads such a shard all the same.
     ``header_damage`` says whether the header itself was intact. OSError on opening is ReadFailure (E612).
     """
 
@@ -124,7 +124,7 @@ class ShardReader:
         raise errors.NotAShard(f"{self.path} is no shard of this format")
 
     def _self_naming(self, offset: int, most: int) -> tuple[RecordHeader, bytes] | None:
-        """A whole INDEX or END of at most ``most`` bytes at ``offset``; its payload begins with the shard's id."""
+        """A whole INDEX or END of at most ``most`` bytes at ``offset``; its payload begins with the id."""
         header = layout.decode_record_header(self._pread_lenient(offset, layout.RECORD_HEADER_SIZE))
         if header is None or not layout.describes_shard(header):
             return None
@@ -195,7 +195,7 @@ class ShardReader:
     # -- one record -----------------------------------------------------------------------------------------
 
     def _open_record(self, ref: RecordRef, key: str | None) -> tuple[RecordHeader, bytes]:
-        """Header and head bytes of the record at ``ref``, all but payload and checksum compared with ``ref``."""
+        """Header and head bytes of the record at ``ref``, all but payload and checksum compared."""
         where = f"record {ref.sequence} at byte {ref.offset} of {self.name}"
         if ref.shard != self.name:
             raise errors.WrongRecord(f"{where}: the reference is into another shard, {ref.shard}")
@@ -293,7 +293,8 @@ class ShardReader:
     def index(self) -> Iterator[IndexEntry]:
         """All records before END in file order, from the INDEX records alone (no record header is read).
 
-        Raises ShardNotSealed (E408) or ShardIndexDamaged (E409) before the first entry; ``rebuild_index`` helps.
+        Raises ShardNotSealed (E408) or ShardIndexDamaged (E409) before the first entry; ``rebuild_index``
+        helps.
         """
         for ref in reversed(list(self._index_refs())):
             payload = self.read(ref)

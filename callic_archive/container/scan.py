@@ -25,7 +25,7 @@ NamesIn = Callable[[int, int], list[IndexEntry]]  # (start, end) -> records that
 
 @dataclass(frozen=True)
 class ScannedRecord:
-    """A whole record that passed all its checks. ``payload_offset`` and ``payload_length`` are bytes in the shard."""
+    """A whole record that passed all its checks; ``payload_*`` are bytes in the shard."""
 
     ref: RecordRef
     key: str
@@ -35,7 +35,7 @@ class ScannedRecord:
 
 @dataclass(frozen=True)
 class Damage:
-    """Bytes [offset, offset + length) of a shard that hold no whole record; length 0: order or sealing is wrong.
+    """Bytes [offset, offset + length) of a shard without a whole record; length 0: wrong order or not sealed.
 
     ``code`` is that of the error class in ``errors.py``; ``records`` are the lost records as far as their
     headers or an INDEX still name them (at most 1000).
@@ -132,11 +132,11 @@ class Scanner:
     # -- after damage ---------------------------------------------------------------------------------------
 
     def _follows(self, end: int) -> bool:
-        """Whether a record that ends at ``end`` is credible: the file ends there, or another header stands there."""
+        """Whether a record that ends here is credible: the file ends too, or another header follows."""
         return end == self._size or self._head(end) is not None
 
     def _resync(self, start: int) -> _Probe | None:
-        """The next offset >= start with a whole record, or with a named one that its successor makes credible."""
+        """The next place with a whole record, or with a named one that its successor makes credible."""
         position = start
         while position < self._size and self._budget > 0:
             window = self._read_at(position, WINDOW + len(layout.RECORD_MAGIC) - 1)

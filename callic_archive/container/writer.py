@@ -29,7 +29,7 @@ _JOIN_BELOW = 64 << 10  # smaller payloads are written with header and checksum 
 
 @dataclass(frozen=True)
 class SealedShard:
-    """A finished shard: file name, size in bytes, SHA-256 (hex) of the bytes that were meant to be written."""
+    """A finished shard: file name, size in bytes, SHA-256 (hex) of the bytes that had to be written."""
 
     name: str
     size: int
@@ -38,10 +38,11 @@ class SealedShard:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What reopening a partial shard found: the records kept, the bytes cut off, whole records lost beyond damage.
+    """What reopening a partial shard found: records kept, bytes cut off, whole records lost beyond damage.
 
     ``discarded`` is more than 0 only when something else than a kill happened (power cut, broken storage):
-    records stood whole behind a damaged place, and were cut off with it. ``damage`` is the first damage, if any.
+    records stood whole behind a damaged place, and were cut off with it. ``damage`` is the first damage, if
+    any.
     """
 
     records: tuple[IndexEntry, ...]
@@ -53,9 +54,10 @@ class Recovery:
 class ShardWriter:
     """Writes one shard; ``path`` is the final name. One writer a shard, from ``O_EXCL`` creation to the seal.
 
-    ``shard_id`` (16 bytes, random, never used twice) is bound into every record. As a context manager it closes
-    the file without sealing, which leaves ``.partial`` for ``recover``. Raises ShardExists (E414), WriterClosed
-    (E415), ContainerLimit (E413), and OutOfSpace or WriteFailure (E610, E611), never errors of a source.
+    ``shard_id`` (16 bytes, random, never used twice) is bound into every record. As a context manager it
+    closes the file without sealing, which leaves ``.partial`` for ``recover``. Raises ShardExists (E414),
+    WriterClosed (E415), ContainerLimit (E413), and OutOfSpace or WriteFailure (E610, E611), never errors of
+    a source.
     """
 
     recovery: Recovery | None = None
@@ -298,7 +300,7 @@ class ShardWriter:
             fs.fsync_file(self._fd)
 
     def seal(self) -> SealedShard:
-        """Finish: trailer INDEX, END, fsync, rename to the final name, fsync of the directory. Closes the writer.
+        """Finish: trailer INDEX, END, fsync, rename, fsync of the directory. Closes the writer.
 
         At every instant the shard is either ``.partial`` or complete. After OutOfSpace or WriteFailure it may
         be called again.
