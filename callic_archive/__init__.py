@@ -1,3 +1,3 @@
-"""A lossless image archive whose codec is learned and computes in integers: it decodes to the same bits anywhere."""
+"""A lossless image archive whose learned codec computes in exact integers, so it decodes alike everywhere."""
 
 __version__ = "0.1.0"
