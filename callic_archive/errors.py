@@ -143,6 +143,30 @@ class ModelError(CallicError):
     exit_code = 3
 
 
+class UnknownModel(ModelError):
+    """A codestream names a model or adapter that is not at hand."""
+
+    code = "E301"
+
+
+class DamagedModel(ModelError):
+    """A model or adapter file does not match its digest or its format."""
+
+    code = "E302"
+
+
+class InexactModel(ModelError):
+    """A model or adapter breaks a bound that exact inference rests on; it is refused."""
+
+    code = "E303"
+
+
+class MismatchedAdapter(ModelError):
+    """An adapter was made for another model than the one it is used with."""
+
+    code = "E304"
+
+
 # -- E4xx: container -------------------------------------------------------------------------------------------
 
 
@@ -428,10 +452,22 @@ class EnvironmentFailure(CallicError):
     exit_code = 4
 
 
+class OutOfSpace(EnvironmentFailure):
+    """No space, quota or allowed file size is left where the output goes. Never a fault of a source."""
+
+    code = "E610"
+
+
+class WriteFailure(EnvironmentFailure):
+    """The output could not be written, for another reason than space. Never a fault of a source."""
+
+    code = "E611"
+
+
 class ReadFailure(EnvironmentFailure):
     """The storage under an archive gave an error on reading, so the bytes are unknown rather than wrong."""
 
-    code = "E605"
+    code = "E612"
 
 
 class NoSuchDevice(EnvironmentFailure):
@@ -440,33 +476,27 @@ class NoSuchDevice(EnvironmentFailure):
     code = "E601"
 
 
-class NoSpace(EnvironmentFailure):
-    """The disk, quota or file size limit is used up. Nothing half-written was committed."""
-
-    code = "E602"
-
-
-class CannotWrite(EnvironmentFailure):
-    """The destination lets nothing be written: read-only, no permission, input/output error."""
-
-    code = "E603"
-
-
 class ClusterFailed(EnvironmentFailure):
     """The worker processes cannot be started or reached, or were all lost."""
 
     code = "E604"
 
 
+class DeviceFailed(EnvironmentFailure):
+    """The GPU ran out of memory or failed; the process that used it cannot go on."""
+
+    code = "E606"
+
+
 class StoppedEarly(EnvironmentFailure):
     """The run was asked to stop and did so in good order; the same command goes on where it was."""
 
-    code = "E610"
+    code = "E620"
     exit_code = 75
 
 
 class Interrupted(EnvironmentFailure):
     """The run was interrupted from the keyboard; the same command goes on where it was."""
 
-    code = "E611"
+    code = "E621"
     exit_code = 130
