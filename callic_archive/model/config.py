@@ -1,0 +1,71 @@
+"""Shape of one MGCF model: what training, quantisation and exact inference agree on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+#: Causal neighbours, as (row, column) offsets, in the order in which every feature vector lists them.
+TAPS: tuple[tuple[int, int], ...] = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0))
+#: The first four lie inside the masked 3x3 kernel of the embedding; all six feed the linear skip prediction.
+EMBED_TAPS = 4
+
+
+@dataclass(frozen=True)
+class MGCFConfig:
+    """Hyper-parameters of the Masked Gated ConvFormer (paper: channels 3, dim 128, depth 3, kernel 7, mixtures 5)."""
+
+    channels: int = 3
+    dim: int = 128
+    depth: int = 3
+    kernel: int = 7
+    mlp_ratio: int = 4
+    mixtures: int = 5
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.channels <= 4:
+            raise ValueError(f"a model codes 1 to 4 channels jointly, not {self.channels}")
+        if self.kernel % 2 == 0 or not 3 <= self.kernel <= 15:
+            raise ValueError(f"kernel must be odd and within 3..15, not {self.kernel}")
+        if min(self.dim, self.depth, self.mlp_ratio, self.mixtures) < 1 or self.mixtures > 16:
+            raise ValueError(f"dim, depth, mlp_ratio and mixtures must be positive (mixtures <= 16): {self}")
+
+    @property
+    def hidden(self) -> int:
+        """Width of the MLP's hidden layer."""
+        return self.dim * self.mlp_ratio
+
+    @property
+    def pairs(self) -> int:
+        """Number of channel pairs (later, earlier) that carry a conditioning coefficient."""
+        return self.channels * (self.channels - 1) // 2
+
+    @property
+    def features(self) -> int:
+        """Inputs of the embedding: companded residuals of four taps, one level a channel, the unit shift."""
+        return EMBED_TAPS * self.channels + self.channels + 1
+
+    @property
+    def outputs(self) -> int:
+        """Head outputs: K logits, C*K means, C*K log-scales, pairs*K coefficients (50 for RGB, 15 for gray)."""
+        return self.mixtures * (1 + 2 * self.channels + self.pairs)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able form, as stored in a model file."""
+        return asdict(self)
+
+
+def causal_taps(kernel: int, *, include_group: bool) -> list[tuple[int, int]]:
+    """(row, column) offsets that a masked kernel may see under the scan ``group(i, j) = 2 i + j``.
+
+    A tap (di, dj) reaches group ``g + dj + 2 di``. Type B (``include_group=False``) allows earlier groups only, type A
+    also the current group. Offsets come in raster order, so they agree with a flattened kernel.
+    """
+    radius = kernel // 2
+    limit = 0 if include_group else -1
+    return [
+        (di, dj)
+        for di in range(-radius, radius + 1)
+        for dj in range(-radius, radius + 1)
+        if dj + 2 * di <= limit
+    ]

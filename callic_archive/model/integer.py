@@ -1,0 +1,143 @@
+"""Exact inference on CPUs: mixture parameters of chosen pixels, as integers that are the same everywhere.
+
+Cache then Crop Inference (CCI): the masked convolutions read cached maps, everything else acts on single pixels. A pixel's
+parameters depend on earlier groups only, so *any* run of consecutive groups can be computed layer by layer once
+the groups before it are done. The decoder steps group by group; the encoder, which knows all pixels, takes thousands
+of pixels a step through the very same code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callic_archive.model import kernels
+from callic_archive.model.config import causal_taps
+from callic_archive.model.weights import IntegerWeights, Linear
+
+I32, I64 = NDArray[np.int32], NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One tile: its size and the size of its patches, which are coded independently but advance together."""
+
+    height: int
+    width: int
+    patch_height: int
+    patch_width: int
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.patch_height, self.patch_width) < 1:
+            raise ValueError(f"sizes must be positive: {self}")
+
+
+@lru_cache(maxsize=16)
+def scan_order(geometry: Geometry) -> tuple[I32, I64]:
+    """(order, starts): flat pixel indices sorted by (group, patch, row), and where each group begins.
+
+    order (h*w,), starts (groups + 1,). Inside a patch ``group(i, j) = 2 i + j``; patches count in raster order.
+    """
+    i, j = np.divmod(np.arange(geometry.height * geometry.width, dtype=np.int64), geometry.width)
+    group = 2 * (i % geometry.patch_height) + j % geometry.patch_width
+    across = -(-geometry.width // geometry.patch_width)
+    patch = (i // geometry.patch_height) * across + j // geometry.patch_width
+    order = np.lexsort((i, patch, group)).astype(np.int32)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(group))]).astype(np.int64)
+    return order, starts
+
+
+@dataclass(frozen=True)
+class Plane:
+    """What the codestream header says of a plane group: unit shift, depth in bits (at least 8), stand-in level."""
+
+    shift: int
+    depth: int
+    mid: int
+
+
+class _Matrix:
+    """A linear layer ready for BLAS: weight (in, out) as float32 or float64 that hold integers."""
+
+    def __init__(self, layer: Linear, dtype: type[np.floating]) -> None:
+        self.weight = np.ascontiguousarray(layer.weight.T.astype(dtype))
+        self.bias = np.ascontiguousarray(layer.bias)
+        self.shift = np.ascontiguousarray(layer.shift)
+
+
+class CpuModel:
+    """Weights laid out for the CPU backend; shared by all tiles that use the same model and adapter."""
+
+    def __init__(self, weights: IntegerWeights) -> None:
+        config = weights.config
+        if config.dim & (config.dim - 1):
+            raise ValueError("exact inference needs a power-of-two dim")
+        self.weights = weights
+        self.config = config
+        self.fine = config.dim.bit_length() - 1
+        self.taps = np.array(causal_taps(config.kernel, include_group=True), np.int64)
+        self.embed = _Matrix(weights.embed, np.float32)
+        self.head = _Matrix(weights.head, np.float64)
+        self.blocks = [{p: _Matrix(getattr(b, p), np.float32) for p in ("a", "v", "o", "up", "down")} for b in weights.blocks]
+        self.depthwise = [
+            (np.ascontiguousarray(b.dw.kernel.astype(np.int16)), b.dw.bias, b.dw.shift) for b in weights.blocks
+        ]
+
+    def tile(self, geometry: Geometry, plane: Plane, levels: I32) -> CpuTile:
+        """Begin a tile. ``levels`` (C, h, w) int32 is read in place: the decoder fills it in as it goes."""
+        return CpuTile(self, geometry, plane, levels)
+
+
+class CpuTile:
+    """Activation caches of one tile."""
+
+    def __init__(self, model: CpuModel, geometry: Geometry, plane: Plane, levels: I32) -> None:
+        if levels.shape != (model.config.channels, geometry.height, geometry.width) or levels.dtype != np.int32:
+            raise ValueError(f"levels are {levels.dtype} {levels.shape}, the tile needs int32 {geometry}")
+        self.model, self.levels = model, levels
+        self.size = np.array([geometry.height, geometry.width], np.int64)
+        self.grid = np.array([geometry.patch_height, geometry.patch_width], np.int64)
+        self.plane = np.array([plane.shift, plane.depth, plane.mid], np.int64)
+        pixels = geometry.height * geometry.width
+        self.caches = [np.zeros((pixels, model.config.dim), np.int16) for _ in model.blocks]
+
+    def parameters(self, rows: I32) -> tuple[I32, I64]:
+        """Head (M, outputs) int32 and skip (M, C) int64 of the pixels ``rows`` (flat indices, a run of the scan order).
+
+        All groups before them must have been computed by earlier calls, with their levels in place.
+        """
+        model, weights, config = self.model, self.model.weights, self.model.config
+        m = rows.shape[0]
+        inputs = np.empty((m, config.features), np.float32)
+        skip = np.empty((m, config.channels), np.int64)
+        kernels.features(self.levels, rows, self.grid, self.plane, weights.skip, weights.compand, inputs, skip)
+        stream = np.empty((m, config.dim), np.int32)
+        acc = inputs @ model.embed.weight
+        kernels.start_stream(acc, model.embed.bias, model.embed.shift, stream)
+        normal, wide = np.empty((m, config.dim), np.float32), np.empty((m, config.hidden), np.float32)
+        wide_acc = np.empty_like(wide)
+        for block, layers, (kernel, bias, shift), cache in zip(
+            weights.blocks, model.blocks, model.depthwise, self.caches, strict=True
+        ):
+            a, v, o, up, down = (layers[p] for p in ("a", "v", "o", "up", "down"))
+            kernels.normalise(stream, weights.rsqrt, weights.eps, model.fine, normal)
+            np.matmul(normal, a.weight, out=acc)
+            kernels.store_cache(acc, a.bias, a.shift, rows, cache)
+            np.matmul(normal, v.weight, out=acc)
+            kernels.gate(
+                cache, rows, self.size, self.grid, model.taps, kernel, bias, shift, block.swish,
+                acc, v.bias, v.shift, block.product_shift, normal,
+            )  # fmt: skip
+            np.matmul(normal, o.weight, out=acc)
+            kernels.add_stream(acc, o.bias, o.shift, stream)
+            kernels.normalise(stream, weights.rsqrt, weights.eps, model.fine, normal)
+            np.matmul(normal, up.weight, out=wide_acc)
+            kernels.activate(wide_acc, up.bias, up.shift, block.gelu, wide)
+            np.matmul(wide, down.weight, out=acc)
+            kernels.add_stream(acc, down.bias, down.shift, stream)
+        head = np.empty((m, config.outputs), np.int32)
+        kernels.finish_head(stream.astype(np.float64) @ model.head.weight, model.head.bias, model.head.shift, head)
+        return head, skip

@@ -1,0 +1,50 @@
+"""Integer tables of a model: built once when a model is quantised, shipped in its file, never rebuilt by a decoder.
+
+Every table replaces a transcendental function on the decoding path; its fractions (binary places of input and output)
+are the model's. Floats are fine here: whatever integers come out are the definition.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Companding of residual features: input in quarter units, |q| < COMPAND_SIZE; output in 1/8 unit.
+COMPAND_SIZE = 4096
+COMPAND_OUT = 3
+#: Activation tables (swish, GELU): signed input of 12 bits.
+ACT_HALF = 2048
+#: Reciprocal square root: index 1024..4095, value scaled by 2^RSQRT_BITS.
+RSQRT_LOW, RSQRT_HIGH = 1024, 4096
+RSQRT_BITS = 16
+#: Largest magnitude of an activation (10 bits, symmetric) and of the residual stream (16 bits, symmetric).
+ACT_MAX = 511
+STREAM_MAX = 32767
+#: Binary places of normalised activations (LayerNorm output): +-8 standard deviations.
+NORM_FRACTION = 6
+
+
+def compand_table(knee: float) -> NDArray[np.int16]:
+    """Magnitudes of ``knee * asinh(q / 4 / knee)`` in 1/8 unit for q = 0..COMPAND_SIZE - 1."""
+    q = np.arange(COMPAND_SIZE) / 4.0
+    return np.rint(knee * np.arcsinh(q / knee) * 2**COMPAND_OUT).astype(np.int16)
+
+
+def activation_table(kind: str, in_fraction: int, out_fraction: int) -> NDArray[np.int16]:
+    """Swish or GELU over 4096 inputs: entry i is f((i - 2048) / 2^in_fraction) * 2^out_fraction, saturated to 10 bits."""
+    z = (np.arange(2 * ACT_HALF) - ACT_HALF) / 2.0**in_fraction
+    if kind == "swish":
+        y = z / (1.0 + np.exp(-z))
+    elif kind == "gelu":
+        y = z * 0.5 * (1.0 + np.array([math.erf(v / math.sqrt(2.0)) for v in z]))
+    else:
+        raise ValueError(f"no activation table for {kind!r}")
+    return np.clip(np.rint(y * 2.0**out_fraction), -ACT_MAX, ACT_MAX).astype(np.int16)
+
+
+def rsqrt_table(dim: int) -> NDArray[np.int32]:
+    """``2^RSQRT_BITS * 2^NORM_FRACTION * sqrt(dim) / sqrt(index + 1/2)`` for index RSQRT_LOW..RSQRT_HIGH - 1."""
+    index = np.arange(RSQRT_LOW, RSQRT_HIGH) + 0.5
+    return np.rint(2.0 ** (RSQRT_BITS + NORM_FRACTION) * math.sqrt(dim) / np.sqrt(index)).astype(np.int32)

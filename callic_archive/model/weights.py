@@ -1,0 +1,342 @@
+"""Integer weights of a model: the file, its digest, and the proof that no accumulator can leave the exact range.
+
+A model file is safetensors: integer arrays only, plus one JSON document in its metadata. The SHA-256 of the whole file is the model's
+name in every codestream. Loading checks shapes, ranges and the overflow bounds; a file that fails is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callic_archive.errors import DamagedModel, InexactModel, UnknownModel
+from callic_archive.model import tables
+from callic_archive.model.config import EMBED_TAPS, TAPS, MGCFConfig, causal_taps
+
+FILE_VERSION = 1
+#: Float32 carries integers exactly below this; every matrix product and partial sum stays under it.
+EXACT_FLOAT32 = 1 << 24
+EXACT_FLOAT64 = 1 << 53
+I32 = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``out = (W x + bias) >> shift`` (rounded, per output channel). Weight (out, in), bias (out,), shift (out,)."""
+
+    weight: I32
+    bias: I32
+    shift: I32
+
+    def bound(self, limit: int | NDArray[np.int64]) -> int:
+        """Largest possible |W x| over all channels, for inputs of magnitude at most ``limit`` (scalar or per input)."""
+        return int((np.abs(self.weight.astype(np.int64)) * limit).sum(axis=1).max())
+
+
+@dataclass(frozen=True)
+class Depthwise:
+    """Masked depth-wise convolution: kernel (taps, C) in the order of ``causal_taps``, bias and shift (C,)."""
+
+    kernel: I32
+    bias: I32
+    shift: I32
+
+
+@dataclass(frozen=True)
+class BlockWeights:
+    """One block. ``product_shift`` requantises swish(A) * V; the tables hold swish and GELU."""
+
+    a: Linear
+    v: Linear
+    o: Linear
+    dw: Depthwise
+    up: Linear
+    down: Linear
+    product_shift: int
+    swish: NDArray[np.int16]
+    gelu: NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class IntegerWeights:
+    """All integers that exact inference reads. ``eps``: what LayerNorm adds to the sum of squares."""
+
+    config: MGCFConfig
+    skip: I32  # (C, taps - 1), 14 binary places
+    embed: Linear
+    blocks: tuple[BlockWeights, ...]
+    head: Linear
+    compand: NDArray[np.int16]
+    rsqrt: I32
+    eps: int
+    stream_fraction: int
+    fractions: dict[str, Any] = field(default_factory=dict)  # of activations: what adaptation needs to dequantise
+
+    def adapted_layers(self) -> list[tuple[str, Linear | Depthwise]]:
+        """Layers an adapter may change, by name, in the order of the adapter's syntax."""
+        found: list[tuple[str, Linear | Depthwise]] = []
+        for i, block in enumerate(self.blocks):
+            found += [(f"{i}.a", block.a), (f"{i}.v", block.v), (f"{i}.dw", block.dw), (f"{i}.up", block.up)]
+        return found
+
+    def with_layers(self, changed: dict[str, Linear | Depthwise]) -> IntegerWeights:
+        """A copy with some adapted layers replaced; the caller checks bounds with :func:`check_exact`."""
+        blocks = list(self.blocks)
+        for name, layer in changed.items():
+            index, part = name.split(".")
+            blocks[int(index)] = replace(blocks[int(index)], **{part: layer})  # type: ignore[arg-type]
+        return replace(self, blocks=tuple(blocks))
+
+
+def feature_limits(config: MGCFConfig) -> NDArray[np.int64]:
+    """Largest magnitude of each embedding input: companded residuals, levels, shift."""
+    residual = np.full(EMBED_TAPS * config.channels, 1023)
+    return np.concatenate([residual, np.full(config.channels, 512), [64]]).astype(np.int64)
+
+
+def check_exact(weights: IntegerWeights) -> None:
+    """Prove the overflow bounds for every input. Raises InexactModel naming the layer that could overflow."""
+
+    def need(name: str, bound: int, limit: int) -> None:
+        if bound >= limit:
+            raise InexactModel(f"layer {name}: an accumulator could reach {bound}, at most {limit - 1} is exact")
+
+    def epilogue(name: str, layer: Linear | Depthwise, bound: int, limit: int = 1 << 30) -> None:
+        need(f"{name} (with bias)", bound + int(np.abs(layer.bias.astype(np.int64)).max()), limit)
+        if layer.shift.min() < 0 or layer.shift.max() > 30:
+            raise InexactModel(f"layer {name}: shifts must lie within 0..30")
+
+    config = weights.config
+    bound = weights.embed.bound(feature_limits(config))
+    need("embed", bound, EXACT_FLOAT32)
+    epilogue("embed", weights.embed, bound)
+    for i, block in enumerate(weights.blocks):
+        for part in ("a", "v", "o", "up", "down"):
+            layer = getattr(block, part)
+            bound = layer.bound(tables.ACT_MAX)
+            need(f"{i}.{part}", bound, EXACT_FLOAT32)
+            epilogue(f"{i}.{part}", layer, bound)
+        bound = int(np.abs(block.dw.kernel.astype(np.int64)).sum(axis=0).max()) * tables.ACT_MAX
+        need(f"{i}.dw", bound, EXACT_FLOAT32)
+        epilogue(f"{i}.dw", block.dw, bound)
+        if not 0 <= block.product_shift <= 20:
+            raise InexactModel(f"block {i}: the product's shift must lie within 0..20")
+        if np.abs(block.swish).max() > tables.ACT_MAX or np.abs(block.gelu).max() > tables.ACT_MAX:
+            raise InexactModel(f"block {i}: an activation table leaves the 10-bit range")
+    bound = weights.head.bound(tables.STREAM_MAX)
+    need("head", bound, EXACT_FLOAT64)
+    epilogue("head", weights.head, bound, 1 << 52)
+    if weights.eps < 1 << 14 or weights.eps >= 1 << 40:
+        raise InexactModel("LayerNorm's epsilon must lie within 2^14..2^40")
+    if weights.rsqrt.min() < 1 or weights.rsqrt.max() >= 1 << 24:
+        raise InexactModel("the reciprocal square root table leaves 24 bits")
+    if np.abs(weights.skip.astype(np.int64)).sum() >= 1 << 20:
+        raise InexactModel("the skip prediction's weights exceed their range")
+    if weights.compand.min() < 0 or weights.compand.max() > 1023:
+        raise InexactModel("the companding table leaves 10 bits")
+
+
+# -- the file --------------------------------------------------------------------------------------------------
+
+
+def _shapes(config: MGCFConfig) -> dict[str, tuple[tuple[int, ...], type[np.integer[Any]]]]:
+    """Every array of a model file: name -> (shape, dtype)."""
+    c, taps = config.dim, len(causal_taps(config.kernel, include_group=True))
+    shapes: dict[str, tuple[tuple[int, ...], type[np.integer[Any]]]] = {
+        "skip": ((config.channels, len(TAPS) - 1), np.int32),
+        "compand": ((tables.COMPAND_SIZE,), np.int16),
+        "rsqrt": ((tables.RSQRT_HIGH - tables.RSQRT_LOW,), np.int32),
+    }
+
+    def linear(name: str, out: int, inner: int, dtype: type[np.integer[Any]]) -> None:
+        shapes[f"{name}.weight"] = ((out, inner), dtype)
+        shapes[f"{name}.bias"] = ((out,), np.int32)
+        shapes[f"{name}.shift"] = ((out,), np.int8)
+
+    linear("embed", c, config.features, np.int16)
+    linear("head", config.outputs, c, np.int16)
+    for i in range(config.depth):
+        for part, out, inner in (("a", c, c), ("v", c, c), ("o", c, c), ("up", config.hidden, c), ("down", c, config.hidden)):
+            linear(f"{i}.{part}", out, inner, np.int8)
+        shapes[f"{i}.dw.kernel"] = ((taps, c), np.int8)
+        shapes[f"{i}.dw.bias"] = ((c,), np.int32)
+        shapes[f"{i}.dw.shift"] = ((c,), np.int8)
+        shapes[f"{i}.swish"] = ((2 * tables.ACT_HALF,), np.int16)
+        shapes[f"{i}.gelu"] = ((2 * tables.ACT_HALF,), np.int16)
+    return shapes
+
+
+def _linear(arrays: dict[str, NDArray[Any]], name: str) -> Linear:
+    return Linear(*(np.ascontiguousarray(arrays[f"{name}.{p}"], dtype=np.int32) for p in ("weight", "bias", "shift")))
+
+
+def to_arrays(weights: IntegerWeights) -> dict[str, NDArray[Any]]:
+    """The arrays of a model file, in their stored dtypes."""
+    flat: dict[str, NDArray[Any]] = {"skip": weights.skip, "compand": weights.compand, "rsqrt": weights.rsqrt}
+
+    def linear(name: str, layer: Linear) -> None:
+        flat[f"{name}.weight"], flat[f"{name}.bias"], flat[f"{name}.shift"] = layer.weight, layer.bias, layer.shift
+
+    linear("embed", weights.embed)
+    linear("head", weights.head)
+    for i, block in enumerate(weights.blocks):
+        for part in ("a", "v", "o", "up", "down"):
+            linear(f"{i}.{part}", getattr(block, part))
+        flat[f"{i}.dw.kernel"], flat[f"{i}.dw.bias"], flat[f"{i}.dw.shift"] = block.dw.kernel, block.dw.bias, block.dw.shift
+        flat[f"{i}.swish"], flat[f"{i}.gelu"] = block.swish, block.gelu
+    stored = {}
+    for name, (shape, dtype) in _shapes(weights.config).items():
+        array = flat[name]
+        if array.shape != shape or array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max:
+            raise InexactModel(f"array {name} does not fit its stored form {shape} {np.dtype(dtype)}")
+        stored[name] = np.ascontiguousarray(array.astype(dtype))
+    return stored
+
+
+@dataclass(frozen=True)
+class IntegerModel:
+    """A loaded, checked model. ``mixture`` holds the entropy coder's tables, opaque to this package."""
+
+    name: str
+    digest: str
+    weights: IntegerWeights
+    mixture: dict[str, NDArray[Any]]
+    metadata: dict[str, Any]
+    path: Path | None = None
+    raw: bytes = field(default=b"", repr=False)
+
+    @property
+    def channels(self) -> int:
+        """Planes the model codes jointly."""
+        return self.weights.config.channels
+
+    def file_bytes(self) -> bytes:
+        """The file whose SHA-256 is ``digest``."""
+        return self.raw
+
+
+def save_model(
+    path: Path, name: str, weights: IntegerWeights, mixture: dict[str, NDArray[Any]], metadata: dict[str, Any]
+) -> str:
+    """Write a model file and return its SHA-256. Raises InexactModel when a bound does not hold."""
+    from safetensors.numpy import save
+
+    check_exact(weights)
+    arrays = to_arrays(weights) | {f"mixture.{k}": np.ascontiguousarray(v) for k, v in mixture.items()}
+    document = {
+        "version": FILE_VERSION, "name": name, "config": weights.config.as_dict(), "eps": weights.eps,
+        "stream_fraction": weights.stream_fraction, "product_shift": [b.product_shift for b in weights.blocks],
+        "fractions": weights.fractions, **metadata,
+    }
+    raw = save(arrays, metadata={"callic": json.dumps(document, sort_keys=True)})
+    path.write_bytes(raw)
+    return hashlib.sha256(raw).hexdigest()
+
+
+def load_model(source: Path | bytes, *, digest: str | None = None) -> IntegerModel:
+    """Load and check a model file.
+
+    Raises: UnknownModel when there is no such file, DamagedModel when its digest or structure is wrong, InexactModel when a bound of
+    exact inference does not hold.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    path = source if isinstance(source, Path) else None
+    if isinstance(source, Path):
+        try:
+            raw = source.read_bytes()
+        except OSError as error:
+            raise UnknownModel(f"cannot read the model file {source}: {error.strerror or error}") from error
+    else:
+        raw = bytes(source)
+    where = str(path) if path else "an embedded model"
+    found = hashlib.sha256(raw).hexdigest()
+    if digest is not None and found != digest:
+        raise DamagedModel(f"{where} has SHA-256 {found}, expected {digest}: the file is damaged or another model")
+    try:
+        arrays = load(raw)
+        length = int.from_bytes(raw[:8], "little")
+        document = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["callic"])
+        weights, mixture = _assemble(arrays, document)
+    except InexactModel:
+        raise
+    except (SafetensorError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise DamagedModel(f"{where} is not a model of this format: {error}") from error
+    check_exact(weights)
+    return IntegerModel(str(document["name"]), found, weights, mixture, document, path, raw)
+
+
+def _assemble(arrays: dict[str, NDArray[Any]], document: dict[str, Any]) -> tuple[IntegerWeights, dict[str, NDArray[Any]]]:
+    if document["version"] != FILE_VERSION:
+        raise ValueError(f"model file version {document['version']} (this program reads {FILE_VERSION})")
+    config = MGCFConfig(**document["config"])
+    expected = _shapes(config)
+    mixture = {k.removeprefix("mixture."): v for k, v in arrays.items() if k.startswith("mixture.")}
+    if set(arrays) != set(expected) | {f"mixture.{k}" for k in mixture}:
+        raise ValueError("arrays are missing or unknown")
+    for name, (shape, dtype) in expected.items():
+        if arrays[name].shape != shape or arrays[name].dtype != np.dtype(dtype):
+            raise ValueError(f"array {name} has shape {arrays[name].shape} and type {arrays[name].dtype}")
+    blocks = []
+    for i in range(config.depth):
+        parts = {part: _linear(arrays, f"{i}.{part}") for part in ("a", "v", "o", "up", "down")}
+        depthwise = Depthwise(*(np.ascontiguousarray(arrays[f"{i}.dw.{p}"], np.int32) for p in ("kernel", "bias", "shift")))
+        blocks.append(
+            BlockWeights(
+                dw=depthwise, product_shift=int(document["product_shift"][i]),
+                swish=arrays[f"{i}.swish"], gelu=arrays[f"{i}.gelu"], **parts,
+            )
+        )
+    weights = IntegerWeights(
+        config, np.ascontiguousarray(arrays["skip"]), _linear(arrays, "embed"), tuple(blocks), _linear(arrays, "head"),
+        arrays["compand"], np.ascontiguousarray(arrays["rsqrt"]), int(document["eps"]), int(document["stream_fraction"]),
+        dict(document["fractions"]),
+    )
+    return weights, mixture
+
+
+# -- sets of models --------------------------------------------------------------------------------------------
+
+
+class ModelSet:
+    """Models by digest. The order is the order of preference; names are unique."""
+
+    def __init__(self, models: Sequence[IntegerModel]) -> None:
+        self._models = {m.digest: m for m in models}
+
+    @classmethod
+    def default(cls) -> ModelSet:
+        """The models shipped inside the package. Raises DamagedModel when a file does not match its recorded digest."""
+        folder = Path(__file__).parent / "weights_data"
+        recorded = json.loads((folder / "digests.json").read_text())
+        return cls([load_model(folder / f"{name}.safetensors", digest=digest) for name, digest in recorded.items()])
+
+    @classmethod
+    def from_paths(cls, paths: Sequence[Path]) -> ModelSet:
+        """Models from files."""
+        return cls([load_model(Path(p)) for p in paths])
+
+    def __iter__(self) -> Iterator[IntegerModel]:
+        return iter(self._models.values())
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def get(self, digest: str) -> IntegerModel:
+        """The model with this SHA-256. Raises UnknownModel."""
+        try:
+            return self._models[digest]
+        except KeyError:
+            raise UnknownModel(f"this data needs the model {digest[:16]}…, which is not among those at hand") from None
+
+    def for_channels(self, channels: int) -> IntegerModel | None:
+        """The first model that codes this many planes jointly, or None."""
+        return next((m for m in self if m.channels == channels), None)

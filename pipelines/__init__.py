@@ -1,0 +1,1 @@
+"""Runnable jobs: pretraining, benchmarks, the demo."""

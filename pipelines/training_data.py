@@ -1,0 +1,173 @@
+"""Training sets: images in memory, random crops with their plane statistics, and a fixed held-out split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from callic_archive.model.mgcf import PlaneStats
+from callic_archive.model.scaling import MAX_SHIFT, depth_of, unit_shift
+
+#: Sampling weight of each training folder (relative). Folders of gray planes taken from RGB images are marked ``rgb:``.
+RGB_DOMAINS = {"rgb8/natural": 0.55, "rgb8/histology": 0.27, "rgb8/satellite": 0.18}
+GRAY_DOMAINS = {
+    "gray16/ct-philips": 0.20,
+    "gray16/mr-t1": 0.10,
+    "gray16/mr-uih": 0.10,
+    "gray16/micro-cellprofiler": 0.10,
+    "gray16/micro-neubias": 0.05,
+    "gray16/landsat8": 0.12,
+    "gray16/sat-misc": 0.10,
+    "gray16/naip-nir": 0.06,
+    "rgb:rgb8/natural": 0.09,
+    "rgb:rgb8/histology": 0.04,
+    "rgb:rgb8/satellite": 0.04,
+}
+
+
+#: (shift, depth, mid, top) of a plane group, see ``PlaneStats``.
+Statistics = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training image: planes (C, H, W) of packed levels, with their number of levels."""
+
+    name: str
+    planes: NDArray[np.uint16]
+    levels: int
+
+
+def _load(path: Path, gray_from_rgb: bool) -> list[Sample]:
+    with Image.open(path) as image:
+        array = np.asarray(image.convert("RGB") if "rgb8" in str(path) else image)
+    if "rgb8" in str(path):
+        planes = array.transpose(2, 0, 1)
+        if gray_from_rgb:
+            return [Sample(f"{path.name}:G", np.ascontiguousarray(planes[1:2]).astype(np.uint16), 256)]
+        return [Sample(path.name, np.ascontiguousarray(planes).astype(np.uint16), 256)]
+    gray = array.reshape(array.shape[0], array.shape[1]).astype(np.int64)
+    if array.dtype == np.uint8:
+        return [Sample(path.name, gray[None].astype(np.uint16), 256)]
+    gray -= gray.min()
+    used = np.unique(gray)
+    if used.size * 2 <= gray.max() + 1:  # unused levels: the codec codes the rank of the value, so does training
+        gray = np.searchsorted(used, gray)
+    return [Sample(path.name, gray[None].astype(np.uint16), int(gray.max()) + 1)]
+
+
+def held_out(name: str) -> bool:
+    """A fixed eighth of the images (by name) is never trained on."""
+    return hashlib.sha256(name.split(":")[0].encode()).digest()[0] < 32
+
+
+def load_domains(root: Path, domains: dict[str, float]) -> dict[str, list[Sample]]:
+    """All samples of each domain below ``root`` (the ``train`` folder). Raises FileNotFoundError for a missing folder."""
+    loaded: dict[str, list[Sample]] = {}
+    for domain in domains:
+        folder = root / domain.removeprefix("rgb:")
+        paths = sorted(p for p in folder.iterdir() if p.suffix in {".png", ".webp"})
+        loaded[domain] = [s for p in paths for s in _load(p, domain.startswith("rgb:"))]
+    return loaded
+
+
+class CropSource:
+    """Random crops for training and a fixed list of crops for evaluation."""
+
+    def __init__(self, root: Path, channels: int, seed: int) -> None:
+        self.domains = RGB_DOMAINS if channels == 3 else GRAY_DOMAINS
+        self.channels = channels
+        self.rng = np.random.default_rng(seed)
+        loaded = load_domains(root, self.domains)
+        self.train = {d: [s for s in v if not held_out(s.name)] for d, v in loaded.items()}
+        self.valid = {d: [s for s in v if held_out(s.name)] for d, v in loaded.items()}
+        self.area = {d: np.array([s.planes[0].size for s in v], float) for d, v in self.train.items()}
+        self.counts = {d: (len(self.train[d]), len(self.valid[d])) for d in self.domains}
+
+    def batch(self, count: int, size: int) -> tuple[torch.Tensor, PlaneStats]:
+        """``count`` crops (N, C, size, size) float32 with statistics; smaller images are padded by reflection."""
+        names = list(self.domains)
+        weights = np.array([self.domains[d] for d in names])
+        crops, stats = [], []
+        for d in self.rng.choice(len(names), count, p=weights / weights.sum()):
+            area = self.area[names[d]]
+            sample = self.train[names[d]][int(self.rng.choice(area.size, p=area / area.sum()))]
+            crop = self._crop(sample, size)
+            stat = statistics(crop, sample.levels)
+            if self.channels == 1:
+                crop, stat = self._augment_levels(crop, stat)
+            crops.append(crop)
+            stats.append(stat)
+        return collate(crops, stats)
+
+    def _crop(self, sample: Sample, size: int) -> NDArray[np.uint16]:
+        _, h, w = sample.planes.shape
+        pad_h, pad_w = max(0, size - h), max(0, size - w)
+        planes = sample.planes
+        if pad_h or pad_w:
+            planes = np.pad(planes, ((0, 0), (0, pad_h), (0, pad_w)), mode="symmetric")
+            _, h, w = planes.shape
+        top, left = int(self.rng.integers(h - size + 1)), int(self.rng.integers(w - size + 1))
+        crop = planes[:, top : top + size, left : left + size]
+        turn = int(self.rng.integers(8))
+        if turn & 1:
+            crop = crop[:, ::-1]
+        if turn & 2:
+            crop = crop[:, :, ::-1]
+        if turn & 4:
+            crop = crop.transpose(0, 2, 1)
+        return np.ascontiguousarray(crop)
+
+    def _augment_levels(
+        self, crop: NDArray[np.uint16], stat: Statistics
+    ) -> tuple[NDArray[np.uint16], Statistics]:
+        """Vary what differs between devices: inverted display, fewer bits, and a unit that was chosen a little off."""
+        shift, depth, mid, top = stat
+        draw = self.rng.random()
+        if draw < 0.1:
+            crop = (top - crop.astype(np.int64)).astype(np.uint16)
+        elif draw < 0.25 and depth > 9:
+            drop = int(self.rng.integers(1, depth - 8 + 1))
+            crop = crop >> drop
+            depth, mid, top, shift = depth - drop, mid >> drop, top >> drop, unit_shift(crop)
+        if self.rng.random() < 0.3:
+            shift = int(np.clip(shift + self.rng.integers(-1, 2), 0, MAX_SHIFT))
+        return crop, (shift, depth, mid, top)
+
+    def validation(self, per_domain: int, size: int) -> dict[str, tuple[torch.Tensor, PlaneStats]]:
+        """Central crops of held-out images, the same in every run."""
+        result = {}
+        for domain, samples in self.valid.items():
+            crops, stats = [], []
+            for sample in samples[:per_domain]:
+                _, h, w = sample.planes.shape
+                if h < size or w < size:
+                    continue
+                top, left = (h - size) // 2, (w - size) // 2
+                crops.append(np.ascontiguousarray(sample.planes[:, top : top + size, left : left + size]))
+                stats.append(statistics(sample.planes, sample.levels))
+            if crops:
+                result[domain] = collate(crops, stats)
+        return result
+
+
+def statistics(planes: NDArray[np.uint16], levels: int) -> Statistics:
+    """(shift, depth, mid, top) as the encoder would choose them for these planes."""
+    depth = depth_of(levels)
+    return unit_shift(planes), depth, 1 << (depth - 1), levels - 1
+
+
+def collate(
+    crops: Sequence[NDArray[np.uint16]], stats: Sequence[Statistics]
+) -> tuple[torch.Tensor, PlaneStats]:
+    """Stack crops (C, H, W) and their statistics to float32 tensors."""
+    x = torch.from_numpy(np.stack(crops).astype(np.float32))
+    columns = torch.tensor(stats, dtype=torch.float32)
+    return x, PlaneStats(*columns.unbind(1))
