@@ -1,4 +1,7 @@
-"""Source files as images and the bytes around them: ``parse`` takes a file apart, ``rebuild`` puts it together."""
+"""Source files as images and the bytes around them:
+
+``parse`` takes a file apart, ``rebuild`` puts it together.
+"""
 
 from callic_archive.images.source import Limits, Parsed, images_equal, parse, rebuild, sniff
 

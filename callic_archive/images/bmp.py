@@ -1,4 +1,4 @@
-"""BMP: uncompressed 24- and 32-bit colour and 8-bit gray, bottom up or top down (Microsoft's BITMAPINFOHEADER family)."""
+"""BMP: uncompressed 24- and 32-bit colour and 8-bit gray, bottom up or top down (BITMAPINFOHEADER family)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def _is_gray(data: memoryview, start: int, colours: int, entry: int) -> bool:
 
 
 def parse(data: memoryview, limits: Limits) -> Parsed | None:
-    """See ``source.parse``. Palettes, run-length coding, 1-, 4- and 16-bit pixels and embedded JPEG or PNG give None."""
+    """See ``source.parse``.
+
+    Palettes, run-length coding, 1-, 4- and 16-bit pixels and embedded JPEG or PNG give None.
+    """
     if len(data) < 26:
         raise TruncatedSource("the BMP file ends inside its header")
     first, header = unpack_from("<II", data, 10)
@@ -39,6 +42,7 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
         width, height, _, bits, compression = unpack_from("<iiHHI", data, 18)
         (colours,) = unpack_from("<I", data, 46)
     flip, height = height > 0, abs(height)
+    order: tuple[int, ...] = ()
     if width <= 0 or height == 0:
         raise MalformedSource(f"a BMP of {width} x {height} pixels cannot be")
     if bits == 24 and compression == 0:
@@ -49,7 +53,7 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
         entry = 3 if header == 12 else 4
         if not _is_gray(data, 14 + header, 256, entry):
             return None
-        samples, order = 1, ()
+        samples = 1
     else:
         return None
     pitch = (width * bits + 31) // 32 * 4

@@ -1,8 +1,8 @@
-"""DICOM with native (uncompressed) pixels: implicit and explicit VR, little and big endian, with or without preamble.
+"""DICOM with native pixels: implicit and explicit VR, little and big endian, with or without preamble.
 
-pydicom finds Pixel Data and the attributes that describe it; it never writes. The pixel cells are cut out as they lie,
-all allocated bits, so overlays and rubbish above Bits Stored survive (DICOM PS3.5, chapter 8). Everything around them
-stays as it is, group lengths and private elements included.
+pydicom finds Pixel Data and the attributes that describe it; it never writes. The pixel cells are cut out as
+they lie, all allocated bits, so overlays and rubbish above Bits Stored survive (DICOM PS3.5, chapter 8).
+Everything around them stays as it is, group lengths and private elements included.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _read(data: memoryview) -> tuple[Any, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)  # type: ignore[arg-type]
+            dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
             return dataset, stream.tell()
     except Exception as error:  # pydicom raises many types on broken files, and none of them may end a run
         raise MalformedSource(
@@ -98,11 +98,10 @@ def _transfer_syntax(dataset: Any, data: memoryview) -> str | None:
 
 
 def _pixel_element(data: memoryview, at: int, syntax: str) -> tuple[str, int, int] | None:
-    """(VR, offset of the value, its length) of the Pixel Data element at ``at``, or None when another element is there."""
-    order = "big" if syntax == _EXPLICIT_BIG else "little"
+    """(VR, offset of the value, its length) of Pixel Data at ``at``, or None when it is not there."""
 
     def number(start: int, size: int) -> int:
-        return int.from_bytes(data[start : start + size], "big" if order == "big" else "little")
+        return int.from_bytes(data[start : start + size], "big" if syntax == _EXPLICIT_BIG else "little")
 
     if at + 12 > len(data) or number(at, 2) << 16 | number(at + 2, 2) != _PIXEL_DATA:
         return None
@@ -115,7 +114,10 @@ def _pixel_element(data: memoryview, at: int, syntax: str) -> tuple[str, int, in
 
 
 def parse(data: memoryview, limits: Limits) -> Parsed | None:
-    """See ``source.parse``. Compressed and deflated transfer syntaxes, palettes and files without pixels give None."""
+    """See ``source.parse``.
+
+    Compressed and deflated transfer syntaxes, palettes and files without pixels give None.
+    """
     certain = bytes(data[128:132]) == b"DICM"
     try:
         return _parse(data, limits)

@@ -1,10 +1,11 @@
-"""Where the samples of one image lie in a file: blocks (the whole image, strips, or tiles) of rows of samples.
+"""Where the samples of one image lie in a file: blocks (all of it, strips, or tiles) of rows of samples.
 
-One description covers every uncompressed container: NPY and PNM are a single block, BMP a single block with padded rows
-stored bottom up, DICOM a block a frame or a plane, TIFF strips or tiles.
+One description covers every uncompressed container: NPY and PNM are a single block, BMP a single block with
+padded rows stored bottom up, DICOM a block a frame or a plane, TIFF strips or tiles.
 
     block k = (plane, by, bx)        0 <= bx < across, 0 <= by < down, plane 0 unless planar
-    byte of sample (y, x, s)  =  offsets[k] + (y - by*block_rows) * pitch + ((x - bx*block_columns) * spp + s) * itemsize
+    byte of sample (y, x, s)  =  offsets[k] + (y - by * block_rows) * pitch
+                                 + ((x - bx * block_columns) * spp + s) * itemsize
 
 where spp is the samples per pixel inside one block: 1 when planar.
 """
@@ -27,7 +28,7 @@ CHUNK = 4 << 20  # bytes converted at a time when blocks are written, so that wr
 
 @dataclass(frozen=True)
 class Layout:
-    """Geometry of one stored raster of (height, width, samples), and the file offset of each of its blocks."""
+    """Geometry of one stored raster (height, width, samples), and the file offset of each of its blocks."""
 
     height: int
     width: int
@@ -77,7 +78,10 @@ class Layout:
 
     @property
     def native(self) -> np.dtype[Any]:
-        """Sample type of the image: uint8, uint16 or int16 in native order. Signed bytes become uint8 plus 128."""
+        """Sample type of the image: uint8, uint16 or int16 in native order.
+
+        Signed bytes become uint8 plus 128.
+        """
         return np.dtype({"u1": "u1", "i1": "u1", "u2": "u2", "i2": "i2"}[self.dtype[1:]])
 
     @property
@@ -118,7 +122,7 @@ class Layout:
         return rows[: y1 - y0, valid:].tobytes() + rows[y1 - y0 :].tobytes()
 
     def pieces(self, k: int, raster: Image, pad: memoryview) -> Iterator[bytes]:
-        """Block ``k`` of ``raster`` (H, W, S) as it is stored before compression, in pieces of about CHUNK bytes."""
+        """Block ``k`` of ``raster`` (H, W, S) as it is stored before compression, in pieces of CHUNK."""
         plane, y0, y1, x0, x1 = self.region(k)
         part = raster[y0:y1, x0:x1, plane : plane + 1] if self.planar else raster[y0:y1, x0:x1]
         valid = (x1 - x0) * self.spp * self.itemsize
@@ -142,7 +146,7 @@ class Layout:
             yield bytes(pad[(y1 - y0) * right :])
 
     def merged(self) -> Layout:
-        """The same layout with strips that touch each other joined to one block a plane, where that is possible."""
+        """The same layout with strips that touch each other joined to one block a plane, where possible."""
         size = self.block_rows * self.pitch
         if (
             self.lengths
@@ -157,7 +161,7 @@ class Layout:
         return replace(self, block_rows=self.height, offsets=tuple(int(o) for o in starts[:, 0]), whole=False)
 
     def take(self, data: memoryview) -> Image:
-        """The raster (H, W, S) of an uncompressed layout: a view of ``data`` where its bytes allow it, else a copy.
+        """The raster (H, W, S) of an uncompressed layout: a view of ``data`` where possible, else a copy.
 
         The offsets must have been checked to lie inside ``data``.
         """
@@ -191,7 +195,7 @@ class Layout:
         target[...] = block ^ np.uint8(0x80) if self.dtype == "|i1" else block
 
     def to_images(self, raster: Image) -> tuple[Image, ...]:
-        """The images, (H, W) or (H, W, C), that the raster (H, W, S) stands for; views but for unusual orders."""
+        """The images, (H, W) or (H, W, C), in the raster (H, W, S); views but for unusual orders."""
         if self.order:
             mirrored = self.order == tuple(range(self.samples))[::-1]
             raster = raster[..., ::-1] if mirrored else raster[..., list(self.order)]
@@ -205,13 +209,13 @@ class Layout:
 
     def from_images(self, images: Sequence[Image]) -> Image:
         """The raster (H, W, S) of the images. Raises RebuildMismatch when shapes or types are others."""
-        shape = (self.width, self.height) if self.transpose else (self.height, self.width)
+        shape: tuple[int, ...] = (self.width, self.height) if self.transpose else (self.height, self.width)
         if self.samples > 1 and not self.split:
             shape += (self.samples,)
         for image in images:
             if image.shape != shape or image.dtype != self.native:
                 raise RebuildMismatch(
-                    f"an image of shape {shape} and type {self.native} is needed, got {image.shape} of {image.dtype}"
+                    f"an image {shape} of {self.native} is needed, got {image.shape} of {image.dtype}"
                 )
         if self.split:
             raster = np.stack(list(images), axis=-1)
@@ -252,16 +256,17 @@ def runs_of(values: Sequence[int]) -> list[list[int]]:
 
 
 def unrun(runs: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The inverse of ``runs_of``. Raises RebuildMismatch on absurd counts."""
     values: list[int] = []
     for first, step, count in runs:
-        if count > 1 << 32:
+        if count > 1 << 24:
             raise RebuildMismatch("the recipe names more blocks than any file can hold")
         values.extend(range(first, first + step * count, step) if step else [first] * count)
     return tuple(values)
 
 
 def layouts_to_json(layouts: Sequence[Layout]) -> list[dict[str, Any]]:
-    """Layouts as JSON; equal layouts that follow each other at a fixed distance (frames, pages) take one entry."""
+    """Layouts as JSON; equal layouts at a fixed distance from each other (frames, pages) take one entry."""
     entries: list[dict[str, Any]] = []
     previous: Layout | None = None
     for layout in layouts:
@@ -291,9 +296,10 @@ def layouts_from_json(entries: Sequence[Mapping[str, Any]]) -> list[Layout]:
     for entry in entries:
         if entry["dtype"] not in DTYPES or min(int(entry[name]) for name in _SIZES) < 1:
             raise RebuildMismatch("the recipe names an unknown sample type or an empty image")
+        fields: dict[str, Any] = {name: int(entry[name]) for name in _SIZES}
+        fields |= {name: bool(entry.get(name, False)) for name in _FLAGS}
         first = Layout(
-            **{name: int(entry[name]) for name in _SIZES},
-            **{name: bool(entry.get(name, False)) for name in _FLAGS},
+            **fields,
             dtype=entry["dtype"],
             offsets=unrun(entry["offsets"]),
             lengths=unrun(entry.get("lengths", ())),

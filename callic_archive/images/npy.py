@@ -1,6 +1,7 @@
 """NPY: one array of numpy's own format (numpy.lib.format, versions 1 to 3).
 
-(H, W), (H, W, C) with C in 2..4, and (C, H, W) bytes with C in 3..4 are one image; other leading axes are pages.
+(H, W), (H, W, C) with C in 2..4, and (C, H, W) bytes with C in 3..4 are one image; other leading axes are
+pages.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ def _header(data: memoryview) -> tuple[dict[str, Any], int]:
 
 
 def parse(data: memoryview, limits: Limits) -> Parsed | None:
-    """See ``source.parse``. Object arrays, structured, float and wide types, and fewer than two axes give None."""
+    """See ``source.parse``.
+
+    Object arrays, structured, float and wide types, and fewer than two axes give None.
+    """
     header, start = _header(data)
     dtype, shape = header["descr"], header["shape"]
     if dtype not in DTYPES or len(shape) < 2 or 0 in shape:

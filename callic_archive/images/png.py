@@ -1,8 +1,9 @@
 """PNG (third edition): 8- and 16-bit gray, gray with alpha, RGB and RGBA, not interlaced.
 
-The surround is the file without its image data, followed by the filter type of each row: signature, chunks and all bytes
-before the first IDAT, then the types, then everything behind the last IDAT. The recipe holds the sizes of the IDAT
-chunks and the zlib parameters that repeat the stream (``bytes``), or others (``content``).
+The surround is the file without its image data, followed by the filter type of each row: signature, chunks
+and all bytes before the first IDAT, then the types, then everything behind the last IDAT. The recipe holds
+the sizes of the IDAT chunks and the zlib parameters that repeat the stream (``bytes``), or others
+(``content``).
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def _inflate(pieces: Sequence[memoryview], size: int) -> tuple[Bytes, int]:
                 todo = engine.unconsumed_tail
                 if not todo and len(part) < _STEP:
                     break
-            behind += len(engine.unused_data) if engine.eof else 0
+            behind += len(engine.unused_data)
     except zlib.error as error:
         raise MalformedSource(f"the PNG's image data cannot be inflated: {error}") from error
     if n < size or not engine.eof:
@@ -176,14 +177,14 @@ def _stream(image: Image, kinds: Bytes, bpp: int, deflate: Deflate, header: byte
     engine, check = deflate.engine(), 1
     yield header
     for rows in _filtered(image, kinds, bpp):
-        check = zlib.adler32(rows, check)
-        yield engine.compress(rows)
+        check = zlib.adler32(rows.data, check)
+        yield engine.compress(rows.data)
     yield engine.flush()
     yield check.to_bytes(4, "big")
 
 
 def _write_chunks(pieces: Iterator[bytes], sizes: Iterator[int], out: BinaryIO) -> None:
-    """Write a stream as IDAT chunks of the given sizes; what the last size leaves over goes into one more chunk."""
+    """Write a stream as IDAT chunks of the given sizes; what is left over goes into one more chunk."""
 
     def write(body: bytes) -> None:
         out.write(len(body).to_bytes(4, "big") + b"IDAT" + body)

@@ -1,8 +1,8 @@
 """Find the zlib parameters with which a PNG's image data was deflated, so that only their names need be kept.
 
-All candidates run side by side over the same filtered rows; one that differs from the file's stream in a single byte
-is dropped at once, so a miss costs little more than the first few ten thousand bytes. The two header bytes of the
-stream are kept apart, because libpng rewrites them after the fact.
+All candidates run side by side over the same filtered rows; one that differs from the file's stream in a
+single byte is dropped at once, so a miss costs little more than the first few ten thousand bytes. The two
+header bytes of the stream are kept apart, because libpng rewrites them after the fact.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ORDER = ((6, 8, 1), (6, 9, 1), (6, 8, 0), (9, 9, 0), (9, 8, 1), (9, 9, 1), (9, 
 
 @dataclass(frozen=True)
 class Deflate:
-    """zlib's parameters: window bits 9..15, level 0..9, memory level 1..9, strategy 0..4 (default, filtered, ...)."""
+    """zlib's parameters: window bits 9..15, level 0..9, memory level 1..9, strategy 0..4 (default, ...)."""
 
     window: int
     level: int
@@ -58,9 +58,12 @@ def candidates(header: int) -> list[list[Deflate]]:
 
 
 def _survivor(rows: NDArray[np.uint8], stream: memoryview, choices: list[Deflate]) -> Deflate | None:
-    """The first of ``choices`` that gives all of ``stream``. ``rows`` is flat; memory stays at a few steps."""
+    """The first of ``choices`` that gives all of ``stream``.
+
+    ``rows`` is flat; memory stays at a few steps.
+    """
     running = [(choice, choice.engine(), 0) for choice in choices]
-    view = memoryview(rows).cast("B")
+    view = rows.data.cast("B")
     for start in range(0, len(view), _STEP):
         chunk = view[start : start + _STEP]
         kept = []

@@ -1,6 +1,7 @@
 """The five PNG row filters (PNG specification, chapter 9), undone and applied in compiled loops.
 
-Rows are (H, 1 + row bytes) uint8: the filter type, then the bytes; ``bpp`` is the distance to the byte on the left.
+Rows are (H, 1 + row bytes) uint8: the filter type, then the bytes; ``bpp`` is the distance to the byte on the
+left.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 Bytes = NDArray[np.uint8]
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _paeth(a: int, b: int, c: int) -> int:
+@njit(cache=True)
+def _paeth(a: Any, b: Any, c: Any) -> Any:
     """Whichever of left, above and upper left is nearest to left + above - upper left; ties in this order."""
     pa, pb = abs(b - c), abs(a - c)
     pc = abs(a + b - 2 * c)
@@ -24,7 +25,7 @@ def _paeth(a: int, b: int, c: int) -> int:
     return b if pb <= pc else c
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _undo(rows: Any, bpp: int) -> int:
     height, width = rows.shape
     for y in range(height):
@@ -61,7 +62,7 @@ def _undo(rows: Any, bpp: int) -> int:
     return -1
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _apply(pixels: Any, above: Any, kinds: Any, bpp: int, out: Any) -> None:
     height, width = pixels.shape
     for y in range(height):
@@ -72,7 +73,7 @@ def _apply(pixels: Any, above: Any, kinds: Any, bpp: int, out: Any) -> None:
         for x in range(width):
             a = np.int32(row[x - bpp]) if x >= bpp else np.int32(0)
             b = np.int32(up[x])
-            guess = np.int32(0)
+            guess: Any = np.int32(0)
             if kind == 1:
                 guess = a
             elif kind == 2:
@@ -85,12 +86,15 @@ def _apply(pixels: Any, above: Any, kinds: Any, bpp: int, out: Any) -> None:
 
 
 def undo_filters(rows: Bytes, bpp: int) -> int:
-    """Undo the filters of all rows in place. Returns -1, or the first row whose filter type does not exist."""
+    """Undo the filters of all rows in place.
+
+    Returns -1, or the first row whose filter type does not exist.
+    """
     return int(_undo(rows, bpp))
 
 
 def apply_filters(pixels: Bytes, above: Bytes, kinds: Bytes, bpp: int) -> Bytes:
-    """Filter the rows ``pixels`` (h, row bytes), which lie below the row ``above``, with the types ``kinds`` (h,)."""
+    """Filter ``pixels`` (h, row bytes), which lie below the row ``above``, with the types ``kinds`` (h,)."""
     out = np.empty((pixels.shape[0], pixels.shape[1] + 1), np.uint8)
     _apply(pixels, above, kinds, bpp, out)
     return out

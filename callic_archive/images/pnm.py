@@ -1,4 +1,7 @@
-"""PNM: binary PGM (P5), PPM (P6) and PAM (P7), also several in one file. Samples above 255 are big-endian (netpbm)."""
+"""PNM: binary PGM (P5), PPM (P6) and PAM (P7), also several in one file.
+
+Samples above 255 are big-endian (netpbm).
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ def _pam(head: bytes, start: int) -> tuple[int, int, int, int, int]:
 
 
 def _one(data: memoryview, start: int) -> tuple[Layout | None, int]:
-    """The layout of the image at ``start`` (None when no model takes it) and the offset behind its samples."""
+    """The layout of the image at ``start`` (None when no model takes it) and the offset behind it."""
     head = bytes(data[start : start + _MAX_HEADER])
     magic = head[:2]
     if magic == b"P7":

@@ -1,8 +1,9 @@
 """A source file taken apart into images and the bytes around them, and put together again.
 
-``parse`` recognises a file by its first bytes and hands it to the module of that format family; each of those offers the
-same two functions, ``parse`` and ``rebuild``. Nothing here writes a file through an imaging library: samples are cut
-out of the file as byte ranges and everything else is kept as it stands (see ``splice``).
+``parse`` recognises a file by its first bytes and hands it to the module of that format family; each of those
+offers the same two functions, ``parse`` and ``rebuild``. Nothing here writes a file through an imaging
+library: samples are cut out of the file as byte ranges and everything else is kept as it stands (see
+``splice``).
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ Image = NDArray[Any]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a file may ask for before it is refused with ``SourceTooLarge``. All sizes are checked before allocation."""
+    """What a file may ask for before it is refused with ``SourceTooLarge``.
+
+    All sizes are checked before allocation.
+    """
 
     max_decoded_bytes: int = 64 << 30  # bytes of samples of all images of one file
     max_ratio: int = (
@@ -33,7 +37,10 @@ class Limits:
     max_blocks: int = 1 << 22  # strips or tiles of one file
 
     def check_decoded(self, decoded: int, source: int) -> None:
-        """Refuse ``decoded`` bytes of samples promised by a file of ``source`` bytes. Raises SourceTooLarge."""
+        """Refuse ``decoded`` bytes of samples promised by a file of ``source`` bytes.
+
+        Raises SourceTooLarge.
+        """
         if decoded > self.max_decoded_bytes:
             raise SourceTooLarge(
                 f"the file promises {decoded} bytes of samples, the limit is {self.max_decoded_bytes}"
@@ -59,9 +66,10 @@ class Limits:
 class Parsed:
     """A file as images, surrounding bytes, and the recipe that joins them.
 
-    ``images`` have shape (H, W) or (H, W, C) with C in 2..4, dtype uint8, uint16 or int16 in native byte order, and any
-    strides; they may be views of the input. ``fidelity`` says what ``rebuild`` is expected to give: ``bytes`` the very
-    file, ``content`` a file with equal pixels and metadata whose compressed bytes may differ.
+    ``images`` have shape (H, W) or (H, W, C) with C in 2..4, dtype uint8, uint16 or int16 in native byte
+    order, and any strides; they may be views of the input. ``fidelity`` says what ``rebuild`` is expected to
+    give: ``bytes`` the very file, ``content`` a file with equal pixels and metadata whose compressed bytes
+    may differ.
     """
 
     format: str
@@ -85,7 +93,10 @@ _MODULES = {
 
 
 def sniff(data: memoryview | bytes) -> str | None:
-    """The format family that the first bytes of a file claim, or None. DICOM without its preamble counts as a claim."""
+    """The format family that the first bytes of a file claim, or None.
+
+    DICOM without its preamble counts as a claim.
+    """
     head = bytes(data[:16])
     if bytes(data[128:132]) == b"DICM":
         return "dicom"  # first, because the preamble before it may be the header of a TIFF
@@ -105,7 +116,8 @@ def sniff(data: memoryview | bytes) -> str | None:
 
 
 def _looks_like_bare_dicom(head: bytes) -> bool:
-    # A data set without preamble starts with group 0002 or 0008, in either byte order, and a low element number.
+    # A data set without preamble starts with group 0002 or 0008, in either byte order, and a low element
+    # number.
     if len(head) < 8:
         return False
     little, big = head[1] == 0 and head[0] in (2, 8), head[0] == 0 and head[1] in (2, 8)
@@ -117,9 +129,10 @@ def _looks_like_bare_dicom(head: bytes) -> bool:
 def parse(data: memoryview | bytes, name: str = "", limits: Limits | None = None) -> Parsed | None:
     """Take a file apart.
 
-    ``data`` is the whole file, usually a view of a memory map; images may be views of it. ``name`` serves messages only.
-    Returns None for what no model takes: unknown types, palettes, 1-bit, 32-bit and float samples, lossy compression.
-    Raises a SourceError subclass when the file claims a supported format but is truncated, lies or asks for too much.
+    ``data`` is the whole file, usually a view of a memory map; images may be views of it. ``name`` serves
+    messages only. Returns None for what no model takes: unknown types, palettes, 1-bit, 32-bit and float
+    samples, lossy compression. Raises a SourceError subclass when the file claims a supported format but is
+    truncated, lies or asks for too much.
     """
     view = memoryview(data).cast("B")
     kind = sniff(view)
@@ -140,7 +153,10 @@ def parse(data: memoryview | bytes, name: str = "", limits: Limits | None = None
 def rebuild(
     format: str, recipe: Mapping[str, Json], surround: bytes, images: Sequence[Image], out: BinaryIO
 ) -> None:
-    """Write the file that ``parse`` took apart to ``out``. Raises RebuildMismatch when the parts do not fit together."""
+    """Write the file that ``parse`` took apart to ``out``.
+
+    Raises RebuildMismatch when the parts do not fit together.
+    """
     if format not in _MODULES:
         raise RebuildMismatch(f"no image format is called {format!r}")
     module = import_module(_MODULES[format])

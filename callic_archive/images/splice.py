@@ -1,7 +1,8 @@
 """Cut the samples out of a file, and paste them back: the one mechanism behind every byte-exact container.
 
-The file is read as  gap, block, gap, block, ..., gap  in order of offset. Gaps, and the padding inside blocks, are the
-surround, in exactly this order; so pasting walks the same order and takes the next bytes of the surround as it goes.
+The file is read as  gap, block, gap, block, ..., gap  in order of offset. Gaps, and the padding inside
+blocks, are the surround, in exactly this order; so pasting walks the same order and takes the next bytes of
+the surround as it goes.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _spans(layouts: Sequence[Layout], kept: Kept = ()) -> NDArray[np.int64]:
 
 
 def check_spans(layouts: Sequence[Layout], size: int) -> None:
-    """Raise TruncatedSource or MalformedSource unless all blocks lie inside ``size`` bytes, none on another."""
+    """Raise TruncatedSource or MalformedSource unless all blocks lie apart and inside ``size`` bytes."""
     spans = _spans(layouts)
     ends = spans[:, 0] + spans[:, 1]
     if len(spans) and int(spans[0, 0]) < 0:
@@ -87,7 +88,10 @@ def paste(
     encode: Encoder | None = None,
     kept: Kept = (),
 ) -> None:
-    """Write the file again. Raises RebuildMismatch when ``surround`` is too short or too long for the layouts."""
+    """Write the file again.
+
+    Raises RebuildMismatch when ``surround`` is too short or too long for the layouts.
+    """
     rest = memoryview(surround)
     used = position = 0
     for offset, length, i, k in _spans(layouts, kept).tolist():
@@ -124,7 +128,10 @@ def to_rasters(layouts: Sequence[Layout], images: Sequence[Image]) -> list[Image
 
 
 def parse_spliced(kind: str, data: memoryview, layouts: Sequence[Layout], limits: Limits) -> Parsed:
-    """A ``Parsed`` for a file whose samples are all uncompressed. Raises SourceError subclasses on lying layouts."""
+    """A ``Parsed`` for a file whose samples are all uncompressed.
+
+    Raises SourceError subclasses on lying layouts.
+    """
     limits.check_images(sum(layout.images for layout in layouts))
     limits.check_blocks(sum(layout.count for layout in layouts))
     limits.check_decoded(sum(layout.decoded_bytes for layout in layouts), len(data))

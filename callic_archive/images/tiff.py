@@ -1,8 +1,8 @@
-"""TIFF and BigTIFF: strips and tiles, contiguous and planar, 8- and 16-bit integers, any number of pages and SubIFDs.
+"""TIFF and BigTIFF: strips, tiles, contiguous, planar, 8- and 16-bit integers, all pages and SubIFDs.
 
-Every page whose samples a model takes becomes images; the samples' bytes are cut out of the file. Pages of other kinds
-(palettes, masks, float, JPEG) stay in the surround as they are. Uncompressed blocks are spliced; blocks packed with LZW,
-deflate or PackBits are decoded, and coded again at rebuilding (see ``tiff_codecs``).
+Every page whose samples a model takes becomes images; the samples' bytes are cut out of the file. Pages of
+other kinds (palettes, masks, float, JPEG) stay in the surround as they are. Uncompressed blocks are spliced;
+blocks packed with LZW, deflate or PackBits are decoded, and coded again at rebuilding (see ``tiff_codecs``).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _kind(page: Directory) -> tuple[str, int] | None:
 
 
 def _full_chroma(page: Directory) -> bool:
-    return page.all(530).tolist() == [1, 1]  # YCbCrSubsampling is 2, 2 when absent
+    return bool(page.all(530).tolist() == [1, 1])  # YCbCrSubsampling is 2, 2 when absent
 
 
 def _raster(page: Directory, reader: TiffReader, limits: Limits) -> tuple[Layout, Packing] | None:
@@ -71,11 +71,11 @@ def _raster(page: Directory, reader: TiffReader, limits: Limits) -> tuple[Layout
     offsets, counts = page.all(tags[0]).tolist(), page.all(tags[1]).tolist()
     if len(offsets) < blocks:
         raise MalformedSource(
-            f"the TIFF directory at {page.offset} needs {blocks} blocks and names the offsets of {len(offsets)}"
+            f"the TIFF directory at {page.offset} needs {blocks} blocks, names offsets of {len(offsets)}"
         )
     if counts and len(counts) < blocks:
         raise MalformedSource(
-            f"the TIFF directory at {page.offset} needs {blocks} blocks and names the sizes of {len(counts)}"
+            f"the TIFF directory at {page.offset} needs {blocks} blocks, names sizes of {len(counts)}"
         )
     offsets, counts = offsets[:blocks], counts[:blocks]
     if not all(offsets) or (counts and not all(counts)):

@@ -1,9 +1,10 @@
-"""TIFF blocks packed with LZW, deflate or PackBits: decode them, and find the encoder that gives the same bytes again.
+"""TIFF blocks packed with LZW, deflate or PackBits: decode them, and find the encoder that repeats them.
 
-For each block the encoders that writers use are tried: libtiff's LZW (two releases) and PackBits, zlib and libdeflate
-at their levels. Where one of them repeats the block exactly only its name is kept. The few blocks that none repeats
-stay in the surround as they are. When they are many, the file becomes ``content``: blocks are packed again into their
-old places, which needs no change of offsets, and the free rest is filled with bytes that decoders skip.
+For each block the encoders that writers use are tried: libtiff's LZW (two releases) and PackBits, zlib and
+libdeflate at their levels. Where one of them repeats the block exactly only its name is kept. The few blocks
+that none repeats stay in the surround as they are. When they are many, the file becomes ``content``: blocks
+are packed again into their old places, which needs no change of offsets, and the free rest is filled with
+bytes that decoders skip.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.errors import MalformedSource, RebuildMismatch, SourceTooLarge, TruncatedSource
-from callic_archive.images.layout import Image, Layout, runs_of, unrun, layouts_from_json, layouts_to_json
+from callic_archive.images.layout import Image, Layout, layouts_from_json, layouts_to_json, runs_of, unrun
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import check_spans, cut, paste, to_rasters
 
@@ -48,7 +49,7 @@ _DENSEST: dict[str, Encoder] = {"deflate": ("zlib", 9, 9)}
 
 @dataclass(frozen=True)
 class Packing:
-    """How the blocks of one raster are packed: codec name, and predictor 1 (none) or 2 (horizontal differences)."""
+    """How the blocks of one raster are packed: codec, and predictor 1 (none) or 2 (differences)."""
 
     codec: str
     predictor: int
@@ -141,7 +142,7 @@ def _pack(raw: Bytes, layout: Layout, codec: str, encoder: Encoder) -> bytes:
 
 
 class _Search:
-    """Finds, block after block, the encoder that repeats the packed bytes; the last that did is tried first."""
+    """Finds, block after block, the encoder that repeats the packed bytes; the last is tried first."""
 
     def __init__(self) -> None:
         self.encoders: list[Encoder] = []  # those in use, best first seen
@@ -213,9 +214,9 @@ def parse_packed(data: memoryview, pages: Sequence[tuple[Layout, Packing]], limi
             missed += length if encoder is None else 0
             if packing.predictor == 2:
                 raw = _undo_predictor(raw, layout)
-            layout.place(k, memoryview(raw), raster)
+            layout.place(k, raw.data, raster)
             if layout.pad_length(k):
-                pads[i, k] = layout.padding(k, memoryview(raw))
+                pads[i, k] = layout.padding(k, raw.data)
         images += layout.to_images(raster)
     fidelity: Literal["bytes", "content"] = "bytes"
     if missed > _KEPT_SHARE * total:
@@ -243,7 +244,7 @@ def _repack(
     pads: Mapping[tuple[int, int], bytes],
     chosen: list[list[Encoder | None]],
 ) -> int:
-    """Choose an encoder for each block that none repeats, where its code fits in the old place; bytes left over."""
+    """Choose an encoder for each block that none repeats, if its code fits there; returns bytes left over."""
     rasters = to_rasters(layouts, images)
     missed = 0
     for i, (layout, packing) in enumerate(zip(layouts, packs, strict=True)):

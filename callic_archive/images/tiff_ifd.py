@@ -75,7 +75,10 @@ class TiffReader:
         return int.from_bytes(self.data[offset : offset + size], "little" if self.order == "<" else "big")
 
     def directories(self) -> Iterator[Directory]:
-        """All directories, parents before their SubIFDs. Raises MalformedSource on cycles and shared directories."""
+        """All directories, parents before their SubIFDs.
+
+        Raises MalformedSource on cycles and shared directories.
+        """
         pending, visited = [self.first], set[int]()
         while pending:
             offset = pending.pop()

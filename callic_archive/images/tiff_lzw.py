@@ -1,8 +1,9 @@
 """LZW and PackBits exactly as libtiff writes them, so that most such TIFFs can be re-created byte for byte.
 
-The encoders follow tif_lzw.c (LZWEncode, LZWPostEncode) and tif_packbits.c (PackBitsEncode) of libtiff step by step,
-because their output depends on choices the formats leave open: when the string table is cleared (full, or when the
-compression ratio, looked at every 10000 bytes, has not risen), and when two equal bytes end a literal run.
+The encoders follow tif_lzw.c (LZWEncode, LZWPostEncode) and tif_packbits.c (PackBitsEncode) of libtiff step
+by step, because their output depends on choices the formats leave open: when the string table is cleared
+(full, or when the compression ratio, looked at every 10000 bytes, has not risen), and when two equal bytes
+end a literal run.
 """
 
 from __future__ import annotations
@@ -20,18 +21,22 @@ _CHECK_GAP = 10000  # bytes between two looks at the compression ratio
 _BUCKETS = 1 << 14  # open addressing; at most 4096 entries, so a quarter full
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _lzw_encode(data: Any, out: Any, late_width: bool) -> int:
-    """Write the LZW code of ``data`` to ``out``; returns its length. ``late_width``: the end code keeps the old width."""
+    """Write the LZW code of ``data`` to ``out``; returns its length.
+
+    ``late_width``: the end code keeps the old width.
+    """
     keys = np.full(_BUCKETS, -1, np.int64)
     codes = np.zeros(_BUCKETS, np.int64)
-    n = acc = acc_bits = bits_out = 0
+    n = 0
+    acc: Any = 0
     nbits, free, maxcode = 9, _FIRST, 511
     checkpoint, ratio = _CHECK_GAP, 0
     in_count = 0
-    acc, acc_bits, bits_out = _CLEAR, 9, 9
+    acc, acc_bits, bits_out = _CLEAR, 9, 9  # every code starts with a clear
     if len(data):
-        prefix = np.int64(data[0])
+        prefix: Any = np.int64(data[0])
         in_count = 1
         for i in range(1, len(data)):
             c = np.int64(data[i])
@@ -107,12 +112,17 @@ def _lzw_encode(data: Any, out: Any, late_width: bool) -> int:
     return n
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _lzw_decode(code: Any, out: Any) -> int:
-    """Decode ``code`` into ``out``; returns the bytes written, or -1 when the code is broken. Stops when ``out`` is full."""
+@njit(cache=True)
+def _lzw_decode(code: Any, out: Any) -> Any:
+    """Decode ``code`` into ``out``; returns the bytes written, or -1 when the code is broken.
+
+    Stops when ``out`` is full.
+    """
     starts = np.zeros(4097, np.int64)  # the string of an entry, as it lies in what was already written
     sizes = np.zeros(4097, np.int64)
-    n = pos = acc = acc_bits = 0
+    n: Any = 0
+    pos = acc_bits = 0
+    acc: Any = 0
     nbits, free = 9, _FIRST
     previous, previous_start = -1, 0
     while n < len(out):
@@ -122,7 +132,7 @@ def _lzw_decode(code: Any, out: Any) -> int:
             acc = ((acc << 8) | np.int64(code[pos])) & 0xFFFFFFFF
             pos += 1
             acc_bits += 8
-        value = (acc >> (acc_bits - nbits)) & ((1 << nbits) - 1)
+        value: Any = (acc >> (acc_bits - nbits)) & ((1 << nbits) - 1)
         acc_bits -= nbits
         if value == _EOI:
             return n
@@ -138,7 +148,7 @@ def _lzw_decode(code: Any, out: Any) -> int:
                 out[n + j] = out[starts[value] + j]
             n += min(sizes[value], len(out) - n)
         elif previous >= 0 and value == free and free <= _LAST:
-            size = begin - previous_start
+            size: Any = begin - previous_start
             for j in range(min(size, len(out) - n)):
                 out[n + j] = out[previous_start + j]
             n += min(size, len(out) - n)
@@ -158,7 +168,7 @@ def _lzw_decode(code: Any, out: Any) -> int:
     return n
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _packbits_encode(data: Any, row: int, out: Any) -> int:
     """Write the PackBits code of ``data``, row by row, to ``out``; returns its length."""
     n = 0
@@ -208,15 +218,16 @@ def _packbits_encode(data: Any, row: int, out: Any) -> int:
     return n
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _packbits_decode(code: Any, out: Any) -> int:
+@njit(cache=True)
+def _packbits_decode(code: Any, out: Any) -> Any:
     """Decode ``code`` into ``out``; returns the bytes written. Stops when either ends."""
-    n = i = 0
+    n: Any = 0
+    i: Any = 0
     while i < len(code) and n < len(out):
-        head = np.int64(code[i])
+        head: Any = np.int64(code[i])
         i += 1
         if head < 128:
-            size = min(head + 1, len(code) - i, len(out) - n)
+            size: Any = min(head + 1, len(code) - i, len(out) - n)
             for j in range(size):
                 out[n + j] = code[i + j]
             i += head + 1
@@ -231,7 +242,10 @@ def _packbits_decode(code: Any, out: Any) -> int:
 
 
 def lzw_encode(raw: Bytes, late_width: bool = False) -> bytes:
-    """LZW as libtiff writes it. Older releases write the end code too narrow at some lengths: ``late_width``."""
+    """LZW as libtiff writes it.
+
+    Older releases write the end code too narrow at some lengths: ``late_width``.
+    """
     out = np.empty(len(raw) * 3 // 2 + len(raw) // 1024 + 64, np.uint8)
     return out[: _lzw_encode(raw, out, late_width)].tobytes()
 

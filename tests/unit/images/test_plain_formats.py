@@ -1,0 +1,212 @@
+"""NPY, PNM and BMP: one block of samples behind a header."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from callic_archive.errors import (
+    MalformedSource,
+    RebuildMismatch,
+    SourceError,
+    SourceTooLarge,
+    TruncatedSource,
+)
+from callic_archive.images import Limits, parse, rebuild
+
+
+def npy(array):
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
+
+
+def saved(array, kind):
+    out = io.BytesIO()
+    Pillow.fromarray(array).save(out, kind)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", "<i2", ">i2"])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (5, 7, 3), (5, 7, 2), (9, 1)])
+def test_npy_gives_the_array(exact, noise, dtype, order, shape):
+    array = np.array(noise(shape, dtype), order=order)
+    (image,) = exact(npy(array) + b"trailing").images
+    np.testing.assert_array_equal(image, array)
+
+
+def test_npy_planes_pages_and_signed_bytes(exact, noise):
+    planes = noise((3, 6, 7))
+    (image,) = exact(npy(planes)).images
+    np.testing.assert_array_equal(image, planes.transpose(1, 2, 0))
+    pages = noise((5, 6, 7), ">u2")
+    parsed = exact(npy(pages))
+    np.testing.assert_array_equal(np.stack(parsed.images), pages)
+    assert len(parsed.recipe["layouts"]) == 1  # equal pages cost one entry
+    colour_pages = noise((2, 5, 6, 7, 3))
+    np.testing.assert_array_equal(
+        np.stack(exact(npy(colour_pages)).images), colour_pages.reshape(10, 6, 7, 3)
+    )
+    signed = noise((6, 7), "i1")
+    np.testing.assert_array_equal(exact(npy(signed)).images[0].astype(int), signed.astype(int) + 128)
+    fortran = np.asfortranarray(noise((6, 7, 5), "<u2"))
+    assert len(exact(npy(fortran)).images) == 5
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((3, 4), "f4"), np.zeros((3, 4), "?"), np.zeros(7, "u1"), np.zeros((0, 4), "u1"),
+              np.zeros((3, 4), "u4"), np.zeros((3, 4), [("a", "u1")])],
+)  # fmt: skip
+def test_npy_leaves_what_no_model_takes(array):
+    assert parse(npy(array)) is None
+
+
+def test_npy_lies_are_named():
+    good = npy(np.zeros((4, 4), "u1"))
+    with pytest.raises(TruncatedSource, match="promises 16 bytes, 15 follow"):
+        parse(good[:-1])
+    with pytest.raises(TruncatedSource):
+        parse(good.replace(b"(4, 4), ", b"(4, 90000000000), ".ljust(8)))
+    with pytest.raises(MalformedSource, match="no Python dictionary"):
+        parse(good.replace(b"{'descr'", b"{{descr'"))
+    with pytest.raises(MalformedSource, match="version"):
+        parse(good[:6] + b"\x09" + good[7:])
+    with pytest.raises(MalformedSource, match="shape is no tuple"):
+        parse(good.replace(b"(4, 4), ", b"(4,-4), "))
+
+
+def test_images_are_views_of_the_input(noise):
+    """A 100-megapixel file must not be copied: the image lies in the very buffer that was given."""
+    array = noise((64, 48), "<u2")
+    data = np.frombuffer(npy(array), np.uint8).copy()
+    parsed = parse(memoryview(data))
+    assert parsed is not None
+    assert np.shares_memory(parsed.images[0], data)
+    assert len(parsed.surround) == len(data) - array.nbytes
+
+
+@pytest.mark.parametrize(("shape", "kind"), [((7, 5), "PPM"), ((7, 5, 3), "PPM"), ((7, 5), "BMP"),
+                                             ((7, 5, 3), "BMP"), ((7, 6, 4), "BMP")])  # fmt: skip
+def test_pillow_files(exact, noise, shape, kind):
+    array = noise(shape)
+    (image,) = exact(saved(array, kind)).images
+    np.testing.assert_array_equal(image, array)
+
+
+def test_pnm_16_bit_comments_and_several_images(exact, noise):
+    array = noise((4, 3), "u2")
+    head = b"P5 # a comment\n#another\n 3\t4 # more\n65535\n"
+    (image,) = exact(head + array.astype(">u2").tobytes()).images
+    np.testing.assert_array_equal(image, array)
+    one = b"P6 2 2 255 " + bytes(range(12))
+    parsed = exact(one * 3 + b"P6 not an image")
+    assert len(parsed.images) == 3
+    assert parsed.surround.endswith(b"P6 not an image")
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_pam(exact, noise, depth):
+    array = noise((4, 3, depth))
+    head = b"P7\n# c\nWIDTH 3\nHEIGHT 4\nDEPTH %d\nMAXVAL 255\nTUPLTYPE X\nENDHDR\n" % depth
+    (image,) = exact(head + array.tobytes()).images
+    np.testing.assert_array_equal(image.reshape(array.shape), array)
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"P5 4 4 255\n" + bytes(15), TruncatedSource),
+        (b"P5 4 4", TruncatedSource),
+        (b"P5 4 x 255\n" + bytes(16), MalformedSource),
+        (b"P5 4 4 70000\n" + bytes(99), MalformedSource),
+        (b"P5 99999999 99999999 255\n" + bytes(16), TruncatedSource),
+        (b"P5 99999999999999 1 255\n" + bytes(16), MalformedSource),
+        (b"P7\nWIDTH 3\nHEIGHT 4\nMAXVAL 255\nENDHDR\n" + bytes(99), MalformedSource),
+        (b"P7\nWIDTH 3\nHEIGHT 4\n", TruncatedSource),
+    ],
+)
+def test_pnm_lies_are_named(data, error):
+    with pytest.raises(error):
+        parse(data)
+
+
+def test_pnm_leaves_empty_and_deep(noise):
+    assert parse(b"P5 0 4 255\n") is None
+    assert parse(b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 5\nMAXVAL 255\nENDHDR\n" + bytes(5)) is None
+    assert parse(b"P4 8 1\n\0") is None
+
+
+def test_bmp_top_down_os2_and_lies(exact, noise):
+    pixels = noise((3, 3, 3))
+    rows = np.zeros((3, 12), np.uint8)
+    rows[:, :9] = pixels[..., ::-1].reshape(3, 9)
+    rows[:, 9:] = 7  # padding need not be zero
+    info = struct.pack("<IiiHHIIiiII", 40, 3, -3, 1, 24, 0, 0, 0, 0, 0, 0)
+    top_down = b"BM" + struct.pack("<IHHI", 90, 0, 0, 54) + info + rows.tobytes()
+    np.testing.assert_array_equal(exact(top_down + b"tail").images[0], pixels)
+    core = b"BM" + struct.pack("<IHHI", 62, 0, 0, 26) + struct.pack("<IHHHH", 12, 3, 3, 1, 24) + rows.tobytes()
+    np.testing.assert_array_equal(exact(core).images[0], pixels[::-1])
+    with pytest.raises(TruncatedSource):
+        parse(top_down[:-1])
+    with pytest.raises(MalformedSource):
+        parse(top_down.replace(struct.pack("<ii", 3, -3), struct.pack("<ii", 0, -3)))
+    assert parse(b"BM is how this text begins, which is no bitmap at all") is None
+
+
+def test_palette_bmp_is_left(noise):
+    out = io.BytesIO()
+    Pillow.fromarray(noise((5, 5))).convert("P", palette=Pillow.Palette.ADAPTIVE).save(out, "BMP")
+    data = bytearray(out.getvalue())
+    data[54:58] = b"\x10\x20\x30\0"
+    assert parse(bytes(data)) is None
+
+
+def test_damage(damage, noise):
+    for data in (npy(noise((4, 5))), saved(noise((4, 5, 3)), "BMP"), saved(noise((4, 5)), "PPM")):
+        outcomes = damage(data)
+        assert outcomes["error"] > 20
+
+
+def test_limits():
+    data = npy(np.zeros((64, 64), "u1"))
+    with pytest.raises(SourceTooLarge, match="limit is 4095"):
+        parse(data, limits=Limits(max_decoded_bytes=4095))
+    with pytest.raises(SourceTooLarge, match="images"):
+        parse(npy(np.zeros((9, 8, 8), "u1")), limits=Limits(max_images=8))
+    assert parse(data, limits=Limits(max_decoded_bytes=4096)) is not None
+
+
+def test_names_stand_in_messages():
+    with pytest.raises(SourceError, match="scans/a.npy: "):
+        parse(npy(np.zeros((4, 4), "u1"))[:-1], name="scans/a.npy")
+
+
+def test_rebuild_refuses_what_does_not_fit(noise):
+    parsed = parse(npy(noise((4, 5))))
+    assert parsed is not None
+
+    def write(images, surround=parsed.surround, recipe=parsed.recipe, kind="npy"):
+        rebuild(kind, recipe, surround, images, io.BytesIO())
+
+    with pytest.raises(RebuildMismatch, match="is needed"):
+        write([np.zeros((4, 6), "u1")])
+    with pytest.raises(RebuildMismatch, match="is needed"):
+        write([np.zeros((4, 5), "u2")])
+    with pytest.raises(RebuildMismatch, match="needs 1 images"):
+        write([])
+    with pytest.raises(RebuildMismatch, match="too short"):
+        write(parsed.images, surround=parsed.surround[:5])
+    with pytest.raises(RebuildMismatch, match="cannot be followed"):
+        write(parsed.images, recipe={})
+    with pytest.raises(RebuildMismatch, match="no image format"):
+        write(parsed.images, kind="jpeg")
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"plain text", bytes(500), b"\xff\xd8\xff\xe0" + bytes(99)])
+def test_other_files_are_none(data):
+    assert parse(data) is None
