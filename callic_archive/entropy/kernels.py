@@ -55,6 +55,7 @@ _EIGHT = np.uint64(8)
 _BYTE_SHIFT = np.uint64(56)
 _PROB_BITS_U = np.uint64(PROB_BITS)
 _ONE_U = np.uint64(1)
+_STEP_BITS_U = np.uint64(STEP_BITS)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -62,6 +63,11 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def compiled(function: _F) -> _F:
     """``numba.njit`` as used everywhere here: cached, without the GIL, no zero checks before dividing."""
     return cast(_F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+def inlined(function: _F) -> _F:
+    """The same for the innermost functions: a call with its array arguments costs more than they compute."""
+    return cast(_F, numba.njit(nogil=True, error_model="numpy", inline="always")(function))
 
 
 # -- mixture: head row -> weights, means, scales -> CDF ---------------------------------------------
@@ -125,13 +131,13 @@ def set_channel(
         shr[k] = (scale >> 5) + 8 + unit  # 0 .. 35
 
 
-@compiled
+@inlined
 def sigmoid_at(edge: Int, mu: Int, mant: Int, shr: Int, sigmoid: I32) -> Int:
     """28-bit logistic CDF at ``edge``. |edge - mu| < 2^27 and mant <= 2^20: the product stays below 2^47."""
-    t = clip(((edge - mu) * mant) >> shr, -T_LIMIT, T_LIMIT) + T_LIMIT
-    i = t >> STEP_BITS
+    t = np.int64(min(max(((edge - mu) * mant) >> shr, -T_LIMIT), T_LIMIT) + T_LIMIT)
+    i = np.uint64(t) >> _STEP_BITS_U  # unsigned, or numba would look out for negative indices
     below = np.int64(sigmoid[i])
-    return below + (((np.int64(sigmoid[i + 1]) - below) * (t & STEP_MASK)) >> STEP_BITS)
+    return below + (((np.int64(sigmoid[i + _ONE_U]) - below) * (t & STEP_MASK)) >> STEP_BITS)
 
 
 @compiled
@@ -199,8 +205,8 @@ def set_posterior(pi: I64, share: I64) -> None:
 
 
 # -- range coder: state machine over uint64 ---------------------------------------------------------
-# state = [low, range, bytes written]
-# (encoder) or [code - low, range, bytes fetched] (decoder); between symbols 2^56 <= range < 2^64.
+# state = [low, range, bytes written] (encoder) or [code - low, range, bytes fetched] (decoder);
+# between symbols 2^56 <= range < 2^64.
 
 
 @compiled
