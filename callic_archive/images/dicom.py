@@ -8,8 +8,10 @@ Everything around them stays as it is, group lengths and private elements includ
 from __future__ import annotations
 
 import io
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -54,16 +56,29 @@ class _ViewFile(io.RawIOBase):
         return piece
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence pydicom: its messages quote values, and what a patient is called belongs in no log."""
+    import pydicom.config
+
+    logger = logging.getLogger("pydicom")
+    before, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
+
+
 def _read(data: memoryview) -> tuple[Any, int]:
     """The data set up to its pixels, and the offset of the Pixel Data element. Raises MalformedSource."""
     import pydicom
 
     stream = _ViewFile(data)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-            return dataset, stream.tell()
+        dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+        return dataset, stream.tell()
     except Exception as error:  # pydicom raises many types on broken files, and none of them may end a run
         raise MalformedSource(
             f"the DICOM data set cannot be read: {type(error).__name__}: {error}"
@@ -73,22 +88,28 @@ def _read(data: memoryview) -> tuple[Any, int]:
 def _number(dataset: Any, name: str, default: int | None = None) -> int:
     """An integer attribute. Raises MalformedSource when it is absent or no single number."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            value = dataset.get(name)
-            if value is None and default is not None:
-                return default
-            return int(value)
+        value = dataset.get(name)
+        if value is None and default is not None:
+            return default
+        return int(value)
     except Exception as error:
         raise MalformedSource(f"the DICOM attribute {name} is missing or no number") from error
 
 
-def _transfer_syntax(dataset: Any, data: memoryview) -> str | None:
+def _text(dataset: Any, name: str) -> str:
+    """A text attribute, empty when absent. Raises MalformedSource when it cannot be read."""
+    try:
+        return str(dataset.get(name) or "").strip()
+    except Exception as error:
+        raise MalformedSource(f"the DICOM attribute {name} cannot be read") from error
+
+
+def _transfer_syntax(dataset: Any) -> str | None:
     """The transfer syntax, judged from pydicom's reading where the file does not name one."""
     meta = getattr(dataset, "file_meta", None)
-    named = meta.get("TransferSyntaxUID") if meta is not None else None
-    if named is not None:
-        return str(named)
+    named = _text(meta, "TransferSyntaxUID") if meta is not None else ""
+    if named:
+        return named
     implicit, little = dataset.original_encoding
     if implicit is None or little is None:
         return None
@@ -120,7 +141,8 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
     """
     certain = bytes(data[128:132]) == b"DICM"
     try:
-        return _parse(data, limits)
+        with _quiet():
+            return _parse(data, limits)
     except SourceError:
         if certain:
             raise
@@ -129,7 +151,7 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
 
 def _parse(data: memoryview, limits: Limits) -> Parsed | None:
     dataset, at = _read(data)
-    syntax = _transfer_syntax(dataset, data)
+    syntax = _transfer_syntax(dataset)
     if syntax not in (_IMPLICIT_LITTLE, _EXPLICIT_LITTLE, _EXPLICIT_BIG):
         return None
     element = _pixel_element(data, at, syntax)
@@ -140,7 +162,7 @@ def _parse(data: memoryview, limits: Limits) -> Parsed | None:
         return None  # encapsulated, whatever the transfer syntax says
     allocated = _number(dataset, "BitsAllocated")
     samples = _number(dataset, "SamplesPerPixel", 1)
-    photometric = str(dataset.get("PhotometricInterpretation", "")).strip()
+    photometric = _text(dataset, "PhotometricInterpretation")
     if (allocated not in (8, 16)) or (samples, photometric in _GRAY, photometric in _COLOUR) not in (
         (1, True, False),
         (3, False, True),

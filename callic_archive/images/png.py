@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from callic_archive.errors import MalformedSource, RebuildMismatch, SourceTooLarge, TruncatedSource
 from callic_archive.images.layout import Image, runs_of, unrun
-from callic_archive.images.png_deflate import FALLBACK, Deflate, search
+from callic_archive.images.png_deflate import FALLBACK, Deflate, rows_at_once, search
 from callic_archive.images.source import Limits, Parsed
 
 Bytes = NDArray[np.uint8]
@@ -126,8 +126,8 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
     if behind:
         return None  # bytes behind the end of the stream, but inside its chunks
     stream = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-    found = search(flat, stream)
     rows = flat.reshape(height, pitch)
+    found = search(rows, stream)
     kinds = rows[:, 0].copy()
     from callic_archive.images.png_filters import undo_filters
 
@@ -159,12 +159,12 @@ def _image(rows: Bytes, samples: int, itemsize: int) -> Image:
 
 
 def _filtered(image: Image, kinds: Bytes, bpp: int) -> Iterator[Bytes]:
-    """The filtered rows of an image, about _STEP bytes at a time."""
+    """The filtered rows of an image, a few at a time."""
     from callic_archive.images.png_filters import apply_filters
 
     height, width = image.shape[:2]
     above = np.zeros(width * bpp, np.uint8)
-    step = max(1, _STEP // (width * bpp))
+    step = rows_at_once(1 + width * bpp)
     for y in range(0, height, step):
         part = np.ascontiguousarray(image[y : y + step], dtype=image.dtype.newbyteorder(">"))
         pixels = part.reshape(len(part), -1).view(np.uint8)

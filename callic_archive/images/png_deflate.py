@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_STEP = 1 << 16  # bytes of rows fed to each candidate at a time
-_ORDER = ((6, 8, 1), (6, 9, 1), (6, 8, 0), (9, 9, 0), (9, 8, 1), (9, 9, 1), (9, 8, 0), (6, 9, 0))
+_STEP = 1 << 16  # bytes of rows fed to a compressor at a time
+_FIRST = ((6, 8, 1), (6, 9, 1), (6, 8, 0), (9, 9, 0), (9, 8, 1), (9, 9, 1), (9, 8, 0), (6, 9, 0))
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,12 @@ FALLBACK = Deflate(15, 6, 8, 1)  # what content fidelity uses: libpng's own defa
 def candidates(header: int) -> list[list[Deflate]]:
     """Parameters in order of likelihood, in two rounds: as the stream's header tells, then all others."""
     window = max(9, (header >> 12) + 8)
-    told = (
-        header >> 6
-    ) & 3  # zlib writes 0 for levels 0..1 and odd strategies, 1 for 2..5, 2 for 6, 3 for 7..9
-    everything = [
-        (level, memory, strategy) for strategy in (0, 1, 3, 2, 4) for level in range(10) for memory in (8, 9)
-    ]
-    likely = [c for c in _ORDER if c in everything] + [c for c in everything if c not in _ORDER]
+    told = (header >> 6) & 3  # 0: levels 0..1 and odd strategies, 1: 2..5, 2: 6, 3: 7..9
+    everything = [(level, memory, 0) for level in range(1, 10) for memory in (8, 9)]
+    everything += [(level, memory, 1) for level in range(4, 10) for memory in (8, 9)]  # else as 0
+    everything += [(6, memory, strategy) for strategy in (3, 2) for memory in (8, 9)]  # these know no level
+    everything += [(level, memory, 4) for level in (6, 9) for memory in (8, 9)] + [(0, 8, 0), (0, 9, 0)]
+    likely = [*_FIRST, *(c for c in everything if c not in _FIRST)]
 
     def claims(level: int, strategy: int) -> int:
         if strategy >= 2 or level < 2:
@@ -57,15 +56,20 @@ def candidates(header: int) -> list[list[Deflate]]:
     return [first, second]
 
 
-def _survivor(rows: NDArray[np.uint8], stream: memoryview, choices: list[Deflate]) -> Deflate | None:
-    """The first of ``choices`` that gives all of ``stream``.
+def rows_at_once(pitch: int) -> int:
+    """Rows of ``pitch`` bytes to feed at a time.
 
-    ``rows`` is flat; memory stays at a few steps.
+    The search and ``rebuild`` must agree on it: what zlib stores without compression depends on how it is fed.
     """
+    return max(1, _STEP // pitch)
+
+
+def _survivor(rows: NDArray[np.uint8], stream: memoryview, choices: list[Deflate]) -> Deflate | None:
+    """The first of ``choices`` that gives all of ``stream`` from the rows (H, pitch)."""
     running = [(choice, choice.engine(), 0) for choice in choices]
-    view = rows.data.cast("B")
-    for start in range(0, len(view), _STEP):
-        chunk = view[start : start + _STEP]
+    step = rows_at_once(rows.shape[1])
+    for start in range(0, len(rows), step):
+        chunk = rows[start : start + step].data
         kept = []
         for choice, engine, done in running:
             piece = engine.compress(chunk)
@@ -74,7 +78,7 @@ def _survivor(rows: NDArray[np.uint8], stream: memoryview, choices: list[Deflate
         running = kept
         if not running:
             return None
-        if start >= 4 * _STEP:
+        if start >= 4 * step:
             running = running[:4]  # equal for so long: the likeliest few are enough
     for choice, engine, done in running:
         if stream[done:] == engine.flush():
@@ -83,7 +87,7 @@ def _survivor(rows: NDArray[np.uint8], stream: memoryview, choices: list[Deflate
 
 
 def search(rows: NDArray[np.uint8], stream: memoryview) -> Deflate | None:
-    """The parameters that turn the filtered ``rows`` (flat, uint8) into the zlib ``stream``, or None.
+    """The parameters that turn the filtered ``rows`` (H, pitch) into the zlib ``stream``, or None.
 
     The stream's own header and checksum are not compared: the caller keeps the first and computes the second.
     """

@@ -40,11 +40,11 @@ _SEARCHES = 12  # blocks of one file for which all encoders are tried
 _ZLIB = [("zlib", level, memory) for level in (6, 9, 1, 5, 4, 3, 2, 7, 8) for memory in (8, 9)]
 _ENCODERS: dict[str, list[Encoder]] = {
     "none": [("none", 0, 0)],
-    "lzw": [("libtiff", 0, 0), ("libtiff", 1, 0)],
-    "packbits": [("libtiff", 0, 0)],
+    "lzw": [("libtiff", 0, 0), ("libtiff", 1, 0), ("imagecodecs", 0, 0)],
+    "packbits": [("libtiff", 0, 0), ("imagecodecs", 0, 0)],
     "deflate": _ZLIB + [("libdeflate", level, 0) for level in (7, 6, 1, 9, 12, 2, 3, 4, 5, 8, 10, 11)],
 }
-_DENSEST: dict[str, Encoder] = {"deflate": ("zlib", 9, 9)}
+_DENSE: dict[str, list[Encoder]] = {"deflate": [("zlib", 9, 9), ("libdeflate", 12, 0)]}  # tried for content
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,12 @@ def _pack(raw: Bytes, layout: Layout, codec: str, encoder: Encoder) -> bytes:
 
     if codec == "deflate":
         return _encode_deflate(raw.tobytes(), encoder)
+    if encoder[0] == "imagecodecs":
+        import imagecodecs
+
+        if codec == "lzw":
+            return bytes(imagecodecs.lzw_encode(raw.tobytes()))
+        return bytes(imagecodecs.packbits_encode(raw.reshape(-1, layout.pitch)))
     if codec == "packbits":
         return packbits_encode(raw, layout.pitch)
     if codec == "lzw":
@@ -248,17 +254,19 @@ def _repack(
     rasters = to_rasters(layouts, images)
     missed = 0
     for i, (layout, packing) in enumerate(zip(layouts, packs, strict=True)):
-        encoder = _DENSEST.get(packing.codec, _ENCODERS[packing.codec][0])
         for k, found in enumerate(chosen[i]):
             if found is not None:
                 continue
             pad = memoryview(pads.get((i, k), b""))
             raw = np.frombuffer(b"".join(layout.pieces(k, rasters[i], pad)), np.uint8)
             raw = _apply_predictor(raw, layout) if packing.predictor == 2 else raw
-            if len(_pack(raw, layout, packing.codec, encoder)) <= layout.stored_length(k):
-                chosen[i][k] = encoder
+            room = layout.stored_length(k)
+            for encoder in _DENSE.get(packing.codec, _ENCODERS[packing.codec]):
+                if len(_pack(raw, layout, packing.codec, encoder)) <= room:
+                    chosen[i][k] = encoder
+                    break
             else:
-                missed += layout.stored_length(k)
+                missed += room
     return missed
 
 

@@ -77,13 +77,15 @@ class TiffReader:
     def directories(self) -> Iterator[Directory]:
         """All directories, parents before their SubIFDs.
 
-        Raises MalformedSource on cycles and shared directories.
+        Raises MalformedSource on cycles.
         """
-        pending, visited = [self.first], set[int]()
+        pending, visited, listed = [self.first], set[int](), set[int]()
         while pending:
             offset = pending.pop()
             if offset == 0:
                 continue
+            if offset in visited and offset in listed:
+                continue  # SubIFDs may be listed by their parent and chained to each other as well
             if offset in visited:
                 raise MalformedSource(f"the TIFF directory at {offset} is reached twice: a cycle")
             visited.add(offset)
@@ -91,6 +93,10 @@ class TiffReader:
             directory, following = self._directory(offset)
             children = [int(o) for o in directory.all(SUB_IFDS).tolist()]
             self.limits.check_images(len(children) + len(visited) + len(pending))
+            for child in children:
+                if child in visited:
+                    raise MalformedSource(f"the TIFF directory at {child} is its own descendant: a cycle")
+            listed.update(children)
             pending += [following, *reversed(children)]
             yield directory
 

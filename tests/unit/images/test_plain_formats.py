@@ -149,7 +149,9 @@ def test_bmp_top_down_os2_and_lies(exact, noise):
     info = struct.pack("<IiiHHIIiiII", 40, 3, -3, 1, 24, 0, 0, 0, 0, 0, 0)
     top_down = b"BM" + struct.pack("<IHHI", 90, 0, 0, 54) + info + rows.tobytes()
     np.testing.assert_array_equal(exact(top_down + b"tail").images[0], pixels)
-    core = b"BM" + struct.pack("<IHHI", 62, 0, 0, 26) + struct.pack("<IHHHH", 12, 3, 3, 1, 24) + rows.tobytes()
+    core = (
+        b"BM" + struct.pack("<IHHI", 62, 0, 0, 26) + struct.pack("<IHHHH", 12, 3, 3, 1, 24) + rows.tobytes()
+    )
     np.testing.assert_array_equal(exact(core).images[0], pixels[::-1])
     with pytest.raises(TruncatedSource):
         parse(top_down[:-1])
@@ -182,7 +184,7 @@ def test_limits():
 
 
 def test_names_stand_in_messages():
-    with pytest.raises(SourceError, match="scans/a.npy: "):
+    with pytest.raises(SourceError, match=r"scans/a\.npy: "):
         parse(npy(np.zeros((4, 4), "u1"))[:-1], name="scans/a.npy")
 
 

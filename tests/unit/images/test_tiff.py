@@ -1,0 +1,267 @@
+"""TIFF: every layout that tifffile and Pillow write comes back byte for byte; liars and loops are named."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import struct
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image as Pillow
+
+from callic_archive.errors import MalformedSource, SourceError, SourceTooLarge, TruncatedSource
+from callic_archive.images import Limits, parse
+from callic_archive.images.layout import unrun
+
+
+def written(array, **options):
+    out = io.BytesIO()
+    with tifffile.TiffWriter(
+        out, bigtiff=options.pop("bigtiff", False), byteorder=options.pop("byteorder", "<")
+    ) as t:
+        t.write(array, **options)
+    return out.getvalue()
+
+
+def pixels(array, planar):
+    return array.transpose(1, 2, 0) if planar else array
+
+
+LAYOUTS = [{}, {"rowsperstrip": 5}, {"tile": (16, 16)}, {"tile": (16, 32)}]
+PACKINGS = [{}, {"compression": "lzw"}, {"compression": "zlib"}, {"compression": "packbits"},
+            {"compression": "zlib", "predictor": 2}, {"compression": "lzw", "predictor": 2}]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2"])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_uncompressed_layouts(exact, noise, dtype, byteorder, layout):
+    for samples, planar, big in itertools.product((1, 2, 3, 4), (False, True), (False, True)):
+        if samples == 1 and planar:
+            continue
+        shape = (samples, 37, 41) if planar else (37, 41, samples)
+        array = noise(shape[:2] if samples == 1 else shape, dtype)
+        rgb = "rgb" if samples > 2 else "minisblack"
+        config = ("separate" if planar else "contig") if samples > 1 else None
+        extra = {"extrasamples": ["unspecified"]} if samples in (2, 4) else {}
+        data = written(
+            array, bigtiff=big, byteorder=byteorder, photometric=rgb, planarconfig=config, **layout, **extra
+        )
+        (image,) = exact(data).images
+        expected = pixels(array, planar and samples > 1)
+        if dtype == "i1":
+            expected = expected.astype(int) + 128
+        np.testing.assert_array_equal(image, expected)
+
+
+@pytest.mark.parametrize("packing", PACKINGS[1:], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_compressed_layouts(noise, packing, layout, rebuilt):
+    """Pixels always come out right, and the file too wherever an encoder repeats tifffile's."""
+    for dtype, byteorder, samples in (("u1", "<", 3), ("u2", ">", 1), ("i2", "<", 1), ("u2", "<", 4)):
+        array = noise((37, 41, samples) if samples > 1 else (37, 41), dtype)
+        data = written(
+            array,
+            byteorder=byteorder,
+            photometric="rgb" if samples > 1 else "minisblack",
+            **layout,
+            **packing,
+        )
+        parsed = parse(data)
+        assert parsed is not None
+        np.testing.assert_array_equal(parsed.images[0], array)
+        again = rebuilt(parsed)
+        np.testing.assert_array_equal(tifffile.imread(io.BytesIO(again)), array)
+        assert (again == data) == (parsed.fidelity == "bytes")
+        if packing["compression"] == "zlib":
+            assert parsed.fidelity == "bytes"
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "I;16"])
+def test_libtiff_files_are_repeated(exact, compression, mode):
+    """Pillow writes with libtiff: its LZW and PackBits, and zlib, must come back exactly."""
+    rng = np.random.default_rng(1)
+    shape = (200, 300, 3) if mode == "RGB" else (200, 300)
+    smooth = np.cumsum(rng.integers(-1, 2, shape), axis=1)
+    smooth[50:90] = 7  # runs
+    smooth[120:] = rng.integers(
+        0, 255, smooth[120:].shape
+    )  # what LZW cannot shorten makes it clear its table
+    array = smooth.astype(np.uint16 if mode == "I;16" else np.uint8)
+    out = io.BytesIO()
+    Pillow.fromarray(array).save(out, "TIFF", compression=compression)
+    np.testing.assert_array_equal(exact(out.getvalue()).images[0], array)
+
+
+def test_libtiff_predictor_is_repeated(exact, noise):
+    array = noise((100, 120, 3))
+    out = io.BytesIO()
+    Pillow.fromarray(array).save(out, "TIFF", compression="tiff_lzw", tiffinfo={317: 2})
+    np.testing.assert_array_equal(exact(out.getvalue()).images[0], array)
+
+
+def test_pages_and_sub_directories(exact, noise):
+    out = io.BytesIO()
+    pages = [noise((33, 20)), noise((17, 9, 3)), noise((8, 8), "u2")]
+    with tifffile.TiffWriter(out) as tif:
+        tif.write(pages[0], subifds=2)
+        tif.write(pages[0][::2, ::2], subfiletype=1)
+        tif.write(pages[0][::4, ::4], subfiletype=1)
+        tif.write(pages[1], photometric="rgb", compression="zlib", tile=(16, 16))
+        tif.write(np.zeros((5, 5), "f4"))  # stays in the surround
+        tif.write(pages[2])
+    images = exact(out.getvalue()).images
+    expected = [pages[0], pages[0][::2, ::2], pages[0][::4, ::4], pages[1], pages[2]]
+    assert len(images) == len(expected)
+    for image, array in zip(images, expected, strict=True):
+        np.testing.assert_array_equal(image, array)
+
+
+@pytest.mark.parametrize("planar", [False, True])
+def test_many_bands_become_images_of_their_own(exact, noise, planar):
+    array = noise((13, 21, 17) if planar else (21, 17, 13), "u2")
+    data = written(array, photometric="minisblack", planarconfig="separate" if planar else "contig")
+    images = exact(data).images
+    assert len(images) == 13
+    np.testing.assert_array_equal(np.stack(images, axis=-1), pixels(array, planar))
+
+
+def test_a_few_blocks_of_another_encoder_stay_as_they_are(exact, noise):
+    """One strip whose stream no encoder here writes must not cost the other strips their exactness."""
+    import zlib
+
+    array = noise((300, 64), "u2")
+    engine = zlib.compressobj(6)
+    odd = engine.compress(array[:10].tobytes()[:700]) + engine.flush(zlib.Z_FULL_FLUSH)
+    odd += engine.compress(array[:10].tobytes()[700:]) + engine.flush()
+    blocks = [odd] + [zlib.compress(array[y : y + 10].tobytes()) for y in range(10, 300, 10)]
+    parsed = exact(tiff_of_blocks(blocks, 64, 300, 10))
+    np.testing.assert_array_equal(parsed.images[0], array)
+    assert unrun(parsed.recipe["blocks"][0]) == (-1,) + (0,) * 29
+    assert odd in parsed.surround
+
+
+def test_content_when_no_encoder_repeats(content, noise):
+    import zlib
+
+    array = noise((300, 64), "u2")
+    blocks = []
+    for y in range(0, 300, 10):
+        engine = zlib.compressobj(1)
+        raw = array[y : y + 10].tobytes()
+        blocks.append(
+            engine.compress(raw[:700]) + engine.flush(zlib.Z_FULL_FLUSH) + engine.compress(raw[700:])
+        )
+        blocks[-1] += engine.flush()
+    parsed = content(tiff_of_blocks(blocks, 64, 300, 10))
+    np.testing.assert_array_equal(parsed.images[0], array)
+
+
+def tiff_of_blocks(blocks, width, height, rows, compression=8, bits=16):
+    """A little-endian gray TIFF with the given packed strips."""
+    entries = {256: width, 257: height, 258: bits, 259: compression, 262: 1, 277: 1, 278: rows}
+    start = 8 + 2 + 12 * (len(entries) + 2) + 4
+    offsets = np.cumsum([0] + [len(b) for b in blocks]) + start + 8 * len(blocks)
+    fields = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items()]
+    where = {273: start, 279: start + 4 * len(blocks)}
+    values = {273: offsets[:-1], 279: [len(b) for b in blocks]}
+    for tag, at in where.items():
+        single = int(values[tag][0]) if len(blocks) == 1 else at
+        fields.append(struct.pack("<HHII", tag, 4, len(blocks), single))
+    fields.sort(key=lambda field: struct.unpack("<H", field[:2]))
+    head = b"II*\0" + struct.pack("<IH", 8, len(fields)) + b"".join(fields) + bytes(4)
+    tables = np.array(values[273], "<u4").tobytes() + np.array(values[279], "<u4").tobytes()
+    return head + tables + b"".join(blocks)
+
+
+def patched(data, tag, value):
+    """The first directory's field ``tag`` with another value (little-endian classic TIFF)."""
+    at = data.index(struct.pack("<H", tag), struct.unpack_from("<I", data, 4)[0])
+    return data[: at + 8] + struct.pack("<I", value) + data[at + 12 :]
+
+
+def test_lies_are_named(noise):
+    good = tiff_of_blocks([bytes(64 * 2 * 10)], 64, 10, 10, compression=1)
+    assert parse(good) is not None
+    with pytest.raises(MalformedSource, match="needs 2 blocks, names offsets of 1"):
+        parse(patched(good, 257, 20))
+    with pytest.raises(MalformedSource, match="its pixels need"):
+        parse(patched(good, 256, 65))
+    with pytest.raises(TruncatedSource, match="the file has"):
+        parse(patched(good, 273, 1 << 30))
+    with pytest.raises(TruncatedSource):
+        parse(good[:-1])
+    with pytest.raises(MalformedSource, match="pixels"):
+        parse(patched(good, 256, 0))
+    with pytest.raises(SourceError):
+        parse(patched(patched(good, 256, 1 << 30), 257, 1 << 30))
+    with pytest.raises(TruncatedSource, match="a block larger than the file"):
+        parse(patched(patched(good, 259, 5), 279, 1 << 31))
+
+
+def test_bombs_are_refused_before_memory_is_taken():
+    import zlib
+
+    bomb = zlib.compress(bytes(1 << 20), 9)
+    with pytest.raises(SourceTooLarge):
+        parse(tiff_of_blocks([bomb], 1 << 15, 1 << 15, 1 << 15))
+    with pytest.raises(TruncatedSource, match="decodes to"):
+        parse(tiff_of_blocks([bomb], 1 << 10, 1 << 9 | 1, 1 << 10))
+    with pytest.raises(SourceTooLarge, match="blocks"):
+        parse(tiff_of_blocks([bomb], 4, 99, 1), limits=Limits(max_blocks=98))
+
+
+def test_overlap_cycles_and_shared_directories(noise):
+    block = bytes(64 * 2 * 5)
+    two = bytearray(tiff_of_blocks([block, block], 64, 10, 5, compression=1))
+    at = two.index(struct.pack("<HHI", 273, 4, 2)) + 8
+    table = struct.unpack_from("<I", two, at)[0]
+    struct.pack_into("<I", two, table + 4, struct.unpack_from("<I", two, table)[0] + 1)
+    with pytest.raises(MalformedSource, match="overlap"):
+        parse(bytes(two))
+    good = tiff_of_blocks([bytes(64 * 2 * 10)], 64, 10, 10, compression=1)
+    count = struct.unpack_from("<H", good, 8)[0]
+    loop = good[: 10 + 12 * count] + struct.pack("<I", 8) + good[14 + 12 * count :]
+    with pytest.raises(MalformedSource, match="cycle"):
+        parse(loop)
+    with pytest.raises(SourceError):
+        parse(b"II*\0" + struct.pack("<IHI", 8, 1, 0))  # fourteen bytes
+    with pytest.raises(SourceError):
+        parse(b"II+\0" + struct.pack("<HHQ", 8, 0, 16) + struct.pack("<Q", 1 << 60))
+    with pytest.raises(SourceError):
+        parse(b"II+\0" + bytes(4))
+
+
+def test_damage(damage, noise):
+    for options in ({}, {"tile": (16, 16), "compression": "zlib"}, {"compression": "lzw"}, {"bigtiff": True}):
+        data = written(noise((20, 33, 3)), photometric="rgb", **options)
+        assert damage(data, every=7)["error"] > 50
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((9, 9), "f4"), np.zeros((9, 9), "u4"), np.zeros((9, 9), "?"), np.zeros((9, 9), "i8")]
+)
+def test_what_no_model_takes_is_left(array):
+    assert parse(written(array)) is None
+
+
+def test_palette_jpeg_and_sparse_are_left(noise):
+    out = io.BytesIO()
+    Pillow.fromarray(noise((9, 9))).convert("P").save(out, "TIFF")
+    assert parse(out.getvalue()) is None
+    out = io.BytesIO()
+    Pillow.fromarray(noise((9, 9, 3))).save(out, "TIFF", compression="jpeg")
+    assert parse(out.getvalue()) is None
+    good = tiff_of_blocks([bytes(64 * 2 * 10)], 64, 10, 10, compression=1)
+    assert parse(patched(good, 273, 0)) is None
+
+
+def test_strips_of_one_run_are_a_view(noise):
+    data = np.frombuffer(written(noise((64, 32), "u2"), rowsperstrip=4), np.uint8).copy()
+    parsed = parse(memoryview(data))
+    assert parsed is not None
+    assert np.shares_memory(parsed.images[0], data)
+    assert len(parsed.surround) < 1000
