@@ -270,7 +270,7 @@ def test_a_wrong_reference_is_noticed(shard: Path) -> None:
             {"shard": "other.cla"},
         ):
             with pytest.raises(errors.WrongRecord):
-                reader.read(dataclasses.replace(entry.ref, **change))  # type: ignore[arg-type]
+                reader.read(dataclasses.replace(entry.ref, **change))
         with pytest.raises(errors.RecordHeaderDamaged):
             reader.read(dataclasses.replace(entry.ref, offset=entry.ref.offset + 1))
         with pytest.raises(errors.ShardTruncated):
