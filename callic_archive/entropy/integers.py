@@ -33,6 +33,12 @@ def _arguments(n: int, scale_index: int, limit: int) -> tuple[I32, I64, list[int
     return head, np.zeros((n, 1), np.int64), [0], [-limit], [limit]
 
 
+def _column(ints: npt.NDArray[np.integer], limit: int) -> I32:
+    if ints.dtype.kind not in "iu" or np.any(ints > limit) or np.any(ints < -limit):
+        raise EntropyInputError(f"The integers to code must lie within +-{limit}.")
+    return np.ascontiguousarray(ints, np.int32).reshape(-1, 1)
+
+
 def encode_weights(
     encoder: RangeEncoder,
     ints: npt.NDArray[np.integer],
@@ -41,7 +47,7 @@ def encode_weights(
     limit: int = DEFAULT_LIMIT,
 ) -> None:
     """Code ``ints`` (any shape, |value| <= limit) in C order. The decoder needs n, scale_index and limit."""
-    values = np.ascontiguousarray(ints, np.int32).reshape(-1, 1)
+    values = _column(ints, limit)
     encoder.encode_pixels(*_arguments(len(values), scale_index, limit), tables, values)
 
 
@@ -56,7 +62,7 @@ def weight_bits(
     ints: npt.NDArray[np.integer], scale_index: int, tables: MixtureTables, limit: int = DEFAULT_LIMIT
 ) -> float:
     """Code length of ``ints`` in bits, for choosing a scale. Reporting only."""
-    values = np.ascontiguousarray(ints, np.int32).reshape(-1, 1)
+    values = _column(ints, limit)
     return float(ideal_bits(*_arguments(len(values), scale_index, limit), tables, values).sum())
 
 

@@ -39,6 +39,13 @@ def _check_bits(bits: int) -> None:
         raise EntropyInputError(f"Probabilities have 1 to {kernels.PROB_BITS} bits, not {bits}.")
 
 
+def _integers(values: npt.ArrayLike) -> I64:
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise EntropyInputError(f"A list of integers is needed, not {array.dtype} {array.shape}.")
+    return np.ascontiguousarray(array, np.int64)
+
+
 def _raise_status(status: int) -> None:
     if status == kernels.TRUNCATED:
         raise StreamTruncatedError("The entropy-coded stream ends before its last symbol.")
@@ -92,8 +99,7 @@ class RangeEncoder:
         A whole interval, freq = 2^bits, is no step of the coder and costs nothing.
         """
         _check_bits(bits)
-        cums = np.ascontiguousarray(cum, np.int64).reshape(-1)
-        freqs = np.ascontiguousarray(freq, np.int64).reshape(-1)
+        cums, freqs = _integers(cum), _integers(freq)
         whole = 1 << bits
         if cums.shape != freqs.shape or np.any(
             (cums < 0) | (freqs < 1) | (freqs > whole) | (cums > whole) | (cums > whole - freqs)
@@ -103,7 +109,7 @@ class RangeEncoder:
 
     def encode_uniform(self, values: npt.ArrayLike, bits: int) -> None:
         """Code equally likely integers 0 <= value < 2^bits, bits in 1..28."""
-        array = np.ascontiguousarray(values, np.int64).reshape(-1)
+        array = _integers(values)
         self.encode_symbols(array, np.ones_like(array), bits)
 
     def finish(self) -> bytes:
@@ -168,9 +174,9 @@ class RangeDecoder:
         """
         self._ready()
         _check_bits(bits)
-        table = np.ascontiguousarray(cdf, np.int64)
+        table = _integers(cdf)
         ends = (0, 1 << bits)
-        if table.ndim != 1 or table.size < 2 or (table[0], table[-1]) != ends or np.any(np.diff(table) < 1):
+        if table.size < 2 or (table[0], table[-1]) != ends or np.any(np.diff(table) < 1):
             raise EntropyInputError("A symbol table must rise strictly from 0 to 2^bits.")
         symbols = np.empty(n, np.int64)
         self._check(kernels.decode_intervals(table, bits, symbols, self._state, self._data))

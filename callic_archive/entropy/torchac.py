@@ -121,7 +121,7 @@ def load_backend() -> Any:
     except (RuntimeError, OSError, ImportError) as error:
         reason = str(error).strip().splitlines()
         raise TorchacUnavailableError(
-            "The torchac coder could not be compiled: it needs ninja, a C++ compiler (CXX names another) and a "
+            "The torchac coder could not be compiled: it needs ninja, a C++ compiler (CXX names another), a "
             "writable cache directory (XDG_CACHE_HOME). The range coder needs none of them. Reason: "
             f"{reason[0] if reason else type(error).__name__}"
         ) from error
