@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import repeat
 from typing import Any, BinaryIO
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from callic_archive.errors import MalformedSource, RebuildMismatch, SourceTooLarge, TruncatedSource
 from callic_archive.images.layout import Image, runs_of, unrun
-from callic_archive.images.png_deflate import FALLBACK, Deflate, rows_at_once, search
+from callic_archive.images.png_deflate import FALLBACK, Deflate, Stored, rows_at_once, search
 from callic_archive.images.source import Limits, Parsed
 
 Bytes = NDArray[np.uint8]
@@ -139,13 +140,18 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
     recipe: dict[str, Any] = {
         "height": height, "width": width, "samples": samples, "itemsize": itemsize, "before": before,
         "zlib_header": bytes(stream[:2]).hex(), "idat": runs_of([len(piece) for piece in pieces]),
-        "deflate": [use.window, use.level, use.memory, use.strategy], "exact": found is not None,
+        "deflate": _named(use), "exact": found is not None,
         "zlib": zlib.ZLIB_RUNTIME_VERSION,
     }  # fmt: skip
     surround = b"".join((data[:before], kinds.tobytes(), data[after:]))
     volatile = frozenset({"zlib_header", "idat", "deflate", "exact", "zlib"})
     images = (_image(rows, samples, itemsize),)
     return Parsed("png", "bytes" if found else "content", images, surround, recipe, volatile)
+
+
+def _named(use: Deflate | Stored) -> dict[str, Any]:
+    """The way to deflate, as JSON."""
+    return {"stored": runs_of(use.lengths)} if isinstance(use, Stored) else asdict(use)
 
 
 def _image(rows: Bytes, samples: int, itemsize: int) -> Image:
@@ -172,7 +178,9 @@ def _filtered(image: Image, kinds: Bytes, bpp: int) -> Iterator[Bytes]:
         above = pixels[-1]
 
 
-def _stream(image: Image, kinds: Bytes, bpp: int, deflate: Deflate, header: bytes) -> Iterator[bytes]:
+def _stream(
+    image: Image, kinds: Bytes, bpp: int, deflate: Deflate | Stored, header: bytes
+) -> Iterator[bytes]:
     """The zlib stream of an image in pieces."""
     engine, check = deflate.engine(), 1
     yield header
@@ -210,7 +218,8 @@ def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image],
         raise RebuildMismatch(f"one image of shape {shape} with {itemsize} bytes a sample is needed")
     if len(surround) < before + height:
         raise RebuildMismatch("the surrounding bytes are too short for the recipe")
-    deflate = Deflate(*(int(v) for v in recipe["deflate"]))
+    named = recipe["deflate"]
+    deflate = Stored(unrun(named["stored"])) if "stored" in named else Deflate(**named)
     sizes: Iterator[int] = repeat(_STEP)
     header = b"\x78\x9c"
     if recipe["exact"]:

@@ -7,6 +7,7 @@ header bytes of the stream are kept apart, because libpng rewrites them after th
 
 from __future__ import annotations
 
+import struct
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,55 @@ class Deflate:
         return zlib.compressobj(self.level, zlib.DEFLATED, -self.window, self.memory, self.strategy)
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A stream without compression: the lengths of its blocks, which depend on how zlib was fed."""
+
+    lengths: tuple[int, ...]
+
+    def engine(self) -> Any:
+        """Something with ``compress`` and ``flush`` that writes these blocks."""
+        return _Storer(self.lengths)
+
+
+class _Storer:
+    def __init__(self, lengths: tuple[int, ...]) -> None:
+        self._lengths, self._next, self._waiting = lengths, 0, bytearray()
+
+    def _blocks(self, everything: bool) -> bytes:
+        out = []
+        while self._next < len(self._lengths) and (
+            everything or len(self._waiting) > self._lengths[self._next]
+        ):
+            size = self._lengths[self._next]
+            self._next += 1
+            final = self._next == len(self._lengths)
+            out.append(struct.pack("<BHH", final, size, size ^ 0xFFFF) + self._waiting[:size])
+            del self._waiting[:size]
+        return b"".join(out)
+
+    def compress(self, data: Any) -> bytes:
+        self._waiting += data
+        return self._blocks(everything=False)
+
+    def flush(self) -> bytes:
+        return self._blocks(everything=True)
+
+
+def stored_blocks(body: memoryview) -> Stored | None:
+    """The blocks of a raw deflate stream (RFC 1951, 3.2.4) that stores all of its data, or None."""
+    lengths, at = [], 0
+    while at + 5 <= len(body):
+        head, size, check = struct.unpack_from("<BHH", body, at)
+        if head > 1 or size ^ check != 0xFFFF:
+            return None
+        lengths.append(size)
+        at += 5 + size
+        if head == 1:
+            return Stored(tuple(lengths)) if at == len(body) else None
+    return None
+
+
 FALLBACK = Deflate(15, 6, 8, 1)  # what content fidelity uses: libpng's own default for filtered rows
 
 
@@ -42,7 +92,7 @@ def candidates(header: int) -> list[list[Deflate]]:
     everything = [(level, memory, 0) for level in range(1, 10) for memory in (8, 9)]
     everything += [(level, memory, 1) for level in range(4, 10) for memory in (8, 9)]  # else as 0
     everything += [(6, memory, strategy) for strategy in (3, 2) for memory in (8, 9)]  # these know no level
-    everything += [(level, memory, 4) for level in (6, 9) for memory in (8, 9)] + [(0, 8, 0), (0, 9, 0)]
+    everything += [(level, memory, 4) for level in (6, 9) for memory in (8, 9)]
     likely = [*_FIRST, *(c for c in everything if c not in _FIRST)]
 
     def claims(level: int, strategy: int) -> int:
@@ -59,7 +109,7 @@ def candidates(header: int) -> list[list[Deflate]]:
 def rows_at_once(pitch: int) -> int:
     """Rows of ``pitch`` bytes to feed at a time.
 
-    The search and ``rebuild`` must agree on it: what zlib stores without compression depends on how it is fed.
+    The search and ``rebuild`` agree on it, so that nothing can hang on how zlib is fed.
     """
     return max(1, _STEP // pitch)
 
@@ -86,12 +136,15 @@ def _survivor(rows: NDArray[np.uint8], stream: memoryview, choices: list[Deflate
     return None
 
 
-def search(rows: NDArray[np.uint8], stream: memoryview) -> Deflate | None:
+def search(rows: NDArray[np.uint8], stream: memoryview) -> Deflate | Stored | None:
     """The parameters that turn the filtered ``rows`` (H, pitch) into the zlib ``stream``, or None.
 
     The stream's own header and checksum are not compared: the caller keeps the first and computes the second.
     """
     body = stream[2:-4]
+    stored = stored_blocks(body)
+    if stored is not None:
+        return stored
     rounds = candidates(int.from_bytes(stream[:2], "big"))
     for choices in rounds:
         found = _survivor(rows, body, choices)
