@@ -230,6 +230,7 @@ class Layout:
         return raster
 
 
+_MOST_LAYOUTS, _MOST_BLOCKS = 1 << 17, 1 << 24  # what a recipe may ask for; archives can be hostile too
 _FLAGS = ("whole", "planar", "flip", "transpose", "split")
 _SIZES = ("height", "width", "samples", "block_rows", "block_columns", "pitch")
 
@@ -259,7 +260,7 @@ def unrun(runs: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """The inverse of ``runs_of``. Raises RebuildMismatch on absurd counts."""
     values: list[int] = []
     for first, step, count in runs:
-        if count > 1 << 24:
+        if not 0 <= count <= _MOST_BLOCKS - len(values):
             raise RebuildMismatch("the recipe names more blocks than any file can hold")
         values.extend(range(first, first + step * count, step) if step else [first] * count)
     return tuple(values)
@@ -308,6 +309,8 @@ def layouts_from_json(entries: Sequence[Mapping[str, Any]]) -> list[Layout]:
         if len(first.offsets) != first.count or (first.lengths and len(first.lengths) != first.count):
             raise RebuildMismatch("the recipe names another number of blocks than its geometry needs")
         layouts.append(first)
+        if len(layouts) + int(entry.get("times", 1)) > _MOST_LAYOUTS:
+            raise RebuildMismatch("the recipe names more images than any file may hold")
         for i in range(1, int(entry.get("times", 1))):
             shift = i * int(entry["step"])
             layouts.append(replace(first, offsets=tuple(o + shift for o in first.offsets)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -104,7 +104,8 @@ def _geometry(data: memoryview, start: int, length: int) -> tuple[int, int, int,
 
 def parse(data: memoryview, limits: Limits) -> Parsed | None:
     """See ``source.parse``. Palettes, fewer than 8 bits, interlacing and split image data give None."""
-    chunks = list(_chunks(data))
+    chunks = list(islice(_chunks(data), limits.max_blocks + 1))
+    limits.check_blocks(len(chunks))
     if chunks[0][0] != b"IHDR":
         raise MalformedSource("the PNG does not start with its header")
     geometry = _geometry(data, *chunks[0][1:])
@@ -223,7 +224,10 @@ def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image],
     sizes: Iterator[int] = repeat(_STEP)
     header = b"\x78\x9c"
     if recipe["exact"]:
-        sizes, header = iter(unrun(recipe["idat"])), bytes.fromhex(recipe["zlib_header"])
+        lengths, header = unrun(recipe["idat"]), bytes.fromhex(recipe["zlib_header"])
+        if lengths and min(lengths) < 0:
+            raise RebuildMismatch("the recipe names chunks of negative size")
+        sizes = iter(lengths)
     kinds = np.frombuffer(surround, np.uint8, height, before)
     out.write(memoryview(surround)[:before])
     _write_chunks(_stream(images[0], kinds, samples * itemsize, deflate, header), sizes, out)

@@ -78,6 +78,9 @@ def _one(data: memoryview, start: int) -> tuple[Layout | None, int]:
 
 def parse(data: memoryview, limits: Limits) -> Parsed | None:
     """See ``source.parse``. PAM depths above four give None; bytes behind the last image are kept."""
+    first = _TOKEN.match(bytes(data[:_MAX_HEADER]), 2)
+    if first is None or not (first[1].isdigit() or bytes(data[:2]) == b"P7"):
+        return None  # a text that happens to begin like this
     layout, end = _one(data, 0)
     layouts = [layout]
     while (

@@ -8,6 +8,8 @@ library: samples are cut out of the file as byte ranges and everything else is k
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -82,6 +84,7 @@ class Parsed:
     )  # recipe keys that describe compression alone
 
 
+_STREAM = (struct.error, zlib.error)
 _MODULES = {
     "npy": "callic_archive.images.npy",
     "pnm": "callic_archive.images.pnm",
@@ -106,7 +109,9 @@ def sniff(data: memoryview | bytes) -> str | None:
         return "tiff"
     if head.startswith(b"\x93NUMPY"):
         return "npy"
-    if head[:2] in (b"P5", b"P6", b"P7") and head[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
+    if head[:3] == b"P7\n":
+        return "pnm"
+    if head[:2] in (b"P5", b"P6") and head[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
         return "pnm"
     if _looks_like_bare_dicom(head):
         return "dicom"
@@ -145,7 +150,7 @@ def parse(data: memoryview | bytes, name: str = "", limits: Limits | None = None
         if name:
             raise type(error)(f"{name}: {error}") from error
         raise
-    except (ValueError, IndexError, KeyError, OverflowError, RecursionError, ArithmeticError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError, ArithmeticError, *_STREAM) as error:
         # A broken file that slipped past a check is still a broken file, never a crash of the run.
         raise MalformedSource(f"{name or kind}: {type(error).__name__}: {error}") from error
 
@@ -162,7 +167,15 @@ def rebuild(
     module = import_module(_MODULES[format])
     try:
         module.rebuild(recipe, surround, images, out)
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        ArithmeticError,
+        AttributeError,
+        RuntimeError,
+        *_STREAM,
+    ) as error:
         raise RebuildMismatch(
             f"{format}: the recipe cannot be followed: {type(error).__name__}: {error}"
         ) from error

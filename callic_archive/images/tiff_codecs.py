@@ -36,6 +36,7 @@ _FILL = {
 }  # what decoders skip behind a code
 _KEPT_SHARE = 0.1  # of the packed bytes may stay verbatim before the file is declared content
 _HOPELESS_SHARE = 0.5  # beyond this share taking the file apart gains nothing
+_SLACK = 4096  # bytes of filling that a block may have beyond twice its raw size
 _SEARCHES = 12  # blocks of one file for which all encoders are tried
 _ZLIB = [("zlib", level, memory) for level in (6, 9, 1, 5, 4, 3, 2, 7, 8) for memory in (8, 9)]
 _ENCODERS: dict[str, list[Encoder]] = {
@@ -160,7 +161,7 @@ class _Search:
             packed = _pack(raw, layout, packing.codec, encoder)
             rest = len(code) - len(packed)
             if (
-                rest >= 0
+                0 <= rest <= 2 * len(raw) + _SLACK
                 and code[: len(packed)] == packed
                 and code[len(packed) :] == _FILL[packing.codec] * rest
             ):
@@ -262,7 +263,8 @@ def _repack(
             raw = _apply_predictor(raw, layout) if packing.predictor == 2 else raw
             room = layout.stored_length(k)
             for encoder in _DENSE.get(packing.codec, _ENCODERS[packing.codec]):
-                if len(_pack(raw, layout, packing.codec, encoder)) <= room:
+                spare = room - len(_pack(raw, layout, packing.codec, encoder))
+                if 0 <= spare <= 2 * len(raw) + _SLACK:
                     chosen[i][k] = encoder
                     break
             else:
@@ -287,6 +289,8 @@ def rebuild_packed(
         raw = np.frombuffer(block, np.uint8)
         raw = _apply_predictor(raw, layout) if packing.predictor == 2 else raw
         code = _pack(raw, layout, packing.codec, encoders[blocks[i][k]])
+        if layout.stored_length(k) - len(code) > 2 * len(raw) + _SLACK:
+            raise RebuildMismatch("the recipe asks for more filling than a block can need")
         return code + _FILL[packing.codec] * (layout.stored_length(k) - len(code))
 
     paste(layouts, surround, to_rasters(layouts, images), out, encode, kept)

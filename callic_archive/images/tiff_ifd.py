@@ -67,6 +67,8 @@ class TiffReader:
         self.big = 43 in (data[2], data[3])
         if self.big and (len(data) < 16 or self._int(4, 2) != 8 or self._int(6, 2) != 0):
             raise MalformedSource("the BigTIFF header is broken or cut short")
+        # No honest file lets its directories share tables, so all of them together read less than the file.
+        self.budget = 2 * len(data) + 4096
         self.first = self._int(8, 8) if self.big else self._int(4, 4)
 
     def _int(self, offset: int, size: int) -> int:
@@ -112,7 +114,6 @@ class TiffReader:
                 f"the TIFF directory at {offset} promises {count} entries, the file ends before them"
             )
         fields: dict[int, NDArray[Any]] = {}
-        budget = len(self.data)  # no honest directory reads more than the file
         for at in range(offset + head, end, entry):
             tag, kind, number = self._int(at, 2), self._int(at + 2, 2), self._int(at + 4, word)
             if tag not in _WANTED or kind not in _TYPES or not number or tag in fields:
@@ -120,8 +121,12 @@ class TiffReader:
             dtype = np.dtype(self.order + _TYPES[kind])
             size = number * dtype.itemsize
             start = at + 4 + word if size <= word else self._int(at + 4 + word, word)
-            budget -= size
-            if start + size > len(self.data) or budget < 0:
+            self.budget -= size
+            if self.budget < 0:
+                raise MalformedSource(
+                    "the TIFF's directories share tables until they are larger than the file"
+                )
+            if start + size > len(self.data):
                 raise TruncatedSource(f"TIFF tag {tag} promises {number} values, the file ends before them")
             values = np.frombuffer(self.data, dtype, number, start)
             fields[tag] = values.astype(np.uint64 if dtype.itemsize == 8 and dtype.kind == "u" else np.int64)

@@ -209,6 +209,34 @@ def test_rebuild_refuses_what_does_not_fit(noise):
         write(parsed.images, kind="jpeg")
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"plain text", bytes(500), b"\xff\xd8\xff\xe0" + bytes(99)])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"P5 is a postcode",
+        b"P6\n",
+        b"P7 too",
+        b"",
+        b"x",
+        b"plain text",
+        bytes(500),
+        b"\xff\xd8\xff\xe0" + bytes(99),
+    ],
+)
 def test_other_files_are_none(data):
     assert parse(data) is None
+
+
+def test_hostile_recipes_are_refused(noise):
+    """An archive may be made by an enemy: a recipe can never ask for endless work or memory."""
+    parsed = parse(npy(noise((3, 4, 5))))
+    assert parsed is not None
+    (entry,) = parsed.recipe["layouts"]
+    changes = [
+        {"times": 1 << 40}, {"offsets": [[128, 1, 1 << 40]]}, {"height": 0}, {"dtype": "|O8"},
+        {"pitch": 1 << 40}, {"offsets": [[1 << 60, 0, 1]]}, {"offsets": [[-5, 0, 1]]}, {"pitch": -1},
+        {"samples": 3, "split": True}, {"lengths": [[1, 0, 2]]},
+    ]  # fmt: skip
+    evil = [*({**entry, **change} for change in changes), "text", None]
+    for layouts in evil:
+        with pytest.raises(RebuildMismatch):
+            rebuild("npy", {"layouts": [layouts]}, parsed.surround, parsed.images, io.BytesIO())

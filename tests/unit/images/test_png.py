@@ -11,8 +11,14 @@ import pytest
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
-from callic_archive.errors import MalformedSource, SourceError, SourceTooLarge, TruncatedSource
-from callic_archive.images import Limits, parse
+from callic_archive.errors import (
+    MalformedSource,
+    RebuildMismatch,
+    SourceError,
+    SourceTooLarge,
+    TruncatedSource,
+)
+from callic_archive.images import Limits, parse, rebuild
 from callic_archive.images.png_filters import apply_filters, undo_filters
 
 
@@ -228,3 +234,16 @@ def test_damaged_checksums_of_every_chunk(noise):
         broken[good.index(name) + 1] ^= 0x20
         with pytest.raises(SourceError):
             parse(bytes(broken))
+
+
+def test_hostile_recipes_are_refused(noise):
+    parsed = parse(png(noise((9, 9))))
+    assert parsed is not None
+    changes = [
+        {"idat": [[-1, 0, 3]]}, {"idat": [[0, 0, 1 << 50]]}, {"height": 1 << 40}, {"zlib_header": "zz"},
+        {"deflate": {"level": 99}}, {"deflate": {"stored": [[70000, 0, 1]]}}, {"before": -9},
+        {"deflate": {"window": 15, "level": 77, "memory": 8, "strategy": 0}},
+    ]  # fmt: skip
+    for change in changes:
+        with pytest.raises(RebuildMismatch):
+            rebuild("png", {**parsed.recipe, **change}, parsed.surround, parsed.images, io.BytesIO())

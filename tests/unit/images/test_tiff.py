@@ -235,6 +235,18 @@ def test_overlap_cycles_and_shared_directories(noise):
         parse(b"II+\0" + bytes(4))
 
 
+def test_directories_that_share_a_huge_table_are_refused():
+    """Ten thousand directories over one table would cost ten thousand times its size."""
+    table = bytes(4 * 20000)
+    count, at = 50, 8 + len(table)
+    out = b"II*\0" + struct.pack("<I", at) + table
+    for i in range(count):
+        following = at + (i + 1) * 18 if i + 1 < count else 0
+        out += struct.pack("<HHHII", 1, 273, 4, 20000, 8) + struct.pack("<I", following)
+    with pytest.raises(MalformedSource, match="share tables"):
+        parse(out)
+
+
 def test_damage(damage, noise):
     for options in ({}, {"tile": (16, 16), "compression": "zlib"}, {"compression": "lzw"}, {"bigtiff": True}):
         data = written(noise((20, 33, 3)), photometric="rgb", **options)
