@@ -45,6 +45,12 @@ class OtherRun(UsageError):
     code = "E004"
 
 
+class NoSuchEntry(UsageError):
+    """A pattern given on the command line matches nothing in the archive."""
+
+    code = "E005"
+
+
 # -- E1xx: sources and image files ----------------------------------------------------------------------------
 
 
@@ -131,6 +137,31 @@ class TorchacUnavailableError(CodestreamError):
 
     code = "E216"
     exit_code = 4
+
+
+class CodestreamSyntaxError(CodestreamError):
+    """A codestream's header or structure breaks the specification: truncated, damaged, or never written by an encoder."""
+
+    code = "E220"
+
+
+class CodestreamVersionError(CodestreamError):
+    """A codestream has a version that this program does not read."""
+
+    code = "E221"
+
+
+class PixelMismatch(CodestreamError):
+    """A codestream decoded to pixels whose digest is not the recorded one."""
+
+    code = "E222"
+
+
+class UnsupportedImage(CodestreamError):
+    """An array's type, shape or size is none that the codec codes."""
+
+    code = "E223"
+    exit_code = 2
 
 
 # -- E3xx: models and adapters ---------------------------------------------------------------------------------

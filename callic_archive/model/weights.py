@@ -337,6 +337,13 @@ class ModelSet:
         except KeyError:
             raise UnknownModel(f"this data needs the model {digest[:16]}…, which is not among those at hand") from None
 
+    def find(self, prefix: bytes) -> IntegerModel:
+        """The model whose SHA-256 begins with ``prefix`` (codestreams carry 8 bytes of it). Raises UnknownModel."""
+        for digest, model in self._models.items():
+            if digest.startswith(prefix.hex()):
+                return model
+        raise UnknownModel(f"this data needs the model {prefix.hex()}…, which is not among those at hand")
+
     def for_channels(self, channels: int) -> IntegerModel | None:
         """The first model that codes this many planes jointly, or None."""
         return next((m for m in self if m.channels == channels), None)

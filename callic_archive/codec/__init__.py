@@ -1,0 +1,1 @@
+"""One image <-> one codestream: syntax, the shared context generator, encoder, decoder, adaptation."""

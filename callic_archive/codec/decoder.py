@@ -1,0 +1,141 @@
+"""Codestream -> image. Imports neither training code nor torch (unless that backend is asked for)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callic_archive.codec.adapter_syntax import read_adapter
+from callic_archive.codec.coding import tile_contexts
+from callic_archive.codec.codestream import MAX_PIXELS, Codestream, GroupHeader, digest_pixels, parse
+from callic_archive.codec.engine import Backend, Engine, PreparedModel, mixture_tables
+from callic_archive.entropy.mixture import MixtureTables
+from callic_archive.entropy.range_coder import RangeDecoder
+from callic_archive.errors import CodestreamError, MismatchedAdapter, PixelMismatch, UnknownModel, UsageError
+from callic_archive.model.adapter import Adapter
+from callic_archive.model.integer import Geometry, Plane
+from callic_archive.model.weights import IntegerModel, ModelSet
+
+Image = NDArray[np.generic]
+Box = tuple[int, int, int, int]
+
+
+def _find_adapter(group: GroupHeader, model: IntegerModel, models: ModelSet, adapters: Mapping[str, Adapter]) -> Adapter | None:
+    if not group.adapter:
+        return None
+    if group.inside:
+        adapter = read_adapter(group.adapter, models)
+    else:
+        prefix = group.adapter.hex()
+        found = next((a for a in adapters.values() if a.digest.startswith(prefix)), None)
+        if found is None:
+            raise UnknownModel(f"this codestream needs the adapter {prefix}…, which is not among those at hand")
+        adapter = found
+    if adapter.model_digest != model.digest:
+        raise MismatchedAdapter("the adapter was made for another model than the one the codestream names")
+    return adapter
+
+
+def decode_tile(
+    stream: bytes, size: tuple[int, int], patch: tuple[int, int], group: GroupHeader, prepared: PreparedModel,
+    tables: MixtureTables, coder: str,
+) -> NDArray[np.int32]:  # fmt: skip
+    """Levels (C, h, w) of one tile. Raises CodestreamError when the stream is damaged."""
+    count = len(group.packings)
+    levels = np.zeros((count, *size), np.int32)
+    shift = [group.shift] * count
+    low, high = [p.low for p in group.packings], [p.high for p in group.packings]
+    if coder == "torchac":
+        from callic_archive.entropy.torchac import TorchacDecoder
+
+        decoder: RangeDecoder | TorchacDecoder = TorchacDecoder(stream)
+    else:
+        decoder = RangeDecoder(stream)
+    geometry = Geometry(*size, min(size[0], patch[0]), min(size[1], patch[1]))
+    contexts = tile_contexts(prepared, geometry, Plane(group.shift, group.depth, group.mid), levels, 1)
+    step = next(contexts)
+    while True:
+        symbols = decoder.decode_pixels(step.head, step.skip, shift, low, high, tables)
+        try:
+            step = contexts.send(symbols)
+        except StopIteration:
+            break
+    decoder.finish()
+    return levels
+
+
+def _decode_into(
+    out: Image, origin: tuple[int, int], tiles: list[int], stream: Codestream, models: ModelSet,
+    adapters: Mapping[str, Adapter], engine: Engine,
+) -> None:  # fmt: skip
+    """Write the samples of ``tiles`` into out (H, W, C), whose pixel (0, 0) is ``origin`` of the image."""
+    boxes = stream.grid.boxes()
+    for group, channels, streams in zip(stream.groups, stream.group_channels(), stream.streams, strict=True):
+        if not group.learned:
+            for channel, packing in zip(channels, group.packings, strict=True):
+                out[:, :, channel] = packing.unpack(np.array([packing.low], np.int32), stream.dtype)[0]
+            continue
+        model = models.find(group.model)
+        if model.channels != len(channels):
+            raise CodestreamError(f"the model {model.name} does not code {len(channels)} planes jointly")
+        prepared = engine.prepare(model, _find_adapter(group, model, models, adapters))
+        tables = mixture_tables(model)
+
+        def decode_number(
+            number: int, group: GroupHeader = group, channels: list[int] = channels, streams: tuple[bytes, ...] = streams,
+            prepared: PreparedModel = prepared, tables: MixtureTables = tables,
+        ) -> None:  # fmt: skip
+            top, left, bottom, right = boxes[number]
+            levels = decode_tile(
+                streams[number], (bottom - top, right - left), stream.patch, group, prepared, tables, stream.coder
+            )
+            # Only the part of the tile that lies inside `out`.
+            row, column = max(0, origin[0] - top), max(0, origin[1] - left)
+            to_row, to_column = top + row - origin[0], left + column - origin[1]
+            rows = min(bottom - top - row, out.shape[0] - to_row)
+            columns = min(right - left - column, out.shape[1] - to_column)
+            for index, channel in enumerate(channels):
+                part = levels[index, row : row + rows, column : column + columns]
+                out[to_row : to_row + rows, to_column : to_column + columns, channel] = group.packings[index].unpack(
+                    part, stream.dtype
+                )
+
+        engine.map(decode_number, tiles)
+    for channel, source in enumerate(stream.copies):
+        if source != channel:
+            out[:, :, channel] = out[:, :, source]
+
+
+def decode_image(
+    codestream: bytes | memoryview, *, models: ModelSet, adapters: Mapping[str, Adapter] = {}, backend: Backend = "auto",
+    device: str = "cpu", threads: int | None = None, region: Box | None = None, max_pixels: int = MAX_PIXELS,
+) -> Image:  # fmt: skip
+    """Decode a codestream to the image that was encoded: same shape, dtype and samples.
+
+    ``region`` (top, left, bottom, right) decodes only the tiles it touches. ``adapters``: by any key; found by their digests.
+    Raises: CodestreamError and its kin on damage, UnknownModel when a model or adapter is missing, PixelMismatch when the decoded
+    samples do not have the recorded digest (whole images only; every tile read has its CRC checked).
+    """
+    engine = Engine(backend, device, threads)
+    stream = parse(codestream, max_pixels=max_pixels)
+    height, width = stream.shape[:2]
+    tiles = list(range(len(stream.grid.boxes())))
+    origin, size = (0, 0), (height, width)
+    if region is not None:
+        top, left, bottom, right = region
+        if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+            raise UsageError(f"the region {region} does not lie within the image of {height} x {width} pixels")
+        boxes = stream.grid.boxes()
+        tiles = [n for n, b in enumerate(boxes) if b[0] < bottom and b[2] > top and b[1] < right and b[3] > left]
+        origin, size = (top, left), (bottom - top, right - left)
+    try:
+        out: Image = np.empty((*size, stream.channels), stream.dtype)
+    except MemoryError as error:
+        raise CodestreamError(f"an image of {height} x {width} pixels does not fit into memory") from error
+    _decode_into(out, origin, tiles, stream, models, adapters, engine)
+    image = out if len(stream.shape) == 3 else out[:, :, 0]
+    if region is None and digest_pixels(image) != stream.pixel_digest:
+        raise PixelMismatch("the decoded pixels do not have the recorded digest: the codestream or a model is damaged")
+    return image

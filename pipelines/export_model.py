@@ -1,0 +1,122 @@
+"""Round a trained checkpoint to integers and put it into the package, with its training record.
+
+    python -m pipelines.export_model rgb8 --run runs/rgb8
+
+Writes ``callic_archive/model/weights_data/NAME.safetensors``, its digest into ``digests.json`` there, and
+``manifests/models/NAME.json``: data, steps, held-out figures of the float and of the integer model, licence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from callic_archive.entropy.mixture import MixtureTables, ideal_bits
+from callic_archive.model.config import MGCFConfig
+from callic_archive.model.integer import CpuModel, Geometry, Plane, scan_order
+from callic_archive.model.mgcf import MGCF, PlaneStats
+from callic_archive.model.quantize import quantize
+from callic_archive.model.weights import IntegerWeights, save_model
+from pipelines.training_data import CropSource
+
+LICENCE = "Apache-2.0 (weights); trained on the sets named here, whose licences are listed with them"
+PACKAGE = Path(__file__).resolve().parent.parent / "callic_archive" / "model" / "weights_data"
+MANIFESTS = Path(__file__).resolve().parent.parent / "manifests" / "models"
+#: Source and licence of every training folder, as its publisher states them.
+SOURCES = {
+    "rgb8/natural": "CID22 (imazen/codec-corpus, CC BY-SA 4.0); CLIC2025 validation (Unsplash licence)",
+    "rgb8/histology": "NuInsSeg tiles (MIT); stain reference tiles of StainTools, torchstain, HEnorm_python (MIT)",
+    "rgb8/satellite": "NAIP (opengeos/data, MIT, public domain); Sentinel-2 RGB (open-geo-tutorial, CC BY-SA)",
+    "gray16/ct-philips": "neurolabusc/dcm_qa_ct (BSD-2)",
+    "gray16/mr-t1": "datalad/example-dicom-structural (PDDL)",
+    "gray16/mr-uih": "neurolabusc/dcm_qa_uih (BSD-2)",
+    "gray16/micro-cellprofiler": "CellProfiler/examples (BSD-3)",
+    "gray16/micro-neubias": "NEUBIAS/training-resources (see its LICENSE.md)",
+    "gray16/landsat8": "mapbox/rio-toa, USGS Landsat 8 (public domain)",
+    "gray16/sat-misc": "cogeotiff/rio-tiler (BSD-3); CosmiQ/solaris (Apache-2.0)",
+    "gray16/naip-nir": "NAIP near infrared (opengeos/data, MIT, public domain)",
+}
+
+
+def integer_bits(weights: IntegerWeights, x: torch.Tensor, stats: PlaneStats) -> float:
+    """Code length in bits of crops (N, C, H, W) under the integer model and the integer CDF."""
+    model, tables, total = CpuModel(weights), MixtureTables.build(), 0.0
+    for i in range(x.shape[0]):
+        levels = x[i].numpy().astype(np.int32)
+        count, height, width = levels.shape
+        plane = Plane(int(stats.shift[i]), int(stats.depth[i]), int(stats.mid[i]))
+        geometry = Geometry(height, width, height, width)
+        order, _ = scan_order(geometry)
+        tile = model.tile(geometry, plane, levels)
+        flat = levels.reshape(count, -1)
+        for start in range(0, order.size, 4096):
+            rows = order[start : start + 4096]
+            head, skip = tile.parameters(rows)
+            symbols = np.ascontiguousarray(flat[:, rows].T)
+            bounds = [plane.shift] * count, [0] * count, [int(stats.top[i])] * count
+            total += float(ideal_bits(head, skip, *bounds, tables, symbols).sum())
+    return total
+
+
+def float_bits(model: MGCF, x: torch.Tensor, stats: PlaneStats) -> float:
+    """Code length in bits of the same crops under the float32 model."""
+    total = 0.0
+    with torch.no_grad():
+        for i in range(x.shape[0]):
+            total += float(model.bits(x[i : i + 1], stats.map(lambda v, i=i: v[i : i + 1])).double().sum())  # type: ignore[misc]
+    return total
+
+
+@click.command()
+@click.argument("name", type=click.Choice(["rgb8", "gray16"]))
+@click.option("--run", "run_dir", type=click.Path(path_type=Path, exists=True), required=True)
+@click.option("--data", type=click.Path(path_type=Path), default=None, help="the train folder [../shared/data/train]")
+def main(name: str, run_dir: Path, data: Path | None) -> None:
+    """Export the model NAME from RUN."""
+    root = data or Path(os.environ.get("CALLIC_SHARED", "../shared")) / "data" / "train"
+    saved = torch.load(run_dir / "checkpoint.pt", weights_only=True, map_location="cpu")
+    model = MGCF(MGCFConfig(**saved["config"]))
+    model.load_state_dict(saved["ema"])
+    model.eval()
+    source = CropSource(root, model.config.channels, seed=7)
+    weights = quantize(model, [source.batch(8, 64) for _ in range(6)], report=click.echo)
+    figures: dict[str, dict[str, float]] = {}
+    sums = [0.0, 0.0]
+    for domain, (x, stats) in source.validation(3, 128).items():
+        in_float, in_integers = float_bits(model, x, stats), integer_bits(weights, x, stats)
+        sums = [sums[0] + in_float, sums[1] + in_integers]
+        figures[domain] = {"float_bpsp": round(in_float / x.numel(), 4), "integer_bpsp": round(in_integers / x.numel(), 4)}
+    price = 100 * (sums[1] / sums[0] - 1)
+    record: dict[str, Any] = {
+        "training": {
+            "steps": saved["step"], "minutes": round(saved["seconds"] / 60, 1), "megapixels": round(saved["pixels"] / 1e6, 1),
+            "device": "CPU, 2 cores", "optimizer": "Adam 2e-3, cosine, EMA 0.998",
+            "data": {d: SOURCES[d.removeprefix("rgb:")] for d in source.domains},
+            "sampling_weights": source.domains,
+        },
+        "licence": LICENCE,
+    }
+    PACKAGE.mkdir(exist_ok=True)
+    digest = save_model(PACKAGE / f"{name}.safetensors", name, weights, dict(MixtureTables.build().as_dict()), record)
+    digests = PACKAGE / "digests.json"
+    known = json.loads(digests.read_text()) if digests.exists() else {}
+    known[name] = digest
+    digests.write_text(json.dumps(dict(sorted(known.items(), reverse=True)), indent=2) + "\n")
+    manifest = {
+        "name": name, "sha256": digest, "bytes": (PACKAGE / f"{name}.safetensors").stat().st_size,
+        "config": model.config.as_dict(), "parameters": sum(p.numel() for p in model.parameters()), **record,
+        "held_out": figures, "price_of_integers_percent": round(price, 4),
+    }
+    MANIFESTS.mkdir(parents=True, exist_ok=True)
+    (MANIFESTS / f"{name}.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    click.echo(f"{name}: {digest}; held out {figures}; price of integers {price:+.4f} %")
+
+
+if __name__ == "__main__":
+    main()
