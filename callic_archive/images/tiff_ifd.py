@@ -121,13 +121,11 @@ class TiffReader:
             dtype = np.dtype(self.order + _TYPES[kind])
             size = number * dtype.itemsize
             start = at + 4 + word if size <= word else self._int(at + 4 + word, word)
-            self.budget -= size
-            if self.budget < 0:
-                raise MalformedSource(
-                    "the TIFF's directories share tables until they are larger than the file"
-                )
             if start + size > len(self.data):
                 raise TruncatedSource(f"TIFF tag {tag} promises {number} values, the file ends before them")
+            self.budget -= size
+            if self.budget < 0:
+                raise MalformedSource("the TIFF's directories share tables until they are larger than the file")
             values = np.frombuffer(self.data, dtype, number, start)
             fields[tag] = values.astype(np.uint64 if dtype.itemsize == 8 and dtype.kind == "u" else np.int64)
         # Some writers cut the file right behind the last directory's entries: then no directory follows.
