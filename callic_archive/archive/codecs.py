@@ -1,0 +1,238 @@
+"""What the archive asks of an image codec, and the one that it ships with.
+
+The archive sees a codec only through these protocols, so that it can be tested, and read, without a model. A
+plan is small and travels to worker processes; what it opens holds loaded models and stays where it was
+opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[Any]
+Json = Any
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What a codestream says about itself."""
+
+    shape: tuple[int, ...]  # (H, W) or (H, W, C)
+    dtype: str
+    coder: str
+    models: tuple[str, ...]  # SHA-256 of the model files it was coded with
+    adapters: tuple[str, ...]  # SHA-256 of the adapters that lie outside it
+    adapter_bytes: int = 0  # of an adapter that lies inside it
+
+    @property
+    def samples(self) -> int:
+        """Number of samples: pixels times channels."""
+        count = 1
+        for extent in self.shape:
+            count *= extent
+        return count
+
+
+class Decoder(Protocol):
+    """Turns codestreams back into images."""
+
+    def decode(self, codestream: bytes) -> Image:
+        """The image, exactly. Raises CallicError on a damaged stream or a missing model."""
+        ...
+
+    def inspect(self, codestream: bytes) -> StreamInfo:
+        """Read the header alone."""
+        ...
+
+
+class Codec(Decoder, Protocol):
+    """Turns images into codestreams and back."""
+
+    def encode(self, image: Image) -> bytes:
+        """The codestream of an image of shape (H, W) or (H, W, C), dtype uint8, uint16 or int16."""
+        ...
+
+
+class CodecPlan(Protocol):
+    """How to get a codec in another process. Picklable."""
+
+    def open(self, *, threads: int | None = None) -> Codec:
+        """Load models; ``threads`` bounds those of one call, None leaves it to the codec."""
+        ...
+
+    def settings(self) -> dict[str, Json]:
+        """What decides the bytes that are produced; a run is only ever resumed with the same."""
+        ...
+
+    def model_files(self) -> Mapping[str, Path]:
+        """SHA-256 to file of every model that codestreams may name."""
+        ...
+
+    @property
+    def trains(self) -> bool:
+        """Whether adapters are to be fitted to the collection before packing."""
+        ...
+
+    def train(
+        self, images: Sequence[Image], total_samples: int, progress: Callable[[int, int], None]
+    ) -> Mapping[str, bytes]:
+        """Fit adapters to a sample of the collection: SHA-256 to payload, empty when none pays.
+
+        ``total_samples`` of the whole collection decide how large an adapter pays. ``progress(step, steps)``.
+        """
+        ...
+
+    def with_adapters(self, payloads: Sequence[bytes]) -> CodecPlan:
+        """The same plan with adapters that each image may use."""
+        ...
+
+
+class DecoderPlan(Protocol):
+    """How to get a decoder for an archive that brings its own models. Picklable."""
+
+    def open(
+        self, models: Sequence[Path], adapters: Sequence[bytes], *, threads: int | None = None
+    ) -> Decoder:
+        """A decoder that knows ``models`` (files) and ``adapters`` (payloads of ADAPTER records)."""
+        ...
+
+
+@dataclass(frozen=True)
+class CallicPlan:
+    """The learned codec of this package: shipped models, or model files named by the user."""
+
+    coder: Literal["range", "torchac"] = "range"
+    adapt: Literal["none", "image", "collection"] = "none"
+    steps: int | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    models: tuple[Path, ...] = ()
+    adapters: tuple[bytes, ...] = field(default=(), repr=False)
+
+    def open(self, *, threads: int | None = None) -> Codec:
+        """Load the models and check their digests. Raises ModelError."""
+        return _CallicCodec(self, threads)
+
+    def settings(self) -> dict[str, Json]:
+        """Coder, adaptation and models; the device is left out, since the bytes decode anywhere."""
+        return {
+            "coder": self.coder,
+            "adapt": self.adapt,
+            "steps": self.steps,
+            "models": sorted(self.model_files()),
+        }
+
+    @property
+    def trains(self) -> bool:
+        """Whether adapters are to be fitted to the collection before packing."""
+        return self.adapt == "collection"
+
+    def train(
+        self, images: Sequence[Image], total_samples: int, progress: Callable[[int, int], None]
+    ) -> Mapping[str, bytes]:
+        """Fit adapters to a sample of the collection; see CodecPlan."""
+        from callic_archive.codec.adapt import AdaptOptions, train_adapters
+
+        options = AdaptOptions(**({} if self.steps is None else {"steps": self.steps}))
+        adapters = train_adapters(
+            images,
+            models=_model_set(self.models),
+            options=options,
+            total_pixels=total_samples,
+            progress=progress,
+        )
+        return {adapter.digest: adapter.payload for adapter in adapters}
+
+    def with_adapters(self, payloads: Sequence[bytes]) -> CodecPlan:
+        """The same plan with adapters that each image may use."""
+        return replace(self, adapters=tuple(payloads))
+
+    def model_files(self) -> Mapping[str, Path]:
+        """SHA-256 to file."""
+        return {model.digest: Path(model.path) for model in _model_set(self.models)}
+
+
+@dataclass(frozen=True)
+class CallicDecoderPlan:
+    """The learned codec's decoder, with the models that an archive carries."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    def open(
+        self, models: Sequence[Path], adapters: Sequence[bytes], *, threads: int | None = None
+    ) -> Decoder:
+        """Load the models and check their digests. Raises ModelError."""
+        plan = CallicPlan(device=self.device, models=tuple(models), adapters=tuple(adapters))
+        return _CallicCodec(plan, threads)
+
+
+def _model_set(paths: Sequence[Path]) -> Any:
+    from callic_archive.model.weights import ModelSet
+
+    return ModelSet.from_paths(list(paths)) if paths else ModelSet.default()
+
+
+class _CallicCodec:
+    """The functions of ``callic_archive.codec`` with their models loaded once."""
+
+    def __init__(self, plan: CallicPlan, threads: int | None) -> None:
+        from callic_archive.codec.adapter_syntax import read_adapter
+
+        self._plan = plan
+        self._threads = threads
+        self._models = _model_set(plan.models)
+        adapters = [read_adapter(payload, self._models) for payload in plan.adapters]
+        self._digests = [model.digest for model in self._models]
+        self._adapters = {adapter.digest: adapter for adapter in adapters}
+
+    def encode(self, image: Image) -> bytes:
+        from callic_archive.codec.encoder import EncodeOptions, encode_image
+
+        plan = self._plan
+        options: dict[str, Any] = {"coder": plan.coder, "device": plan.device, "threads": self._threads}
+        if plan.adapt == "image":
+            options["adapt"] = "image"
+            if plan.steps is not None:
+                options["steps"] = plan.steps
+        return encode_image(
+            image,
+            models=self._models,
+            adapters=tuple(self._adapters.values()),
+            options=EncodeOptions(**options),
+        )
+
+    def decode(self, codestream: bytes) -> Image:
+        from callic_archive.codec.decoder import decode_image
+
+        return decode_image(
+            codestream,
+            models=self._models,
+            adapters=self._adapters,
+            device=self._plan.device,
+            threads=self._threads,
+        )
+
+    def inspect(self, codestream: bytes) -> StreamInfo:
+        from callic_archive.codec.codestream import inspect
+
+        info = inspect(codestream)
+        return StreamInfo(
+            tuple(int(extent) for extent in info.shape),
+            np.dtype(info.dtype).name,
+            str(info.coder),
+            tuple(_whole(prefix, self._digests) for prefix in info.model_digests),
+            tuple(_whole(prefix, self._adapters) for prefix in info.adapter_digests),
+            int(info.adapter_bytes),
+        )
+
+
+def _whole(prefix: str, digests: Iterable[str]) -> str:
+    """The digest at hand that begins with ``prefix``; codestreams name models by the first bytes of their
+    digest.
+    """
+    return next((digest for digest in digests if digest.startswith(prefix)), prefix)

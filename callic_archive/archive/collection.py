@@ -1,0 +1,89 @@
+"""Adapters for a whole collection: a sample of its images, trained once, kept for the next start of the same
+run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from callic_archive.archive.codecs import CodecPlan, Image
+from callic_archive.archive.packer import MAPPED_FROM, read_source
+from callic_archive.archive.scan import Source
+from callic_archive.archive.staging import Staging
+from callic_archive.container.fs import atomic_write
+from callic_archive.errors import CallicError, EnvironmentFailure
+from callic_archive.images.source import parse, sniff
+
+SAMPLE_BYTES = 48 << 20  # of samples that training looks at
+MOST_FILES = 400  # files opened to find them
+LEAST_SAMPLES = 2_000_000  # collections with fewer samples cannot earn an adapter's bytes back
+SEED = 20260101  # the same collection gives the same sample
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images to train on, and an estimate of how many samples the collection has."""
+
+    images: tuple[Image, ...]
+    total_samples: int
+
+
+def collection_adapters(
+    staging: Staging,
+    plan: CodecPlan,
+    sources: list[Source],
+    progress: Callable[[int, int], None],
+) -> Mapping[str, bytes]:
+    """Adapters of this run, digest to payload: those of an earlier start, or newly trained. Raises
+    EnvironmentFailure.
+    """
+    done = staging.adapters / "trained.json"
+    if done.exists():
+        found = {digest: (staging.adapters / digest).read_bytes() for digest in json.loads(done.read_text())}
+        if all(hashlib.sha256(payload).hexdigest() == digest for digest, payload in found.items()):
+            return found
+    payloads: Mapping[str, bytes] = {}
+    if sum(source.size for source in sources) >= LEAST_SAMPLES // 4:  # else not even torch is imported
+        sample = take_sample(sources)
+        if sample.total_samples >= LEAST_SAMPLES:
+            payloads = plan.train(sample.images, sample.total_samples, progress)
+    for digest, payload in payloads.items():
+        atomic_write(staging.adapters / digest, payload)
+    atomic_write(done, json.dumps(sorted(payloads)).encode())
+    return payloads
+
+
+def take_sample(sources: list[Source]) -> Sample:
+    """Parse files in a fixed random order until there are enough samples."""
+    order = [source for source in sources if source.kind == "file" and source.size]
+    random.Random(SEED).shuffle(order)
+    images: list[Image] = []
+    taken = seen_bytes = seen_samples = 0
+    for source in order[:MOST_FILES]:
+        if taken >= SAMPLE_BYTES:
+            break
+        found = _images_of(source)
+        seen_bytes += source.size
+        seen_samples += sum(image.size for image in found)
+        for image in found:
+            images.append(image)
+            taken += image.nbytes
+    total = sum(source.size for source in order)
+    return Sample(tuple(images), seen_samples * total // max(1, seen_bytes))
+
+
+def _images_of(source: Source) -> tuple[Image, ...]:
+    try:
+        data, _ = read_source(source.file)
+        if len(data) >= MAPPED_FROM and sniff(data) in ("png",):
+            return ()  # decoding it wholly for a sample would cost more memory than it is worth
+        parsed = parse(data)
+    except EnvironmentFailure:
+        raise
+    except (CallicError, OSError, MemoryError):
+        return ()  # packing will report it
+    return parsed.images if parsed is not None else ()

@@ -1,0 +1,146 @@
+"""From a staging folder full of sealed shards to a finished archive: models, index, specification, bag,
+rename.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from callic_archive import __version__
+from callic_archive.archive.codecs import CodecPlan
+from callic_archive.archive.entries import Entry
+from callic_archive.archive.reading import FORMAT_VERSION, INDEX
+from callic_archive.archive.staging import Staging
+from callic_archive.container.bag import write_bag
+from callic_archive.container.fs import atomic_write, fsync_dir, writing
+from callic_archive.container.index import write_index
+from callic_archive.container.layout import RecordRef
+from callic_archive.container.writer import SealedShard
+from callic_archive.errors import ModelError, ReadFailure
+
+_BLOCK = 4 << 20
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Sizes of the finished archive, in bytes."""
+
+    archive_bytes: int
+    model_bytes: int
+
+
+def finish(
+    staging: Staging,
+    entries: Iterable[Entry],
+    *,
+    adapters: Mapping[str, RecordRef],
+    plan: CodecPlan,
+    sealed: Iterable[SealedShard],
+    settings: Mapping[str, Any],
+) -> Finished:
+    """Write everything beside the shards and make the staging folder the archive.
+
+    Until the last rename nothing is visible under the archive's name;
+    called again after a failure it does the same once more. Raises OutOfSpace, WriteFailure, ModelError,
+    DestinationExists.
+    """
+    rows = sorted(entries, key=lambda entry: entry.path.encode("utf-8", "surrogateescape"))
+    used = {digest for row in rows for digest in row.adapters()}
+    payload = {s.name: s.sha256 for s in sealed}
+    hashes: dict[str, str] = {}
+    for path in staging.shards():
+        hashes[f"data/{path.name}"] = payload.get(path.name) or _file_sha256(path)
+    models = _copy_models(staging.data / "models", {d for row in rows for d in row.models()}, plan)
+    hashes |= {f"data/models/{digest}.safetensors": digest for digest in models}
+    text = format_text().encode()
+    atomic_write(staging.data / "FORMAT.md", text)
+    hashes["data/FORMAT.md"] = hashlib.sha256(text).hexdigest()
+    header = {
+        "kind": "archive",
+        "format_version": FORMAT_VERSION,
+        "software": f"callic-archive {__version__}",
+        "packed_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "entries": len(rows),
+        "settings": {k: v for k, v in settings.items() if k not in ("sources", "include", "exclude")},
+    }
+    shared: list[dict[str, Any]] = [
+        {"kind": "adapter", "sha256": digest, "record": ref.as_json()}
+        for digest, ref in sorted(adapters.items())
+        if digest in used
+    ]
+    index = write_index(staging.data / INDEX, [header, *shared, *(row.as_json() for row in rows)])
+    hashes[f"data/{INDEX}"] = index.sha256
+    info = {
+        "Bag-Software-Agent": f"callic-archive {__version__}",
+        "Callic-Format-Version": str(FORMAT_VERSION),
+    }
+    write_bag(staging.root, info, hashes)
+    fsync_dir(staging.data)
+    total = sum(path.stat().st_size for path in staging.root.rglob("*") if path.is_file())
+    total -= sum(path.stat().st_size for path in staging.run.rglob("*") if path.is_file())
+    staging.commit()
+    return Finished(total, sum(models.values()))
+
+
+def _copy_models(folder: Path, wanted: set[str], plan: CodecPlan) -> dict[str, int]:
+    """Put the models that entries name beside the shards; digest to size in bytes."""
+    sizes: dict[str, int] = {}
+    files = plan.model_files() if wanted else {}
+    for digest in sorted(wanted):
+        if digest not in files:
+            raise ModelError(f"the model {digest} that entries were coded with is not there any more")
+        target = folder / f"{digest}.safetensors"
+        data = files[digest].read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise ModelError(f"the model file {files[digest]} changed since it was loaded")
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+        atomic_write(target, data)
+        sizes[digest] = len(data)
+    if folder.is_dir():
+        for other in folder.iterdir():
+            if other.stem not in wanted:
+                with writing(other):
+                    other.unlink()
+        if not wanted:
+            with writing(folder):
+                shutil.rmtree(folder)
+    return sizes
+
+
+def format_text() -> str:
+    """The specification that every archive carries: the pages of docs/format, one after the other."""
+    pages = _format_pages()
+    order = {"index.md": 0, "archive.md": 1, "container.md": 2, "codestream.md": 3, "errors.md": 9}
+    pages.sort(key=lambda page: (order.get(page[0], 5), page[0]))
+    head = (
+        "# The format of this archive\n\n"
+        f"Written by callic-archive {__version__}, format version {FORMAT_VERSION}.\n"
+    )
+    return "\n\n".join([head, *(text.strip() for _, text in pages)]) + "\n"
+
+
+def _format_pages() -> list[tuple[str, str]]:
+    packaged = resources.files("callic_archive").joinpath("specification")
+    if packaged.is_dir():
+        return [(p.name, p.read_text("utf-8")) for p in packaged.iterdir() if p.name.endswith(".md")]
+    source = Path(__file__).parents[2] / "docs" / "format"  # a checkout
+    return [(p.name, p.read_text("utf-8")) for p in source.glob("*.md")]
+
+
+def _file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise ReadFailure(f"cannot read {path}: {error.strerror or error}") from error
+    return digest.hexdigest()

@@ -1,0 +1,297 @@
+"""One file to record payloads: the pure heart of packing.
+
+A file goes through the learned codec when its format is understood, its images come back exactly, and the
+result is smaller than the file stored verbatim. In every other case, whatever went wrong, it is stored
+verbatim (Zstandard, or raw where that is smaller). Nothing leaves here that was not decoded and compared
+first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypeVar, cast
+
+import zstandard
+
+from callic_archive.archive.codecs import Codec, StreamInfo
+from callic_archive.archive.digests import content_sha256, same_image, sha256
+from callic_archive.archive.mapped import blocks
+from callic_archive.container.layout import RecordType
+from callic_archive.errors import (
+    CallicError,
+    DeviceFailed,
+    EnvironmentFailure,
+    ProofFailed,
+    SourceError,
+    UnexpectedFailure,
+)
+from callic_archive.images.source import Limits, Parsed, images_equal, parse, rebuild
+
+# bytes of a file in one STORED or SURROUND record: bounds memory, and what one damaged record costs
+CHUNK = 64 << 20
+ZSTD_LEVEL = 9
+ZSTD_LEVEL_SMALL = 19  # below SMALL bytes the strongest level costs nothing that is felt
+SMALL = 1 << 20
+# bytes of an index line; a file of so many images that it would be longer is stored verbatim
+MAX_ROW = 8 << 20
+RECORD_COST = 200  # bytes that one more record costs in the shard and in the index, about
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """What ``pack_one`` may do."""
+
+    # "bytes" stores a file verbatim where only its content would come back
+    fidelity: Literal["auto", "bytes"] = "auto"
+    verify: bool = True  # False leaves out the decoding of codestreams, never the proof of the rebuilding
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The payload of one record and what it is."""
+
+    type: RecordType
+    payload: bytes
+    coding: Literal["raw", "zstd", "codestream"]
+    size: int  # bytes before coding
+    stream: StreamInfo | None = None
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One file, ready to be written. ``pieces`` may be consumed once; large verbatim files are compressed on
+    the way.
+    """
+
+    sha256: str
+    size: int
+    method: Literal["image", "stored", "none"]
+    fidelity: Literal["bytes", "content"]
+    pieces: Iterator[Piece]
+    format: str | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    content_sha256: str | None = None
+    failure: CallicError | None = None  # why a file that claims to be an image was stored verbatim
+
+
+class HashSink:
+    """A write-only file that keeps nothing but the SHA-256 and the number of bytes."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Take in bytes."""
+        self._digest.update(data)
+        count = memoryview(data).nbytes
+        self.size += count
+        return count
+
+    def tell(self) -> int:
+        """Bytes so far."""
+        return self.size
+
+    def flush(self) -> None:
+        """Nothing to do."""
+
+    def hexdigest(self) -> str:
+        """SHA-256 of all bytes so far."""
+        return self._digest.hexdigest()
+
+
+def pack_one(
+    data: bytes | memoryview,
+    *,
+    codec: Callable[[], Codec] | None,
+    options: PackOptions | None = None,
+    digest: str | None = None,
+) -> Packed:
+    """Turn the bytes of one file into pieces.
+
+    ``codec`` gives the codec and is called for understood images only; None stores verbatim without looking.
+    ``digest`` is the file's SHA-256 where it is known already. Never raises for anything in ``data``:
+    failures of parsers and codecs come back as ``failure``, with the file stored verbatim. What ``codec``
+    itself raises, and every EnvironmentFailure, is no matter of this file and passes through.
+    """
+    options = options or PackOptions()
+    digest = digest or sha256(data)
+    size = memoryview(data).nbytes
+    if size == 0:
+        return Packed(digest, 0, "none", "bytes", iter(()))
+    failure: CallicError | None = None
+    if codec is not None:
+        taken = _attempt(lambda: _take_apart(data, digest, options))
+        if isinstance(taken, _Taken):
+            packed = _attempt(partial(_encode, data, digest, taken, codec(), options))
+            if isinstance(packed, Packed):
+                return packed
+            failure = packed
+        else:
+            failure = taken
+    return Packed(digest, size, "stored", "bytes", stored_pieces(data), failure=failure)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    parsed: Parsed
+    fidelity: Literal["bytes", "content"]
+
+
+T = TypeVar("T")
+
+
+def _attempt(step: Callable[[], T]) -> T | CallicError:
+    """What ``step`` gives, or the failure that it is for this one file."""
+    try:
+        return step()
+    except EnvironmentFailure:
+        raise
+    except CallicError as error:
+        return error
+    except MemoryError as error:
+        return UnexpectedFailure(f"there was not enough memory to look into it ({error})")
+    except Exception as error:
+        if is_device_failure(error):
+            raise DeviceFailed(f"the GPU failed: {type(error).__name__}: {error}") from error
+        failure = UnexpectedFailure(f"{type(error).__name__}: {error}")
+        failure.__cause__ = error
+        return failure
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Whether an error of torch leaves the process with a GPU that cannot be trusted any more."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"OutOfMemoryError", "AcceleratorError"}) or "CUDA error" in str(error)
+
+
+def _take_apart(data: bytes | memoryview, digest: str, options: PackOptions) -> _Taken | None:
+    """The file as images with what ``rebuild`` was proven to give, or None when it should rather be stored."""
+    parsed = parse(data, "", options.limits)
+    if parsed is None or not parsed.images:
+        return None
+    fidelity = prove_rebuild(parsed, digest, options)
+    if fidelity == "content" and options.fidelity == "bytes":
+        return None
+    if len(json.dumps(parsed.recipe)) + 600 * len(parsed.images) > MAX_ROW:
+        return None
+    return _Taken(parsed, fidelity)
+
+
+def _encode(
+    data: bytes | memoryview, digest: str, taken: _Taken, codec: Codec, options: PackOptions
+) -> Packed | None:
+    """The file through the codec, or None when that is not smaller. Raises what codecs raise."""
+    size = memoryview(data).nbytes
+    parsed = taken.parsed
+    surround = list(_chunked(parsed.surround, RecordType.SURROUND))
+    total = len(json.dumps(parsed.recipe)) + sum(len(piece.payload) + RECORD_COST for piece in surround)
+    streams: list[Piece] = []
+    for image in parsed.images:
+        codestream = codec.encode(image)
+        total += len(codestream) + RECORD_COST
+        if total >= size + RECORD_COST:  # it has grown: no image after this one can shrink it again
+            return None
+        streams.append(
+            Piece(RecordType.CODESTREAM, codestream, "codestream", image.nbytes, codec.inspect(codestream))
+        )
+    if stored_size(data, stop=total) <= total:
+        return None
+    if options.verify:
+        for number, (image, piece) in enumerate(zip(parsed.images, streams, strict=True)):
+            if not same_image(image, codec.decode(piece.payload)):
+                raise ProofFailed(f"image {number} did not come back from its codestream as it was")
+    return Packed(
+        digest,
+        size,
+        "image",
+        taken.fidelity,
+        iter([*surround, *streams]),
+        format=parsed.format,
+        recipe=parsed.recipe,
+        content_sha256=content_sha256(parsed.format, parsed.recipe, parsed.surround, parsed.images),
+    )
+
+
+def prove_rebuild(parsed: Parsed, digest: str, options: PackOptions) -> Literal["bytes", "content"]:
+    """What ``rebuild`` really gives for this file: ``bytes``, or ``content`` after comparing pixels and
+    metadata.
+
+    Raises RebuildMismatch (from ``rebuild``) or ProofFailed when it gives neither.
+    """
+    if parsed.fidelity == "bytes":
+        sink = HashSink()
+        rebuild(parsed.format, parsed.recipe, parsed.surround, parsed.images, cast("Any", sink))
+        if sink.hexdigest() == digest:
+            return "bytes"
+        if options.fidelity == "bytes":
+            return "content"
+    elif options.fidelity == "bytes":
+        return "content"
+    made = io.BytesIO()
+    rebuild(parsed.format, parsed.recipe, parsed.surround, parsed.images, made)
+    if sha256(made.getbuffer()) == digest:
+        return "bytes"
+    if not content_equal(parsed, made.getbuffer(), options.limits):
+        raise ProofFailed("the file put together again has not the same pixels and metadata")
+    return "content"
+
+
+def content_equal(parsed: Parsed, again: bytes | memoryview, limits: Limits) -> bool:
+    """Whether the file ``again`` has the pixels and metadata of ``parsed``."""
+    try:
+        other = parse(again, "", limits)
+    except SourceError:
+        return False
+    return other is not None and images_equal(parsed, other)
+
+
+def stored_pieces(data: bytes | memoryview, *, level: int | None = None) -> Iterator[Piece]:
+    """The file verbatim, in chunks, each Zstandard or raw, whichever is smaller."""
+    return _chunked(data, RecordType.STORED, level)
+
+
+def stored_size(data: bytes | memoryview, *, stop: int) -> int:
+    """Bytes of payload when stored verbatim; counting ends early once it exceeds ``stop``."""
+    total = 0
+    for piece in stored_pieces(data):
+        total += len(piece.payload) + RECORD_COST
+        if total > stop:
+            break
+    return total
+
+
+def _chunked(data: bytes | memoryview, type: RecordType, level: int | None = None) -> Iterator[Piece]:
+    view = memoryview(data).cast("B")
+    if level is None:
+        level = ZSTD_LEVEL_SMALL if len(view) <= SMALL else ZSTD_LEVEL
+    compressor = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
+    for chunk in blocks(view, CHUNK):
+        packed = compressor.compress(chunk)
+        if len(packed) < len(chunk) and expand(packed, "zstd", len(chunk)) == chunk:
+            yield Piece(type, packed, "zstd", len(chunk))
+        else:
+            yield Piece(type, bytes(chunk), "raw", len(chunk))
+
+
+def expand(payload: bytes, coding: str, size: int) -> bytes:
+    """Undo ``raw`` or ``zstd``. Raises ValueError when the result does not have ``size`` bytes."""
+    if coding == "zstd":
+        if size > CHUNK:
+            raise ValueError(f"a record promises {size} bytes, more than the {CHUNK} that one may hold")
+        try:
+            # else the frame itself would choose what is allocated
+            if zstandard.frame_content_size(payload) != size:
+                raise ValueError("the Zstandard frame promises another size than the index")
+            payload = zstandard.ZstdDecompressor().decompress(payload, max_output_size=size)
+        except zstandard.ZstdError as error:
+            raise ValueError(f"the Zstandard frame is damaged: {error}") from error
+    if len(payload) != size:
+        raise ValueError(f"a record holds {len(payload)} bytes instead of {size}")
+    return payload

@@ -1,0 +1,342 @@
+"""A finished archive, open for reading: its entries, and each entry's bytes, checked.
+
+A lost or damaged index is made again from the ENTRY records of the shards; ``Archive.problems`` says so.
+Damage of one entry raises an error that names it and touches no other entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, Self, cast
+
+from callic_archive.archive.codecs import Decoder, DecoderPlan, Image
+from callic_archive.archive.digests import content_sha256, sha256
+from callic_archive.archive.entries import Entry, Part
+from callic_archive.archive.pack_one import expand
+from callic_archive.archive.scan import Problem
+from callic_archive.archive.staging import PARTIAL
+from callic_archive.container.index import read_index
+from callic_archive.container.layout import RecordRef, RecordType
+from callic_archive.container.reader import ShardReader
+from callic_archive.errors import (
+    CallicError,
+    ContainerError,
+    DigestMismatch,
+    EntryDamaged,
+    EnvironmentFailure,
+    IndexDamaged,
+    MissingPath,
+    NotAnArchive,
+)
+from callic_archive.images.source import Parsed, images_equal, parse, rebuild
+
+FORMAT_VERSION = 1
+INDEX = "index.jsonl.zst"
+
+
+@dataclass
+class Contents:
+    """What the index says."""
+
+    header: dict[str, Any] = field(default_factory=dict)
+    entries: list[Entry] = field(default_factory=list)
+    adapters: dict[str, RecordRef] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+class Archive:
+    """An archive directory. A context manager; its readers and models are opened when first needed."""
+
+    def __init__(
+        self,
+        root: Path,
+        plan: DecoderPlan | None = None,
+        *,
+        threads: int | None = None,
+        contents: Contents | None = None,
+    ) -> None:
+        """Open ``root`` and read its index, unless ``contents`` says already what it holds.
+
+        Raises MissingPath, NotAnArchive, ReadFailure.
+        """
+        self.root = root
+        self.data = root / "data"
+        self._plan = plan
+        self._threads = threads
+        self._decoder: Decoder | None = None
+        self._readers: dict[str, ShardReader | CallicError] = {}
+        check_archive(root)
+        self._contents = contents or self._read_index()
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All entries, in the order of their paths."""
+        return self._contents.entries
+
+    @property
+    def header(self) -> Mapping[str, Any]:
+        """The first line of the index."""
+        return self._contents.header
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What was wrong with the index itself."""
+        return self._contents.problems
+
+    @property
+    def adapters(self) -> Mapping[str, RecordRef]:
+        """Adapters shared by entries: digest to record."""
+        return self._contents.adapters
+
+    def shards(self) -> list[Path]:
+        """Shard files, in the order of their names."""
+        return sorted(self.data.glob("shard-*.cla"))
+
+    def models(self) -> list[Path]:
+        """Model files."""
+        return sorted((self.data / "models").glob("*.safetensors"))
+
+    # -- the index -------------------------------------------------------------------------------------------
+
+    def _read_index(self) -> Contents:
+        path = self.data / INDEX
+        try:
+            if not path.is_file():
+                raise IndexDamaged("the file is missing")
+            contents = contents_of(read_index(path))
+        except ContainerError as error:
+            reason = f"{INDEX} cannot be used ({error}); entries were found by reading the shards"
+            problem = Problem(f"data/{INDEX}", error.code, reason, kept=True)
+            contents = self._rebuild_index()
+            contents.problems.append(problem)
+        contents.entries.sort(key=lambda entry: _sort_key(entry.path))
+        return contents
+
+    def _rebuild_index(self) -> Contents:
+        contents = Contents()
+        entries: dict[str, Entry] = {}
+        for path in self.shards():
+            try:
+                reader = self.reader(path.name)
+                records, _ = reader.rebuild_index()
+            except CallicError as error:
+                contents.problems.append(Problem(f"data/{path.name}", error.code, str(error), kept=False))
+                continue
+            for record in records:
+                if record.ref.type is RecordType.ADAPTER:
+                    contents.adapters[record.key] = record.ref
+                elif record.ref.type is RecordType.ENTRY:
+                    with suppress(ContainerError, EntryDamaged):
+                        entry = Entry.from_bytes(reader.read(record.ref, key=record.key))
+                        entries[entry.path] = entry
+        contents.entries = list(entries.values())
+        return contents
+
+    # -- records ---------------------------------------------------------------------------------------------
+
+    def reader(self, name: str) -> ShardReader:
+        """The reader of a shard. Raises EntryDamaged when the shard is missing, else what opening it raised."""
+        found = self._readers.get(name)
+        if found is None:
+            try:
+                path = self.data / name
+                if not path.is_file():
+                    raise EntryDamaged(f"the shard data/{name} is missing")
+                found = ShardReader(path)
+            except CallicError as error:
+                found = error
+            self._readers[name] = found
+        if isinstance(found, CallicError):
+            raise found
+        return found
+
+    def read(self, part: Part) -> bytes:
+        """The checked payload of a part."""
+        return self.reader(part.ref.shard).read(part.ref)
+
+    def decoder(self) -> Decoder:
+        """The decoder with this archive's own models and adapters. Raises ModelError."""
+        if self._decoder is None:
+            if self._plan is None:
+                raise NotAnArchive("no decoder was given to read images with")
+            payloads = []
+            for ref in self.adapters.values():
+                with suppress(ContainerError):  # the entries that need it will say so
+                    payloads.append(self.reader(ref.shard).read(ref))
+            self._decoder = self._plan.open(self.models(), payloads, threads=self._threads)
+        return self._decoder
+
+    # -- entries ---------------------------------------------------------------------------------------------
+
+    def check_records(self, entry: Entry) -> None:
+        """Read all records of an entry and check their checksums. Raises EntryDamaged."""
+        with naming(entry):
+            for part in entry.parts:
+                for _ in self.reader(part.ref.shard).chunks(part.ref):
+                    pass
+
+    def restore(self, entry: Entry, out: BinaryIO, *, prove: bool = False) -> Literal["bytes", "content"]:
+        """Write the file of an entry to ``out``; what it was proven to be.
+
+        The answer is ``bytes`` when the SHA-256 of the source came out, else ``content``: pixels and metadata
+        are right, but the compressed bytes around them are others than the source's. ``prove`` reads such a
+        file again to make sure. Raises EntryDamaged and DigestMismatch; what was written until then must be
+        thrown away.
+        """
+        with naming(entry):
+            tee = _Tee(out)
+            if entry.method != "image":
+                for part in entry.parts:
+                    tee.write(expand(self.read(part), part.coding, part.size))
+                if tee.hexdigest() != entry.sha256:
+                    raise DigestMismatch(
+                        "the restored bytes do not have the SHA-256 that was stored at packing"
+                    )
+                return "bytes"
+            surround, images = self.pieces(entry)
+            found = content_sha256(entry.format or "", entry.recipe, surround, images)
+            if found != entry.content_sha256:
+                raise DigestMismatch("the decoded pixels do not have the digest that was stored at packing")
+            rebuild(entry.format or "", entry.recipe, surround, images, cast("BinaryIO", tee))
+            if tee.hexdigest() == entry.sha256:
+                return "bytes"
+            if prove:
+                _prove_content(entry, surround, images)
+            return "content"
+
+    def pieces(self, entry: Entry) -> tuple[bytes, list[Image]]:
+        """Surrounding bytes and decoded images of an image entry, in the order of its parts."""
+        surround = b"".join(
+            expand(self.read(part), part.coding, part.size) for part in entry.parts if part.stream is None
+        )
+        images = []
+        for part in entry.parts:
+            if part.stream is not None:
+                codestream = self.read(part)
+                info = self.decoder().inspect(codestream)
+                if (info.shape, info.dtype) != (part.stream.shape, part.stream.dtype):
+                    raise EntryDamaged("a codestream holds an image of another shape than the index says")
+                images.append(self.decoder().decode(codestream))
+        return surround, images
+
+    def close(self) -> None:
+        """Close all readers."""
+        for reader in self._readers.values():
+            if isinstance(reader, ShardReader):
+                reader.close()
+        self._readers.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_archive(root: Path) -> None:
+    """Raise MissingPath or NotAnArchive unless ``root`` looks like a finished archive, as damaged as it may
+    be.
+    """
+    if not root.exists():
+        partial = root.with_name(root.name + PARTIAL)
+        if partial.is_dir():
+            raise NotAnArchive(
+                f"{root} is not finished yet; run the same pack command again to complete {partial}"
+            )
+        raise MissingPath(f"{root} does not exist; check the spelling")
+    if root.name.endswith(PARTIAL):
+        raise NotAnArchive(f"{root} is unfinished; run the same pack command again to complete it")
+    data = root / "data"
+    if not root.is_dir() or not ((data / INDEX).exists() or any(data.glob("shard-*.cla"))):
+        raise NotAnArchive(f"{root} is no callic archive: it holds neither data/{INDEX} nor shards")
+
+
+def contents_of(rows: Iterator[dict[str, Any]]) -> Contents:
+    """Sort the lines of an index by what they are. A line that is not valid costs its entry alone."""
+    contents = Contents()
+    for row in rows:
+        kind = row.get("kind")
+        if kind == "archive":
+            contents.header = row
+            if row.get("format_version") != FORMAT_VERSION:
+                raise NotAnArchive(
+                    f"the archive has format version {row.get('format_version')!r}; this program reads "
+                    f"version {FORMAT_VERSION}. Use a newer callic-archive"
+                )
+        elif kind == "adapter":
+            contents.adapters[str(row.get("sha256"))] = RecordRef.from_json(row.get("record"))
+        else:
+            try:
+                contents.entries.append(Entry.from_json(row))
+            except EntryDamaged as error:
+                shown = str(row.get("path", "?"))
+                contents.problems.append(Problem.of(shown, error, kept=False))
+    return contents
+
+
+@contextmanager
+def naming(entry: Entry) -> Iterator[None]:
+    """Let every failure inside say which entry it costs; failures of the machine pass through."""
+    try:
+        yield
+    except (EnvironmentFailure, DigestMismatch, EntryDamaged):
+        raise
+    except CallicError as error:
+        raise EntryDamaged(str(error)) from error
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError) as error:
+        raise EntryDamaged(f"its records cannot be put together: {type(error).__name__}: {error}") from error
+
+
+class _Tee:
+    """Passes writes on and hashes them."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._digest = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._digest.update(data)
+        self._out.write(data)
+        count = memoryview(data).nbytes
+        self._size += count
+        return count
+
+    def tell(self) -> int:
+        return self._size
+
+    def flush(self) -> None:
+        self._out.flush()
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _prove_content(entry: Entry, surround: bytes, images: list[Image]) -> None:
+    """Put the file together once more, read it, and compare pixels and metadata. Raises DigestMismatch."""
+    made = io.BytesIO()
+    rebuild(entry.format or "", entry.recipe, surround, images, made)
+    again = parse(made.getbuffer())
+    if again is None:
+        raise DigestMismatch("the restored file is not understood as the image it was")
+    recipe = dict(entry.recipe)
+    known = Parsed(entry.format or "", "content", tuple(images), surround, recipe, again.volatile)
+    if not images_equal(known, again):
+        raise DigestMismatch("the restored file does not hold the packed pixels and metadata")
+
+
+def _sort_key(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
+
+
+def verify_model(path: Path) -> bool:
+    """Whether a model file is the one its name promises."""
+    return sha256(path.read_bytes()) == path.stem

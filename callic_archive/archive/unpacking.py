@@ -1,0 +1,219 @@
+"""From an archive back to a tree. Files first, by anyone; links and the metadata of folders last, by one
+process.
+
+Everything is written relative to directory descriptors and under a temporary name until it is proven; see
+``callic_archive.container.fs.ExtractionRoot``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from callic_archive.archive.codecs import DecoderPlan
+from callic_archive.archive.entries import Entry
+from callic_archive.archive.reading import Archive, Contents
+from callic_archive.archive.scan import Problem, Selection
+from callic_archive.container.fs import ExtractionRoot, safe_join
+from callic_archive.errors import (
+    CallicError,
+    ContainerError,
+    DestinationExists,
+    DigestMismatch,
+    EnvironmentFailure,
+    NoSuchEntry,
+    ReadFailure,
+    RestoreFailed,
+    TargetExists,
+    UnsafeEntry,
+    WriteFailure,
+)
+
+_SHOWN = 3  # existing files named in a refusal
+
+
+@dataclass(frozen=True)
+class ReadJob:
+    """What all batches of one reading run share. Picklable."""
+
+    token: str
+    root: Path
+    plan: DecoderPlan
+    contents: Contents  # without entries: each batch brings its own
+    stop_file: Path
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class UnpackJob:
+    """Where to and how."""
+
+    read: ReadJob
+    destination: Path
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What became of one entry: the fidelity reached, or the problem."""
+
+    entry: Entry
+    fidelity: str | None
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """What became of a batch; ``left`` were not begun because a stop was asked for."""
+
+    restored: tuple[Restored, ...]
+    left: tuple[Entry, ...] = ()
+
+
+OTHER_BYTES = (
+    "its pixels and metadata are right, but the compression library of this machine makes other bytes of them "
+    "than the one it was packed with"
+)
+Watch = Callable[[Restored], None]
+
+
+def select(entries: Iterable[Entry], patterns: Sequence[str]) -> list[Entry]:
+    """Entries that match any pattern, with the folders above them. Raises NoSuchEntry for a pattern without
+    match.
+    """
+    entries = list(entries)
+    if not patterns:
+        return entries
+    for pattern in patterns:
+        one = Selection(include=(pattern,))
+        if not any(one.included(entry.path) for entry in entries):
+            raise NoSuchEntry(
+                f"nothing in the archive matches {pattern!r}; `callic-archive list` shows what there is"
+            )
+    selection = Selection(include=tuple(patterns))
+    wanted = {entry.path for entry in entries if selection.included(entry.path)}
+    above = {parent for path in wanted for parent in _parents(path)}
+    return [e for e in entries if e.path in wanted or (e.kind == "directory" and e.path in above)]
+
+
+def _parents(path: str) -> Iterable[str]:
+    while "/" in path:
+        path = path.rsplit("/", 1)[0]
+        yield path
+
+
+def check_destination(entries: Iterable[Entry], destination: Path) -> None:
+    """Raise DestinationExists when a file or link that would be written is there already."""
+    found = []
+    for entry in entries:
+        if entry.kind != "directory":
+            try:
+                path = safe_join(destination, entry.path)
+            except ContainerError:
+                continue  # refused later, by name
+            if os.path.lexists(path):
+                found.append(str(path))
+    if found:
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise DestinationExists(
+            f"{', '.join(found[:_SHOWN])}{more} exist already and are not replaced; "
+            "unpack to an empty folder, or allow it with --overwrite"
+        )
+
+
+_archives: dict[str, Archive] = {}
+
+
+def open_for(job: ReadJob) -> Archive:
+    """The archive of a run, opened once a process."""
+    archive = _archives.get(job.token)
+    if archive is None:
+        archive = _archives[job.token] = Archive(
+            job.root, job.plan, threads=job.threads, contents=job.contents
+        )
+    return archive
+
+
+def close_archives(token: str) -> None:
+    """Close what this process opened for a run."""
+    if token in _archives:
+        _archives.pop(token).close()
+
+
+def unpack_batch(job: UnpackJob, batch: Sequence[Entry], watch: Watch | None = None) -> ReadResult:
+    """Restore files. Damage costs one entry; EnvironmentFailure (disk full) ends the run."""
+    archive = open_for(job.read)
+    done: list[Restored] = []
+    with ExtractionRoot(job.destination) as root:
+        for number, entry in enumerate(batch):
+            if job.read.stop_file.exists():
+                return ReadResult(tuple(done), tuple(batch[number:]))
+            done.append(_restore(archive, root, entry, job.overwrite))
+            if watch is not None:
+                watch(done[-1])
+    return ReadResult(tuple(done))
+
+
+def _restore(archive: Archive, root: ExtractionRoot, entry: Entry, overwrite: bool) -> Restored:
+    try:
+        with root.create_file(entry.path, overwrite=overwrite) as out:
+            fidelity = archive.restore(entry, out)
+        root.set_metadata(entry.path, mode=entry.mode, mtime_ns=entry.mtime_ns)
+    except CallicError as error:
+        if ends_run(error):
+            raise
+        return Restored(entry, None, failed(entry, error))
+    if fidelity != entry.fidelity:
+        return Restored(entry, fidelity, Problem.of(entry.path, DigestMismatch(OTHER_BYTES), kept=True))
+    return Restored(entry, fidelity)
+
+
+def restore_rest(job: UnpackJob, entries: Sequence[Entry]) -> list[Problem]:
+    """Folders, then links, then metadata of folders, deepest first. Raises EnvironmentFailure."""
+    problems: list[Problem] = []
+    folders = [entry for entry in entries if entry.kind == "directory"]
+    with ExtractionRoot(job.destination) as root:
+
+        def attempt(entry: Entry, step: Callable[[], None]) -> None:
+            try:
+                step()
+            except CallicError as error:
+                if ends_run(error):
+                    raise
+                problems.append(failed(entry, error))
+
+        for entry in folders:
+            attempt(entry, partial(root.make_directory, entry.path))
+        for entry in entries:
+            if entry.kind == "symlink":
+                attempt(entry, partial(_link, root, entry, job.overwrite))
+        refused = {problem.path for problem in problems}
+        for entry in sorted(folders, key=lambda folder: -folder.path.count("/")):
+            if entry.path not in refused:
+                metadata = partial(root.set_metadata, entry.path, mode=entry.mode, mtime_ns=entry.mtime_ns)
+                attempt(entry, metadata)
+    return problems
+
+
+def _link(root: ExtractionRoot, entry: Entry, overwrite: bool) -> None:
+    root.make_symlink(entry.path, entry.target or "", overwrite=overwrite)
+    root.set_metadata(entry.path, mtime_ns=entry.mtime_ns)
+
+
+def ends_run(error: CallicError) -> bool:
+    """Whether a failure concerns all entries: a full disk does, a name that is too long or a bad sector does
+    not.
+    """
+    return isinstance(error, EnvironmentFailure) and not isinstance(error, (ReadFailure, WriteFailure))
+
+
+def failed(entry: Entry, error: CallicError) -> Problem:
+    """The problem of an entry that was not restored."""
+    if isinstance(error, (TargetExists, WriteFailure)):
+        error = RestoreFailed(str(error))
+    elif isinstance(error, ContainerError):
+        error = UnsafeEntry(str(error))
+    return Problem.of(entry.path, error, kept=False)

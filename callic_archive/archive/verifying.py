@@ -1,0 +1,124 @@
+"""Is the archive still what was packed: its bag, its records, its decoded entries, and a tree beside it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from callic_archive.archive.digests import sha256
+from callic_archive.archive.entries import Entry
+from callic_archive.archive.pack_one import HashSink
+from callic_archive.archive.packer import read_source
+from callic_archive.archive.reading import Archive
+from callic_archive.archive.scan import Problem, scan
+from callic_archive.archive.unpacking import OTHER_BYTES, ReadJob, ReadResult, Restored, Watch, open_for
+from callic_archive.container.bag import validate_bag
+from callic_archive.container.reader import ShardReader
+from callic_archive.container.scan import Damage
+from callic_archive.errors import CallicError, DigestMismatch, EnvironmentFailure, ReadFailure, TreeDiffers
+
+
+@dataclass(frozen=True)
+class VerifyJob:
+    """How deep to look."""
+
+    read: ReadJob
+    full: bool = True  # decode and compare; else record checksums only
+
+
+def verify_batch(job: VerifyJob, batch: Sequence[Entry], watch: Watch | None = None) -> ReadResult:
+    """Check entries; what is damaged is named and stops nothing."""
+    archive = open_for(job.read)
+    done: list[Restored] = []
+    for number, entry in enumerate(batch):
+        if job.read.stop_file.exists():
+            return ReadResult(tuple(done), tuple(batch[number:]))
+        done.append(_verify(archive, entry, job.full))
+        if watch is not None:
+            watch(done[-1])
+    return ReadResult(tuple(done))
+
+
+def _verify(archive: Archive, entry: Entry, full: bool) -> Restored:
+    try:
+        if not full:
+            archive.check_records(entry)
+            return Restored(entry, entry.fidelity)
+        fidelity = archive.restore(entry, HashSink(), prove=True)  # type: ignore[arg-type]
+        if fidelity != entry.fidelity:
+            raise DigestMismatch(OTHER_BYTES)
+    except CallicError as error:
+        if isinstance(error, EnvironmentFailure) and not isinstance(error, ReadFailure):
+            raise
+        return Restored(entry, None, Problem.of(entry.path, error, kept=False))
+    return Restored(entry, fidelity)
+
+
+def verify_bag(archive: Archive, on_file: Callable[[str, int], None] | None = None) -> Iterator[Problem]:
+    """What is wrong with the bag: tag files, missing or added files, SHA-256 of every payload file.
+
+    Of shards that differ from their SHA-256 the damaged places are named too.
+    """
+    damaged = set()
+    for problem in validate_bag(archive.root, on_file=on_file):
+        yield Problem(problem.path, problem.code, problem.detail, kept=False, exit_code=3)
+        damaged.add(problem.path)
+    yield from _shard_damage([path for path in archive.shards() if f"data/{path.name}" in damaged])
+
+
+def _shard_damage(shards: Sequence[Path]) -> Iterator[Problem]:
+    """Damaged places: of records, also of those that no entry needs, and of the shards' own index."""
+    for path in shards:
+        try:
+            with ShardReader(path) as reader:
+                for item in reader.scan():
+                    if isinstance(item, Damage):
+                        names = ", ".join(sorted({entry.key for entry in item.records if entry.key}))
+                        lost = f"; it holds records of {names}" if names else ""
+                        text = f"{item.detail} (bytes {item.offset} to {item.offset + item.length}){lost}"
+                        yield Problem(f"data/{path.name}", item.code, text, kept=False, exit_code=3)
+        except CallicError as error:
+            yield Problem.of(f"data/{path.name}", error, kept=False)
+
+
+def compare_with(entries: Sequence[Entry], tree: Path, watch: Callable[[Entry], None]) -> Iterator[Problem]:
+    """Differences between the archive and the tree that holds its top folders. Modes and times are not
+    compared.
+    """
+    known = {entry.path for entry in entries}
+    for entry in entries:
+        difference = _difference(entry, tree / entry.path)
+        if difference is not None:
+            yield Problem.of(entry.path, TreeDiffers(difference), kept=False)
+        watch(entry)
+    tops = sorted({entry.path.split("/", 1)[0] for entry in entries})
+    found = scan([str(tree / top) for top in tops if os.path.lexists(tree / top)])
+    for source in found.sources:
+        if source.path not in known:
+            yield Problem.of(
+                source.path, TreeDiffers("it is in the folder and not in the archive"), kept=False
+            )
+    yield from (problem for problem in found.problems if problem.kept is False)
+
+
+def _difference(entry: Entry, file: Path) -> str | None:
+    try:
+        info = os.lstat(file)
+        if entry.kind == "directory":
+            return None if stat.S_ISDIR(info.st_mode) else "it is a folder in the archive, not in the tree"
+        if entry.kind == "symlink":
+            same = stat.S_ISLNK(info.st_mode) and os.readlink(file) == entry.target
+            return None if same else f"it is a link to {entry.target!r} in the archive, not in the tree"
+        if not stat.S_ISREG(info.st_mode):
+            return "it is a file in the archive, not in the tree"
+        if info.st_size != entry.size:
+            return f"it has {entry.size} bytes in the archive and {info.st_size} in the tree"
+        data, _ = read_source(str(file))
+        return None if sha256(data) == entry.sha256 else "it has the same size and other bytes in the tree"
+    except FileNotFoundError:
+        return "it is missing in the tree"
+    except OSError as error:
+        return f"it cannot be read in the tree: {error.strerror or error}"

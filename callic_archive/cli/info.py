@@ -1,0 +1,88 @@
+"""``callic-archive info``: an archive as a whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from callic_archive.cli import options
+from callic_archive.cli.options import Common
+from callic_archive.cli.report import Report, plural, size_text
+from callic_archive.cli.running import run_verb
+
+
+@click.command()
+@options.archive_argument
+@options.common_options
+def info(common: Common, **values: Any) -> None:
+    """Show what an ARCHIVE holds as a whole: counts, sizes, fidelity, models, shards."""
+    run_verb("info", common, lambda report: _info(report, **values))
+
+
+def _info(report: Report, *, archive: Path) -> None:
+    from callic_archive.archive.reading import Archive
+
+    report.hide(archive)
+    with Archive(archive) as opened:
+        for problem in opened.problems:
+            report.problem(problem)
+        entries = opened.entries
+        files = [entry for entry in entries if entry.kind == "file"]
+        images = [entry for entry in files if entry.method == "image"]
+        unique = {part.ref: part for entry in files for part in entry.parts}
+        coded = {ref: part for ref, part in unique.items() if part.stream is not None}
+        samples = sum(part.stream.samples for part in coded.values() if part.stream is not None)
+        code_bytes = sum(ref.length for ref in coded)
+        source = sum(entry.size for entry in files)
+        stored = sum(ref.length for ref in unique)
+        fields: dict[str, Any] = {
+            "archive": report.path(archive),
+            "format_version": opened.header.get("format_version"),
+            "software": opened.header.get("software"),
+            "packed_at": opened.header.get("packed_at"),
+            "settings": dict(opened.header.get("settings", {})),
+            "files": len(files),
+            "directories": sum(entry.kind == "directory" for entry in entries),
+            "symlinks": sum(entry.kind == "symlink" for entry in entries),
+            "kinds": dict(sorted(Counter(entry.format or entry.method for entry in files).items())),
+            "fidelity": dict(sorted(Counter(entry.fidelity for entry in files).items())),
+            "source_bytes": source,
+            "stored_bytes": stored,
+            "archive_bytes": sum(p.stat().st_size for p in archive.rglob("*") if p.is_file()),
+            "bits_per_sample": round(8 * code_bytes / samples, 4) if samples else None,
+            "shards": [{"name": path.name, "bytes": path.stat().st_size} for path in opened.shards()],
+            "models": [{"sha256": path.stem, "bytes": path.stat().st_size} for path in opened.models()],
+            "adapters": sorted(opened.adapters),
+        }
+    report.event("archive", **fields)
+    report.summary |= {"archive": fields["archive"]}
+    if not report.as_json:
+        for line in _lines(fields, len(images)):
+            report.text(line, always=True)
+
+
+def _lines(f: dict[str, Any], images: int) -> list[str]:
+    ratio = f"ratio {f['source_bytes'] / f['stored_bytes']:.2f}" if f["stored_bytes"] else "nothing stored"
+    settings = f["settings"]
+    lines = [
+        f"archive      {f['archive']}",
+        f"made by      {f['software'] or 'unknown'}, {f['packed_at'] or 'at an unknown time'}, "
+        f"format version {f['format_version']}",
+        f"entries      {plural(f['files'], 'file')}, {plural(f['directories'], 'folder')}, "
+        f"{plural(f['symlinks'], 'link')}",
+        f"files        {', '.join(f'{count} {kind}' for kind, count in f['kinds'].items()) or 'none'}",
+        f"come back    {', '.join(f'{count} {name}' for name, count in f['fidelity'].items()) or 'none'}",
+        f"size         {size_text(f['source_bytes'])} -> {size_text(f['stored_bytes'])}, {ratio}; "
+        f"{size_text(f['archive_bytes'])} with models, index and specification",
+    ]
+    if f["bits_per_sample"] is not None:
+        lines.append(f"images       {plural(images, 'file')}, {f['bits_per_sample']:.3f} bits a sample")
+    if settings:
+        lines.append(f"settings     {', '.join(f'{k} {v}' for k, v in settings.items() if k != 'models')}")
+    lines += [f"shard        {shard['name']}, {size_text(shard['bytes'])}" for shard in f["shards"]]
+    lines += [f"model        {model['sha256'][:16]}, {size_text(model['bytes'])}" for model in f["models"]]
+    lines += [f"adapter      {digest[:16]}" for digest in f["adapters"]]
+    return lines

@@ -1,0 +1,96 @@
+"""The command ``callic-archive``: its verbs, and what happens when the words of a command do not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from callic_archive import __version__
+from callic_archive.cli.doctor import doctor
+from callic_archive.cli.info import info
+from callic_archive.cli.list import list_
+from callic_archive.cli.pack import pack
+from callic_archive.cli.report import JSON_VERSION
+from callic_archive.cli.unpack import unpack
+from callic_archive.cli.verify import verify
+
+EXIT_CODES = """\b
+Exit codes:
+  0    all done
+  1    done, but some sources failed (each is named)
+  2    wrong usage: nothing was begun
+  3    the archive is corrupt, or the verification failed
+  4    the environment does not allow it: no such GPU, no space, nothing can be written
+  75   stopped early (SIGTERM, SIGUSR1); the same command goes on where it was
+  130  interrupted from the keyboard; the same command goes on where it was
+
+Options can also be given as variables: CALLIC_ARCHIVE_PACK_WORKERS=4 stands for `pack --workers 4`.
+"""
+
+
+@click.group(
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "CALLIC_ARCHIVE",
+        "max_content_width": 110,
+    },
+    epilog=EXIT_CODES,
+)
+@click.version_option(__version__, prog_name="callic-archive")
+def cli() -> None:
+    """Lossless archives of images, with a learned codec that decodes to the same bits on any machine.
+
+    Files that are no images, or that the codec cannot shrink, are kept byte for byte.
+    """
+
+
+for command in (pack, unpack, verify, list_, info, doctor):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; ends the process with an exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        cli.main(words, prog_name="callic-archive", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        if _wants_json(words):
+            message = error.format_message()
+            _usage_summary(words, message)
+        sys.exit(2)
+
+
+def _wants_json(words: Sequence[str]) -> bool:
+    verb = _verb(words)
+    variable = os.environ.get(f"CALLIC_ARCHIVE_{verb.upper()}_JSON", "") if verb else ""
+    return "--json" in words or variable.lower() in ("1", "true", "yes", "on", "t", "y")
+
+
+def _verb(words: Sequence[str]) -> str:
+    return words[0] if words and words[0] in cli.commands else ""
+
+
+def _usage_summary(words: Sequence[str], message: str) -> None:
+    summary = {
+        "v": JSON_VERSION,
+        "event": "summary",
+        "verb": _verb(words),
+        "exit_code": 2,
+        "seconds": 0.0,
+        "problems": 0,
+        "error": {"code": "E001", "message": message},
+    }
+    sys.stdout.write(json.dumps(summary) + "\n")
+
+
+if __name__ == "__main__":
+    main()

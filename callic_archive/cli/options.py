@@ -1,0 +1,153 @@
+"""Every option of the command line, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options that all verbs share."""
+
+    as_json: bool
+    quiet: bool
+    verbose: bool
+    debug: bool
+    redact_paths: bool
+    progress_interval: float
+
+
+_COMMON = [
+    click.option("--json", is_flag=True, help="JSON Lines on standard output, text on standard error."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress and no summary; problems are still shown."),
+    click.option("-v", "--verbose", is_flag=True, help="Say more: every entry and every problem."),
+    click.option("--debug", is_flag=True, help="Show Python tracebacks of failures."),
+    click.option(
+        "--redact-paths",
+        is_flag=True,
+        help="Show no path in messages and JSON; names of medical files identify people.",
+    ),
+    click.option(
+        "--progress-interval",
+        type=click.FloatRange(min=0.1),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Where there is no terminal: one line of progress an interval.",
+    ),
+]
+
+
+def common_options(function: F) -> F:
+    """Add the shared options; the function receives them as one ``common``."""
+
+    @wraps(function)
+    def collected(**values: Any) -> Any:
+        fields = {
+            name: values.pop("json" if name == "as_json" else name) for name in Common.__dataclass_fields__
+        }
+        return function(common=Common(**fields), **values)
+
+    for option in reversed(_COMMON):
+        collected = option(collected)
+    return collected  # type: ignore[return-value]
+
+
+archive_argument = click.argument("archive", type=click.Path(path_type=Path))
+patterns_argument = click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
+
+# -- resources -----------------------------------------------------------------------------------------------
+
+device_option = click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), help="Default: the GPUs there are, else the CPU."
+)
+gpus_option = click.option(
+    "--gpus",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Use N GPUs, one process each; exit 4 if not there.",
+)
+workers_option = click.option(
+    "--workers", type=click.IntRange(min=1), metavar="N", help="CPU worker processes.  [default: one a core]"
+)
+scheduler_option = click.option(
+    "--scheduler",
+    metavar="ADDRESS|FILE",
+    help="A running Dask cluster that shares this machine's file system.",
+)
+
+# -- pack ----------------------------------------------------------------------------------------------------
+
+sources_argument = click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path())
+output_option = click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="ARCHIVE",
+    type=click.Path(path_type=Path),
+    help="The archive to make, a folder. An unfinished ARCHIVE.partial beside it is gone on with.",
+)
+adapt_option = click.option(
+    "--adapt",
+    type=click.Choice(["none", "image", "collection"]),
+    help="Fit the model to each image (slow, smallest) or once to all.  [default: collection; image on GPUs]",
+)
+steps_option = click.option(
+    "--steps", type=click.IntRange(min=1), metavar="T", help="Training steps of an adaptation."
+)
+coder_option = click.option(
+    "--coder",
+    type=click.Choice(["range", "torchac"]),
+    default="range",
+    show_default=True,
+    help="The entropy coder.",
+)
+fidelity_option = click.option(
+    "--fidelity",
+    type=click.Choice(["auto", "bytes"]),
+    default="auto",
+    show_default=True,
+    help="bytes: store a file as it is where only its pixels and metadata would come back equal.",
+)
+include_option = click.option(
+    "--include", multiple=True, metavar="GLOB", help="Only files that match (name, or path if it has a /)."
+)
+exclude_option = click.option(
+    "--exclude", multiple=True, metavar="GLOB", help="Leave out what matches, and all below it."
+)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Show what would be packed; write nothing.")
+no_verify_option = click.option(
+    "--no-verify", is_flag=True, help="Do not decode each codestream to prove it; not advised."
+)
+
+# -- unpack and verify ---------------------------------------------------------------------------------------
+
+directory_option = click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where to restore the tree.",
+)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+depth_option = click.option(
+    "--full/--quick",
+    "full",
+    default=True,
+    help="Decode every entry and compare (default), or checksums of files and records only.",
+)
+against_option = click.option(
+    "--against",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Also compare with the tree in DIR, the folder that holds what was packed.",
+)

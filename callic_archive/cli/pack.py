@@ -1,0 +1,228 @@
+"""``callic-archive pack``: files and folders into an archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from callic_archive.cli import options
+from callic_archive.cli.options import Common
+from callic_archive.cli.report import Report, plural, size_text
+from callic_archive.cli.running import run_verb
+
+if TYPE_CHECKING:
+    from callic_archive.archive.codecs import CodecPlan
+    from callic_archive.archive.commit import Finished
+    from callic_archive.archive.entries import Entry
+    from callic_archive.archive.packing import PackRun
+    from callic_archive.archive.scan import Scan, Source
+    from callic_archive.cli.progress import Progress
+
+
+@click.command()
+@options.sources_argument
+@options.output_option
+@options.device_option
+@options.gpus_option
+@options.workers_option
+@options.scheduler_option
+@options.adapt_option
+@options.steps_option
+@options.coder_option
+@options.fidelity_option
+@options.include_option
+@options.exclude_option
+@options.dry_run_option
+@options.no_verify_option
+@options.common_options
+def pack(common: Common, **values: Any) -> None:
+    """Pack files and folders into an archive.
+
+    Paths are stored below each SOURCE's own name, as `cp -r` does. Everything is kept: files of any kind,
+    names, empty folders, symbolic links, modes and times. Nothing is written to ARCHIVE before it was decoded
+    and compared; a run that was stopped or killed is completed by the same command.
+    """
+    run_verb("pack", common, lambda report: _pack(report, common, **values), resumable=True)
+
+
+def codec_plan(*, coder: str, adapt: str, steps: int | None, device: str) -> CodecPlan:
+    """The codec that pack uses."""
+    from callic_archive.archive.codecs import CallicPlan
+
+    return CallicPlan(coder=coder, adapt=adapt, steps=steps, device=device)  # type: ignore[arg-type]
+
+
+def _pack(
+    report: Report,
+    common: Common,
+    *,
+    sources: tuple[str, ...],
+    output: Path,
+    device: str | None,
+    gpus: int | None,
+    workers: int | None,
+    scheduler: str | None,
+    adapt: str | None,
+    steps: int | None,
+    coder: str,
+    fidelity: str,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    dry_run: bool,
+    no_verify: bool,
+) -> None:
+    from callic_archive.archive.pack_one import PackOptions
+    from callic_archive.archive.packing import PackRun, run_settings
+    from callic_archive.archive.scan import Selection, scan
+    from callic_archive.archive.staging import Staging
+    from callic_archive.cli.progress import Progress
+    from callic_archive.cli.resources import resources_of
+    from callic_archive.scheduling.pack import execute
+
+    report.hide(output, *sources)
+    resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=scheduler)
+    on_gpu = resources.gpus > 0
+    adapt = adapt or ("image" if on_gpu else "collection")
+    staging = Staging(output.parent / output.name if output.name else output)
+    staging.check()
+    selection = Selection(include, exclude)
+    found = scan(sources, selection, skip=staging.identities())
+    if dry_run:
+        _dry_run(report, found)
+        return
+    plan = codec_plan(coder=coder, adapt=adapt, steps=steps, device="cuda" if on_gpu else "cpu")
+    pack_options = PackOptions(fidelity=fidelity, verify=not no_verify)  # type: ignore[arg-type]
+    settings = run_settings(sources, plan, pack_options, selection)
+    with staging, Progress(report, common, "packed") as progress:
+        if staging.open(settings):
+            report.note(f"going on with {report.path(staging.root)}")
+        run = PackRun(staging, found, plan, pack_options, settings)
+        watch = _Watch(report, progress)
+        try:
+            finished = execute(run, resources, watch)
+        finally:
+            for note in run.notes:
+                report.note(note)
+            for problem in run.problems:
+                report.problem(problem)
+            _count(report, run)
+    _summary(report, run, finished, output, adapt)
+
+
+class _Watch:
+    """Passes what the run tells on to progress and report."""
+
+    def __init__(self, report: Report, progress: Progress) -> None:
+        self._report = report
+        self._progress = progress
+        self.stage = progress.stage
+        self.step = progress.step
+        self.planned = progress.planned
+        self.workers = progress.state
+
+    def packed(self, source: Source, entry: Entry | None) -> None:
+        if entry is None:
+            self._progress.advance(source.size, 0)
+            return
+        self._progress.advance(source.size, entry.packed_size)
+        self._report.event(
+            "entry",
+            **self._report.path_fields(entry.path),
+            kind=entry.format or entry.method,
+            fidelity=entry.fidelity,
+            source_bytes=entry.size,
+            stored_bytes=entry.packed_size,
+        )
+        if self._report.verbose:
+            shown = self._report.path(entry.path)
+            sizes = f"{size_text(entry.size)} -> {size_text(entry.packed_size)}"
+            self._report.detail(f"{shown}: {entry.format or entry.method}, {entry.fidelity}, {sizes}")
+
+
+def _dry_run(report: Report, found: Scan) -> None:
+    for source in found.sources:
+        report.event("entry", **report.path_fields(source.path), type=source.kind, source_bytes=source.size)
+        report.text(
+            f"{source.size:>14,}  {report.path(source.path)}{'/' if source.kind == 'directory' else ''}"
+        )
+    for note in found.notes:
+        report.note(note)
+    for problem in found.problems:
+        report.problem(problem)
+    files = sum(1 for source in found.sources if source.kind == "file")
+    report.summary |= {"dry_run": True, "files": files, "source_bytes": found.total_bytes}
+    report.text(f"{plural(files, 'file')}, {size_text(found.total_bytes)}; nothing was written")
+
+
+def _count(report: Report, run: PackRun) -> None:
+    files = [entry for entry in run.entries.values() if entry.kind == "file"]
+    images = [entry for entry in files if entry.method == "image"]
+    stored = {part.ref: part.ref.length for entry in files for part in entry.parts}
+    report.summary |= {
+        "entries": len(run.entries),
+        "files": len(files),
+        "images": len(images),
+        "verbatim": len(files) - len(images),
+        "fidelity": {
+            "bytes": sum(entry.fidelity == "bytes" for entry in files),
+            "content": sum(entry.fidelity == "content" for entry in files),
+        },
+        "resumed": run.resumed,
+        "missing": len(run.scan.sources) - len(run.entries),
+        "source_bytes": sum(entry.size for entry in files),
+        "stored_bytes": sum(stored.values()),
+    }
+
+
+def _summary(report: Report, run: PackRun, finished: Finished, output: Path, adapt: str) -> None:
+    counts = report.summary
+    images = [entry for entry in run.entries.values() if entry.method == "image"]
+    unique = {part.ref: part for entry in images for part in entry.parts}
+    image_bytes = sum(ref.length for ref in unique)
+    samples = sum(part.stream.samples for part in unique.values() if part.stream is not None)
+    bits = 8 * image_bytes / samples if samples else None
+    adapters = sorted({digest for entry in images for digest in entry.adapters()})
+    counts |= {
+        "archive": report.path(output),
+        "archive_bytes": finished.archive_bytes,
+        "model_bytes": finished.model_bytes,
+        "image_bytes": image_bytes,
+        "image_samples": samples,
+        "bits_per_sample": round(bits, 4) if bits is not None else None,
+        "adapt": adapt,
+        "adapters": len(adapters),
+    }
+    ratio = f", ratio {counts['source_bytes'] / counts['stored_bytes']:.2f}" if counts["stored_bytes"] else ""
+    report.text(
+        f"packed {plural(counts['files'], 'file')} into {report.path(output)}: "
+        f"{size_text(counts['source_bytes'])} -> {size_text(counts['stored_bytes'])}{ratio}"
+    )
+    if images:
+        report.text(
+            f"  {plural(len(images), 'image file')} through the learned codec: "
+            f"{size_text(sum(e.size for e in images))} -> {size_text(image_bytes)}, {bits:.3f} bits a sample"
+        )
+    if counts["verbatim"]:
+        report.text(f"  {plural(counts['verbatim'], 'file')} kept verbatim")
+    if counts["fidelity"]["content"]:
+        report.text(
+            f"  {plural(counts['fidelity']['content'], 'file')} will come back with equal pixels and metadata but "
+            "other compressed bytes (--fidelity bytes forbids that)"
+        )
+    report.text(f"  adaptation: {_adaptation(adapt, len(adapters), bool(images))}")
+    report.text(f"  the archive takes {size_text(finished.archive_bytes)} with models and specification")
+    if report.counts["problems"]:
+        report.text(f"  {plural(report.counts['problems'], 'problem')}, each named above", always=True)
+
+
+def _adaptation(adapt: str, adapters: int, images: bool) -> str:
+    more = "; --adapt image would make it smaller and take much longer" if images else ""
+    if adapt == "image":
+        return "each image has an adapter of its own where that pays"
+    if adapt == "none":
+        return f"none{more}"
+    if adapters:
+        return f"{plural(adapters, 'adapter')} fitted to the collection{more}"
+    return f"the collection is too small, or too much like what the model knows, for an adapter to pay{more}"

@@ -1,0 +1,129 @@
+"""``callic-archive unpack``: an archive, or a part of it, back to files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from callic_archive.cli import options
+from callic_archive.cli.options import Common
+from callic_archive.cli.report import Report, plural, size_text
+from callic_archive.cli.running import run_verb
+
+if TYPE_CHECKING:
+    from callic_archive.archive.codecs import DecoderPlan
+    from callic_archive.archive.unpacking import Restored
+
+
+@click.command()
+@options.archive_argument
+@options.patterns_argument
+@options.directory_option
+@options.overwrite_option
+@options.device_option
+@options.gpus_option
+@options.workers_option
+@options.common_options
+def unpack(common: Common, **values: Any) -> None:
+    """Restore the tree of an ARCHIVE, or what matches any PATTERN, below DIR.
+
+    A PATTERN without / is compared with names, one with / with whole paths; a folder that matches brings all
+    that is in it. Every file is checked against the digest stored at packing before it gets its name. Damaged
+    entries are named, everything else is restored, and the exit code is 3.
+    """
+    run_verb("unpack", common, lambda report: _unpack(report, common, **values))
+
+
+def decoder_plan(on_gpu: bool) -> DecoderPlan:
+    """The codec that reads archives."""
+    from callic_archive.archive.codecs import CallicDecoderPlan
+
+    return CallicDecoderPlan(device="cuda" if on_gpu else "cpu")
+
+
+def _unpack(
+    report: Report,
+    common: Common,
+    *,
+    archive: Path,
+    patterns: tuple[str, ...],
+    output: Path,
+    overwrite: bool,
+    device: str | None,
+    gpus: int | None,
+    workers: int | None,
+) -> None:
+    from callic_archive.archive.reading import Archive
+    from callic_archive.archive.unpacking import check_destination, select
+    from callic_archive.cli.progress import Progress
+    from callic_archive.cli.resources import resources_of
+    from callic_archive.scheduling.read import unpack as restore
+
+    report.hide(archive, output)
+    resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=None)
+    plan = decoder_plan(resources.gpus > 0)
+    with Archive(archive, plan) as opened, Progress(report, common, "restored") as progress:
+        for problem in opened.problems:
+            report.problem(problem)
+        entries = select(opened.entries, patterns)
+        if not overwrite:
+            check_destination(entries, output)
+        files = [entry for entry in entries if entry.kind == "file"]
+        progress.stage("restoring")
+        progress.planned(len(files), sum(entry.size for entry in files))
+        watch = _Watch(report, progress)
+        try:
+            problems = restore(
+                opened,
+                entries,
+                output,
+                plan=plan,
+                overwrite=overwrite,
+                resources=resources,
+                watch=watch,
+                tick=progress.state,
+            )
+            for problem in problems:
+                report.problem(problem)
+        finally:
+            report.summary |= {
+                "archive": report.path(archive),
+                "files": watch.files,
+                "failed": watch.failed,
+                "fidelity": watch.fidelity,
+                "restored_bytes": watch.bytes,
+            }
+    report.text(
+        f"restored {plural(watch.files, 'file')}, {size_text(watch.bytes)}, below {report.path(output)}"
+    )
+    if watch.fidelity["content"]:
+        text = "with equal pixels and metadata and other compressed bytes, as declared at packing"
+        report.text(f"  {plural(watch.fidelity['content'], 'file')} {text}")
+    if watch.failed:
+        report.text(f"  {plural(watch.failed, 'file')} could not be restored, each named above", always=True)
+
+
+class _Watch:
+    """Counts what was restored and reports what was not."""
+
+    def __init__(self, report: Report, progress: Any) -> None:
+        self._report = report
+        self._progress = progress
+        self.files = self.failed = self.bytes = 0
+        self.fidelity = {"bytes": 0, "content": 0}
+
+    def __call__(self, restored: Restored) -> None:
+        entry = restored.entry
+        self._progress.advance(entry.size, 0)
+        if restored.problem is not None:
+            self._report.problem(restored.problem)
+        if restored.fidelity is None:
+            self.failed += 1
+            return
+        self.files += 1
+        self.bytes += entry.size
+        self.fidelity[restored.fidelity] += 1
+        self._report.event("entry", **self._report.path_fields(entry.path), fidelity=restored.fidelity)
+        self._report.detail(f"{self._report.path(entry.path)}: {restored.fidelity}")

@@ -1,0 +1,1 @@
+"""Who executes the batches: this process, or Dask workers. The only package that imports dask."""

@@ -1,0 +1,152 @@
+"""Dask clusters: worker processes of this machine, or a cluster that runs already."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from callic_archive.errors import ClusterFailed
+from callic_archive.scheduling.devices import gpu_names
+from callic_archive.scheduling.signals import ignore_in_worker
+
+START_TIMEOUT = 120.0  # seconds until worker processes must have come up
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+def usable_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Variables that must stand before a worker imports numpy: libraries read them once."""
+    return {name: str(threads) for name in _THREAD_VARIABLES}
+
+
+def _config(threads: int) -> dict[str, Any]:
+    return {
+        # A worker that dies is our business: its batch is tried again alone and halved (see run.py).
+        "distributed.scheduler.allowed-failures": 0,
+        # Native code may hold the interpreter lock longer than heartbeats wait. A process that is gone is noticed
+        # by its closed connection.
+        "distributed.scheduler.worker-ttl": None,
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.memory.terminate": 0.95,
+        "distributed.comm.timeouts.connect": "60s",
+        "distributed.comm.timeouts.tcp": "300s",
+        "distributed.admin.log-format": "%(message)s",
+        "distributed.nanny.pre-spawn-environ": worker_environment(threads),
+    }
+
+
+def _worker_setup() -> Any:
+    """A plugin that is set up in every worker, also in those that replace dead ones."""
+    from distributed import WorkerPlugin
+
+    class LeaveSignals(WorkerPlugin):
+        name = "callic-leave-signals"
+
+        def setup(self, worker: Any) -> None:
+            ignore_in_worker()
+
+    return LeaveSignals()
+
+
+@contextmanager
+def local_cluster(workers: int, *, threads: int, gpus: int = 0) -> Iterator[Any]:
+    """A client of ``workers`` fresh processes with one task each, or of one process a GPU.
+
+    Processes are spawned, never forked; each has ``threads`` threads for numerical libraries. Raises
+    ClusterFailed.
+    """
+    import dask
+    from distributed import Client, Nanny, Scheduler, SpecCluster
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    names: list[str | None] = [*gpu_names(gpus)] if gpus else [None] * workers
+    memory = _memory_share(len(names))
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(_config(threads)))
+        scratch = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="callic-", ignore_cleanup_errors=True)
+        )
+        spec = {
+            number: {
+                "cls": Nanny,
+                "options": {
+                    "host": "127.0.0.1",
+                    "protocol": "tcp://",
+                    "nthreads": 1,
+                    "memory_limit": memory,
+                    "dashboard": False,
+                    "local_directory": scratch,
+                    "silence_logs": logging.CRITICAL,
+                    "env": worker_environment(threads) | ({"CUDA_VISIBLE_DEVICES": name} if name else {}),
+                    "resources": {"GPU": 1} if name else {},
+                },
+            }
+            for number, name in enumerate(names)
+        }
+        scheduler = {
+            "cls": Scheduler,
+            "options": {"host": "127.0.0.1", "protocol": "tcp://", "port": 0, "dashboard": False},
+        }
+        try:
+            cluster = stack.enter_context(
+                SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.CRITICAL)
+            )
+            client = stack.enter_context(Client(cluster, set_as_default=False, timeout=START_TIMEOUT))
+            client.wait_for_workers(len(names), timeout=START_TIMEOUT)
+            client.register_plugin(_worker_setup())
+        except (TimeoutError, OSError, RuntimeError) as error:
+            raise ClusterFailed(
+                f"the worker processes did not start ({type(error).__name__}: {error}); "
+                "try --workers 1, or see `callic-archive doctor`"
+            ) from error
+        yield client
+
+
+@contextmanager
+def running_cluster(address: str) -> Iterator[Any]:
+    """A client of a cluster that runs already: an address, or the path of a scheduler file. Raises
+    ClusterFailed.
+    """
+    from distributed import Client
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    where: Mapping[str, Any] = (
+        {"scheduler_file": address}
+        if "://" not in address and Path(address).is_file()
+        else {"address": address}
+    )
+    try:
+        client = Client(**where, set_as_default=False, timeout=30)
+    except (TimeoutError, OSError, ValueError) as error:
+        raise ClusterFailed(
+            f"no Dask scheduler answers at {address} ({type(error).__name__}: {error}); "
+            "check the address, or leave --scheduler out to use this machine alone"
+        ) from error
+    with client:
+        if not client.nthreads():
+            raise ClusterFailed(f"the Dask scheduler at {address} has no workers; start some first")
+        yield client
+
+
+def _memory_share(workers: int) -> int:
+    """Bytes a worker may use before it is ended, so that one poison image does not take the machine with it."""
+    import psutil
+
+    return int(psutil.virtual_memory().total * 0.9 / workers)

@@ -1,0 +1,79 @@
+"""A real lossless codec that needs no model: deflate of the raw samples. For tests of what lies around a codec."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from callic_archive.archive.codecs import Image, StreamInfo
+from callic_archive.errors import CodestreamError
+
+
+class DeflateCodec:
+    """Implements ``archive.codecs.Codec``."""
+
+    def __init__(self, plan: DeflatePlan) -> None:
+        self.plan = plan
+
+    def encode(self, image: Image) -> bytes:
+        if self.plan.seconds:
+            time.sleep(self.plan.seconds)
+        if self.plan.dies_on is not None and int(image.flat[0]) == self.plan.dies_on:
+            os._exit(9)
+        if self.plan.raises_on is not None and int(image.flat[0]) == self.plan.raises_on:
+            raise ZeroDivisionError("a bug in the codec")
+        samples = image.astype(image.dtype.newbyteorder("<"))
+        if self.plan.lies_on is not None and int(image.flat[0]) == self.plan.lies_on:
+            samples = samples + 1
+        header = json.dumps([list(image.shape), image.dtype.name]).encode()
+        body = header + b"\n" + zlib.compress(samples.tobytes(), 9)
+        return body + zlib.crc32(body).to_bytes(4, "little")
+
+    def decode(self, codestream: bytes) -> Image:
+        if zlib.crc32(codestream[:-4]) != int.from_bytes(codestream[-4:], "little"):
+            raise CodestreamError("the test codec's stream is damaged")
+        header, body = codestream[:-4].split(b"\n", 1)
+        shape, dtype = json.loads(header)
+        little = np.dtype(dtype).newbyteorder("<")
+        return np.frombuffer(zlib.decompress(body), little).reshape(shape).astype(dtype)
+
+    def inspect(self, codestream: bytes) -> StreamInfo:
+        shape, dtype = json.loads(codestream.split(b"\n", 1)[0])
+        return StreamInfo(tuple(shape), dtype, "deflate", (), ())
+
+
+@dataclass(frozen=True)
+class DeflatePlan:
+    """Implements ``CodecPlan`` and ``DecoderPlan``. The first sample of an image can make it misbehave."""
+
+    seconds: float = 0.0
+    dies_on: int | None = None
+    raises_on: int | None = None
+    lies_on: int | None = None
+    adapters: tuple[bytes, ...] = ()
+    trains: bool = False
+
+    def open(self, *_: Any, threads: int | None = None) -> DeflateCodec:
+        return DeflateCodec(self)
+
+    def settings(self) -> dict[str, Any]:
+        return {"coder": "deflate"}
+
+    def model_files(self) -> Mapping[str, Path]:
+        return {}
+
+    def train(
+        self, images: Sequence[Image], total_samples: int, progress: Callable[[int, int], None]
+    ) -> Mapping[str, bytes]:
+        return {}
+
+    def with_adapters(self, payloads: Sequence[bytes]) -> DeflatePlan:
+        return replace(self, adapters=tuple(payloads))
