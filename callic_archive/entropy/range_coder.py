@@ -203,9 +203,7 @@ class RangeDecoder:
         if emitted > length:
             raise StreamTruncatedError("The entropy-coded stream ends before its last symbol.")
         if emitted == length:
-            if code >= span:
-                raise StreamTrailingError("The entropy-coded stream does not end as an encoder ends it.")
-            return
+            return  # every symbol taken left code < span, so the zeros after the end lie in the interval
         last = int(self._data[emitted]) << 56
         low = (last - code) & _MASK
         if length > emitted + 1 or low == 0 or low + span > 1 << 64 or code >> 56:

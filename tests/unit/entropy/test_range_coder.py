@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -17,6 +20,7 @@ from callic_archive.errors import (
 from tests.unit.entropy import reference
 from tests.unit.entropy.cases import PLAIN_TABLES, TABLES, Case, adversarial, fixed, realistic
 
+SPECIFICATION = (Path(__file__).parents[3] / "docs/format/entropy.md").read_text("utf-8")
 GOLDEN = {
     "rgb8": (fixed(6, 5, [0] * 3, [0] * 3, [255] * 3), "fcde5501508befd4f3c8da4cb7d355beeb"),
     "gray16": (fixed(8, 5, [8], [0], [65535]), "5b3ad2d20cfb1e93d70d42e8a09cca"),
@@ -35,6 +39,26 @@ def test_golden_bytes(name: str) -> None:
     assert case.encode().hex() == text
     assert np.array_equal(case.decode(bytes.fromhex(text)), case.symbols)
     assert reference.decode_pixels(bytes.fromhex(text), *case.plain(), PLAIN_TABLES) == case.symbols.tolist()
+
+
+def test_the_vector_of_the_specification() -> None:
+    lines = {}
+    for line in SPECIFICATION.split("## 9. Test vector")[1].splitlines():
+        if line.startswith("    "):
+            name, _, text = line.strip().partition("  ")
+            lines[name] = text.split()
+    row, values = ([int(v) for v in lines[name]] for name in ("head row", "values"))
+    n = len(values)
+    symbols = np.array(values, np.int32)[:, None]
+    case = Case(np.array([row] * n, np.int32), np.zeros((n, 1), np.int64), [0], [0], [1], symbols)
+    pixel = reference.Pixel(row, [0], [0], [0], [1], PLAIN_TABLES)
+    assert lines["pi"] == [str(v) for v in pixel.pi]
+    assert lines["mu"] == [str(v) for v in pixel.mu[0]]
+    assert lines["sig at x = 1"] == [str(pixel.sigmoid(1, k)) for k in (0, 1)]
+    assert lines["C(1)"] == [str(pixel.cdf(1))]
+    assert lines["stream"] == [case.encode().hex()]
+    for name, table in (("EXP", TABLES.exp), ("INV", TABLES.inv_mantissa), ("SIG", TABLES.sigmoid)):
+        assert f"{name}  {hashlib.sha256(table.astype('<i4').tobytes()).hexdigest()}" in SPECIFICATION
 
 
 def test_golden_bytes_of_plain_symbols() -> None:
@@ -208,7 +232,7 @@ def test_zeros_cannot_be_read_for_ever() -> None:
     decoder = RangeDecoder(bytes(10))
     assert decoder.decode_uniform(10, 8).tolist() == [0] * 10
     with pytest.raises(StreamTruncatedError):
-        decoder.decode_uniform(2, 8)
+        decoder.decode_uniform(1, 8)
 
 
 @pytest.mark.parametrize("tail", [b"\0", b"\1", b"\xff", b"\0\0", bytes(100)])
@@ -216,6 +240,32 @@ def test_a_stream_that_goes_on(tail: bytes) -> None:
     for case, text in GOLDEN.values():
         with pytest.raises(StreamTrailingError):
             case.decode(bytes.fromhex(text) + tail)
+
+
+def test_an_ending_longer_than_needed_is_refused() -> None:
+    """Where the zeros after the end lie in the interval, one more byte that does too is no valid ending."""
+    rng = np.random.default_rng(8)
+    table = np.array([0, 3, 5, 8])
+    refused = {"low is zero": 0, "2^64 lies inside": 0}
+    for _ in range(300):
+        values = rng.integers(0, 3, 9) * rng.integers(0, 2)
+        encoder = RangeEncoder()
+        encoder.encode_symbols(table[values], np.diff(table)[values], 3)
+        low, span, length = (int(v) for v in encoder._state)
+        if low > 255 << 56:
+            continue  # no single byte lies in the interval
+        longer = encoder._buffer[:length].tobytes() + bytes([-(-low >> 56)])
+        data = encoder.finish()
+        if low == 0 or low + span > 1 << 64:
+            assert len(data) == length
+            decoder = RangeDecoder(longer)
+            assert np.array_equal(decoder.decode_symbols(table, 9, 3), values)
+            with pytest.raises(StreamTrailingError):
+                decoder.finish()
+            refused["low is zero" if low == 0 else "2^64 lies inside"] += 1
+        else:
+            assert data == longer
+    assert min(refused.values()) > 0
 
 
 def test_every_other_last_byte_is_refused_or_means_something_else() -> None:
