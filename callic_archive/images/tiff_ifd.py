@@ -125,7 +125,7 @@ class TiffReader:
                 raise TruncatedSource(f"TIFF tag {tag} promises {number} values, the file ends before them")
             self.budget -= size
             if self.budget < 0:
-                raise MalformedSource("the TIFF's directories share tables until they are larger than the file")
+                raise MalformedSource("the TIFF's directories share tables, together larger than the file")
             values = np.frombuffer(self.data, dtype, number, start)
             fields[tag] = values.astype(np.uint64 if dtype.itemsize == 8 and dtype.kind == "u" else np.int64)
         # Some writers cut the file right behind the last directory's entries: then no directory follows.
