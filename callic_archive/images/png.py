@@ -1,4 +1,4 @@
-"""PNG (third edition): 8- and 16-bit gray, gray with alpha, RGB and RGBA, not interlaced.
+"""PNG (third edition): 8- and 16-bit gray, gray with alpha, RGB and RGBA, plain or interlaced.
 
 The surround is the file without its image data, followed by the filter type of each row: signature, chunks
 and all bytes before the first IDAT, then the types, then everything behind the last IDAT. The recipe holds
@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 from callic_archive.errors import MalformedSource, RebuildMismatch, SourceTooLarge, TruncatedSource
 from callic_archive.images.layout import Image, runs_of, unrun
-from callic_archive.images.png_deflate import FALLBACK, Deflate, Stored, rows_at_once, search
+from callic_archive.images.png_deflate import FALLBACK, Deflate, Stored, search
 from callic_archive.images.source import Limits, Parsed
 
 Bytes = NDArray[np.uint8]
 _SAMPLES = {0: 1, 2: 3, 4: 2, 6: 4}  # colour type -> samples a pixel
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+Pass = tuple[int, int, int, int, int, int]  # first column and row, steps between them, columns, rows
 _STEP = 1 << 20
 _EXPANSION = 1032  # deflate cannot expand further
 _LARGEST = 1 << 31  # largest width, height and chunk that the specification allows
@@ -84,8 +86,8 @@ def _inflate(pieces: Sequence[memoryview], size: int) -> tuple[Bytes, int]:
     return out, behind
 
 
-def _geometry(data: memoryview, start: int, length: int) -> tuple[int, int, int, int] | None:
-    """(width, height, samples, bytes a sample) of the IHDR, or None when no model takes such pixels."""
+def _geometry(data: memoryview, start: int, length: int) -> tuple[int, int, int, int, bool] | None:
+    """(width, height, samples, bytes a sample, interlaced) of the IHDR, or None for other pixels."""
     if length != 13:
         raise MalformedSource("the PNG header has another length than 13")
     width, height = (
@@ -97,13 +99,23 @@ def _geometry(data: memoryview, start: int, length: int) -> tuple[int, int, int,
         raise MalformedSource(f"a PNG of {width} x {height} pixels cannot be")
     if colour not in (0, 2, 3, 4, 6) or depth not in (1, 2, 4, 8, 16) or method or filtering or interlace > 1:
         raise MalformedSource("the PNG header names a colour type, depth or method that does not exist")
-    if interlace or colour == 3 or depth < 8:
+    if colour == 3 or depth < 8:
         return None
-    return width, height, _SAMPLES[colour], depth // 8
+    return width, height, _SAMPLES[colour], depth // 8, bool(interlace)
+
+
+def _passes(width: int, height: int, interlaced: bool) -> list[Pass]:
+    """The passes that hold pixels: one, or up to seven when interlaced."""
+    found = []
+    for x, y, dx, dy in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - x) // dx), -(-(height - y) // dy)
+        if columns > 0 and rows > 0:
+            found.append((x, y, dx, dy, columns, rows))
+    return found
 
 
 def parse(data: memoryview, limits: Limits) -> Parsed | None:
-    """See ``source.parse``. Palettes, fewer than 8 bits, interlacing and split image data give None."""
+    """See ``source.parse``. Palettes, fewer than 8 bits and split image data give None."""
     chunks = list(islice(_chunks(data), limits.max_blocks + 1))
     limits.check_blocks(len(chunks))
     if chunks[0][0] != b"IHDR":
@@ -116,43 +128,64 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
         raise MalformedSource("the PNG has no image data")
     if parts[-1] - parts[0] + 1 != len(parts) or any(kind == b"fdAT" for kind, _, _ in chunks):
         return None  # image data in several places, or frames of an animation
-    width, height, samples, itemsize = geometry
+    width, height, samples, itemsize, interlaced = geometry
     pieces = [data[start : start + length] for kind, start, length in chunks if kind == b"IDAT"]
     packed = sum(len(piece) for piece in pieces)
     bpp = samples * itemsize
-    pitch = 1 + width * bpp
-    limits.check_decoded(height * pitch, len(data))
-    if height * pitch > _EXPANSION * packed + 64:
-        raise SourceTooLarge(f"{packed} bytes of image data cannot hold {height * pitch} bytes of rows")
-    flat, behind = _inflate(pieces, height * pitch)
+    passes = _passes(width, height, interlaced)
+    size = sum(rows * (1 + columns * bpp) for *_, columns, rows in passes)
+    limits.check_decoded(size, len(data))
+    if size > _EXPANSION * packed + 64:
+        raise SourceTooLarge(f"{packed} bytes of image data cannot hold {size} bytes of rows")
+    flat, behind = _inflate(pieces, size)
     if behind:
         return None  # bytes behind the end of the stream, but inside its chunks
     stream = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-    rows = flat.reshape(height, pitch)
-    found = search(rows, stream)
-    kinds = rows[:, 0].copy()
-    from callic_archive.images.png_filters import undo_filters
-
-    broken = undo_filters(rows, bpp)
-    if broken >= 0:
-        raise MalformedSource(f"row {broken} of the PNG has filter type {int(kinds[broken])}")
+    found = search(flat, stream)
+    image, kinds = _unfilter(flat, passes, (height, width), samples, itemsize)
     before, after = chunks[parts[0]][1] - 8, chunks[parts[-1]][1] + chunks[parts[-1]][2] + 4
     use = found or FALLBACK
     recipe: dict[str, Any] = {
         "height": height, "width": width, "samples": samples, "itemsize": itemsize, "before": before,
+        "interlaced": interlaced,
         "zlib_header": bytes(stream[:2]).hex(), "idat": runs_of([len(piece) for piece in pieces]),
         "deflate": _named(use), "exact": found is not None,
         "zlib": zlib.ZLIB_RUNTIME_VERSION,
     }  # fmt: skip
-    surround = b"".join((data[:before], kinds.tobytes(), data[after:]))
+    surround = b"".join((data[:before], kinds, data[after:]))
     volatile = frozenset({"zlib_header", "idat", "deflate", "exact", "zlib"})
-    images = (_image(rows, samples, itemsize),)
-    return Parsed("png", "bytes" if found else "content", images, surround, recipe, volatile)
+    return Parsed("png", "bytes" if found else "content", (image,), surround, recipe, volatile)
 
 
 def _named(use: Deflate | Stored) -> dict[str, Any]:
     """The way to deflate, as JSON."""
     return {"stored": runs_of(use.lengths)} if isinstance(use, Stored) else asdict(use)
+
+
+def _unfilter(
+    flat: Bytes, passes: Sequence[Pass], size: tuple[int, int], samples: int, itemsize: int
+) -> tuple[Image, bytes]:
+    """The image, and the filter types of all rows. The filters are undone in ``flat`` itself."""
+    from callic_archive.images.png_filters import undo_filters
+
+    kinds: list[bytes] = []
+    parts: list[Image] = []
+    at = 0
+    for *_, columns, count in passes:
+        pitch = 1 + columns * samples * itemsize
+        rows = flat[at : at + count * pitch].reshape(count, pitch)
+        at += count * pitch
+        kinds.append(rows[:, 0].tobytes())
+        broken = undo_filters(rows, samples * itemsize)
+        if broken >= 0:
+            raise MalformedSource(f"row {broken} of the PNG has filter type {kinds[-1][broken]}")
+        parts.append(_image(rows, samples, itemsize))
+    if passes[0][2:4] == (1, 1):
+        return parts[0], kinds[0]
+    image: Image = np.empty((*size, *parts[0].shape[2:]), parts[0].dtype)
+    for (x, y, dx, dy, _, _), part in zip(passes, parts, strict=True):
+        image[y::dy, x::dx] = part
+    return image, b"".join(kinds)
 
 
 def _image(rows: Bytes, samples: int, itemsize: int) -> Image:
@@ -165,27 +198,27 @@ def _image(rows: Bytes, samples: int, itemsize: int) -> Image:
     return image[..., 0] if samples == 1 else image
 
 
-def _filtered(image: Image, kinds: Bytes, bpp: int) -> Iterator[Bytes]:
+def _filtered(image: Image, passes: Sequence[Pass], kinds: Bytes, bpp: int) -> Iterator[Bytes]:
     """The filtered rows of an image, a few at a time."""
     from callic_archive.images.png_filters import apply_filters
 
-    height, width = image.shape[:2]
-    above = np.zeros(width * bpp, np.uint8)
-    step = rows_at_once(1 + width * bpp)
-    for y in range(0, height, step):
-        part = np.ascontiguousarray(image[y : y + step], dtype=image.dtype.newbyteorder(">"))
-        pixels = part.reshape(len(part), -1).view(np.uint8)
-        yield apply_filters(pixels, above, kinds[y : y + step], bpp)
-        above = pixels[-1]
+    for x, y, dx, dy, columns, count in passes:
+        part = image[y::dy, x::dx]
+        above = np.zeros(columns * bpp, np.uint8)
+        step = max(1, _STEP // (1 + columns * bpp))
+        for start in range(0, count, step):
+            some = np.ascontiguousarray(part[start : start + step], dtype=image.dtype.newbyteorder(">"))
+            pixels = some.reshape(len(some), -1).view(np.uint8)
+            yield apply_filters(pixels, above, kinds[start : start + step], bpp)
+            above = pixels[-1]
+        kinds = kinds[count:]
 
 
-def _stream(
-    image: Image, kinds: Bytes, bpp: int, deflate: Deflate | Stored, header: bytes
-) -> Iterator[bytes]:
+def _stream(rows_of_image: Iterator[Bytes], deflate: Deflate | Stored, header: bytes) -> Iterator[bytes]:
     """The zlib stream of an image in pieces."""
     engine, check = deflate.engine(), 1
     yield header
-    for rows in _filtered(image, kinds, bpp):
+    for rows in rows_of_image:
         check = zlib.adler32(rows.data, check)
         yield engine.compress(rows.data)
     yield engine.flush()
@@ -217,7 +250,9 @@ def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image],
     shape = (height, width) if samples == 1 else (height, width, samples)
     if len(images) != 1 or images[0].shape != shape or images[0].dtype != np.dtype(f"u{itemsize}"):
         raise RebuildMismatch(f"one image of shape {shape} with {itemsize} bytes a sample is needed")
-    if len(surround) < before + height:
+    passes = _passes(width, height, bool(recipe["interlaced"]))
+    lines = sum(rows for *_, rows in passes)
+    if len(surround) < before + lines:
         raise RebuildMismatch("the surrounding bytes are too short for the recipe")
     named = recipe["deflate"]
     deflate = Stored(unrun(named["stored"])) if "stored" in named else Deflate(**named)
@@ -228,7 +263,8 @@ def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image],
         if lengths and min(lengths) < 0:
             raise RebuildMismatch("the recipe names chunks of negative size")
         sizes = iter(lengths)
-    kinds = np.frombuffer(surround, np.uint8, height, before)
+    kinds = np.frombuffer(surround, np.uint8, lines, before)
+    rows = _filtered(images[0], passes, kinds, samples * itemsize)
     out.write(memoryview(surround)[:before])
-    _write_chunks(_stream(images[0], kinds, samples * itemsize, deflate, header), sizes, out)
-    out.write(memoryview(surround)[before + height :])
+    _write_chunks(_stream(rows, deflate, header), sizes, out)
+    out.write(memoryview(surround)[before + lines :])

@@ -106,20 +106,11 @@ def candidates(header: int) -> list[list[Deflate]]:
     return [first, second]
 
 
-def rows_at_once(pitch: int) -> int:
-    """Rows of ``pitch`` bytes to feed at a time.
-
-    The search and ``rebuild`` agree on it, so that nothing can hang on how zlib is fed.
-    """
-    return max(1, _STEP // pitch)
-
-
 def _survivor(rows: NDArray[np.uint8], stream: memoryview, choices: list[Deflate]) -> Deflate | None:
-    """The first of ``choices`` that gives all of ``stream`` from the rows (H, pitch)."""
+    """The first of ``choices`` that gives all of ``stream`` from the rows (flat)."""
     running = [(choice, choice.engine(), 0) for choice in choices]
-    step = rows_at_once(rows.shape[1])
-    for start in range(0, len(rows), step):
-        chunk = rows[start : start + step].data
+    for start in range(0, len(rows), _STEP):
+        chunk = rows[start : start + _STEP].data
         kept = []
         for choice, engine, done in running:
             piece = engine.compress(chunk)
@@ -128,7 +119,7 @@ def _survivor(rows: NDArray[np.uint8], stream: memoryview, choices: list[Deflate
         running = kept
         if not running:
             return None
-        if start >= 4 * step:
+        if start >= 4 * _STEP:
             running = running[:4]  # equal for so long: the likeliest few are enough
     for choice, engine, done in running:
         if stream[done:] == engine.flush():
@@ -137,7 +128,7 @@ def _survivor(rows: NDArray[np.uint8], stream: memoryview, choices: list[Deflate
 
 
 def search(rows: NDArray[np.uint8], stream: memoryview) -> Deflate | Stored | None:
-    """The parameters that turn the filtered ``rows`` (H, pitch) into the zlib ``stream``, or None.
+    """The parameters that turn the filtered ``rows`` (flat) into the zlib ``stream``, or None.
 
     The stream's own header and checksum are not compared: the caller keeps the first and computes the second.
     """

@@ -171,11 +171,37 @@ def test_what_no_model_takes_is_left(noise, mode):
     assert parse(out.getvalue()) is None
 
 
-def test_interlaced_and_animated_are_left(noise):
-    data = bytearray(png(noise((9, 9))))
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (1, 9), (9, 1), (3, 4), (8, 8), (17, 23, 3), (5, 5, 2), (40, 33, 4)]
+)
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_interlaced(exact, noise, shape, dtype):
+    array = noise(shape, dtype)
+    size, samples = array.dtype.itemsize, (*shape, 1)[2]
+
+    def deflate(_):
+        raw = b""
+        for x, y, dx, dy in ADAM7:
+            part = np.ascontiguousarray(array[y::dy, x::dx], array.dtype.newbyteorder(">"))
+            if part.size:
+                rows = part.reshape(len(part), -1).view(np.uint8)
+                kinds = (np.arange(len(rows)) % 5).astype(np.uint8)
+                above = np.zeros(rows.shape[1], np.uint8)
+                raw += apply_filters(rows, above, kinds, samples * size).tobytes()
+        return zlib.compress(raw)
+
+    data = bytearray(png(array, deflate=deflate, idat=50))
     data[28] = 1
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    assert parse(bytes(data)) is None
+    np.testing.assert_array_equal(exact(bytes(data)).images[0], array)
+    if dtype == "u1" and samples != 2:
+        np.testing.assert_array_equal(np.asarray(Pillow.open(io.BytesIO(bytes(data)))), array)
+
+
+def test_animated_is_left(noise):
     assert parse(png(noise((9, 9)), after=chunk(b"fdAT", bytes(9)))) is None
 
 
