@@ -43,14 +43,15 @@ class Saved:
 def callic(console: Console, *arguments: str | Path) -> list[dict[str, object]]:
     """Run the command line as a user would and return its JSON events. Where it fails, the demo ends."""
     words = [str(argument) for argument in arguments]
-    shown = [str(Path(word).relative_to(ROOT)) if word.startswith(str(ROOT)) else word for word in words]
+    shown = [word.removeprefix(f"{ROOT}/") for word in words]
     console.print(f"\n[bold]$ callic-archive {' '.join(shown)}[/bold]")
     start = time.monotonic()
     command = [sys.executable, "-m", "callic_archive.cli.main", *words, "--json"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     console.print(f"  exit code {done.returncode}, {time.monotonic() - start:.1f} s")
     if done.returncode:
-        console.print(f"[red]`callic-archive {shown[0]}` failed.[/red]\n{done.stdout}")
+        told = [line for line in done.stdout.splitlines() if '"event": "entry"' not in line]
+        console.print(f"[red]`callic-archive {shown[0]}` failed.[/red]", *told, sep="\n")
         raise SystemExit(done.returncode)
     return [json.loads(line) for line in done.stdout.splitlines()]
 

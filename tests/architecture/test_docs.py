@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from callic_archive.cli.main import main as command_line
+from callic_archive.cli.main import cli as command_line
 from pipelines import generated_docs
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,6 @@ def page_ids(path: Path) -> str:
 
 def commands() -> dict[str, click.Command]:
     """Every command of the command line by name, hidden ones left out."""
-    assert isinstance(command_line, click.Group)
     context = click.Context(command_line)
     found = {name: command_line.get_command(context, name) for name in command_line.list_commands(context)}
     return {name: command for name, command in found.items() if command is not None and not command.hidden}
@@ -49,14 +48,39 @@ def test_each_command_has_a_section_and_each_section_a_command() -> None:
     assert headings == {f"callic-archive {name}" for name in commands()}
 
 
+def documented_options(heading: str) -> set[str]:
+    """The options in the first column of the tables below a heading of the command line's page."""
+    rows = re.findall(r"^\| (`(?:[^|]|\\\|)*`) \|", sections(CLI_PAGE)[heading], flags=re.MULTILINE)
+    return {option for row in rows for option in OPTION.findall(row)}
+
+
+def shared_options() -> set[str]:
+    return set.intersection(*(options(command) for command in commands().values()))
+
+
 @pytest.mark.parametrize("name", commands())
 def test_each_option_is_documented_and_each_documented_option_exists(name: str) -> None:
-    text = sections(CLI_PAGE)[f"`callic-archive {name}`"]
-    rows = re.findall(r"^\| (`[^|]*`) \|", text, flags=re.MULTILINE)
-    documented = {option for row in rows for option in OPTION.findall(row)}
-    existing = options(commands()[name])
-    assert documented - existing == set(), "documented, but no such option"
-    assert existing - documented - {"--help"} - options(command_line) == set(), "not documented"
+    documented = documented_options(f"`callic-archive {name}`")
+    own = options(commands()[name]) - shared_options()
+    assert documented - own == set(), "documented, but the command has no such option of its own"
+    assert own - documented == set(), "not documented"
+
+
+def test_the_shared_options_are_documented_once() -> None:
+    assert documented_options("Options that all commands share") == shared_options()
+
+
+def test_the_exit_codes_are_the_same_everywhere() -> None:
+    told = [
+        re.findall(pattern, text, flags=re.MULTILINE)
+        for pattern, text in (
+            (r"^  (\d+) ", command_line.epilog or ""),
+            (r"^\| (\d+) \|", sections(CLI_PAGE)["Exit codes"]),
+            (r"^\| (\d+) \|", sections(ROOT / "README.md")["Exit codes"]),
+        )
+    ]
+    assert told[0] == told[1] == told[2]
+    assert len(told[0]) == 7
 
 
 def command_lines(text: str) -> Iterator[tuple[str, str]]:

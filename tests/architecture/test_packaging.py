@@ -21,8 +21,8 @@ EXTRAS = {name: [Requirement(t) for t in texts] for name, texts in PROJECT["opti
 
 #: Import names that differ from the name of the distribution.
 DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "importlinter": "import-linter"}
-#: Needed without being imported: torchac builds itself with ninja.
-NOT_IMPORTED = {"ninja"}
+#: Needed without being imported: torchac's source is found and built, with ninja.
+NOT_IMPORTED = {"ninja", "torchac"}
 
 
 def imported(folder: str) -> set[str]:
