@@ -42,16 +42,15 @@ class Saved:
 
 def callic(console: Console, *arguments: str | Path) -> list[dict[str, object]]:
     """Run the command line as a user would and return its JSON events. Where it fails, the demo ends."""
-    words = [str(argument) for argument in arguments]
-    shown = [word.removeprefix(f"{ROOT}/") for word in words]
-    console.print(f"\n[bold]$ callic-archive {' '.join(shown)}[/bold]")
+    words = [str(a.relative_to(ROOT)) if isinstance(a, Path) else a for a in arguments]
+    console.print(f"\n[bold]$ callic-archive {' '.join(words)}[/bold]")
     start = time.monotonic()
     command = [sys.executable, "-m", "callic_archive.cli.main", *words, "--json"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     console.print(f"  exit code {done.returncode}, {time.monotonic() - start:.1f} s")
     if done.returncode:
         told = [line for line in done.stdout.splitlines() if '"event": "entry"' not in line]
-        console.print(f"[red]`callic-archive {shown[0]}` failed.[/red]", *told, sep="\n")
+        console.print(f"[red]`callic-archive {words[0]}` failed.[/red]", *told, sep="\n")
         raise SystemExit(done.returncode)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -92,7 +91,7 @@ def main() -> int:
     make_samples(samples)
     console.print(f"{tree_size(samples):,} bytes of sample files lie in demo/samples.")
 
-    callic(console, "pack", samples, "-o", archive)
+    packing = callic(console, "pack", samples, "-o", archive)
     callic(console, "verify", archive)
     listing = callic(console, "list", archive)
     callic(console, "unpack", archive, "-o", restored)
@@ -110,7 +109,10 @@ def main() -> int:
     ]
     console.print()
     console.print(savings_table(files))
-    console.print(f"The whole archive, with models and specification, takes {tree_size(archive):,} bytes.")
+    console.print(
+        f"The whole archive takes {tree_size(archive):,} bytes; {packing[-1]['model_bytes']:,} of them are the "
+        "base models, which an archive holds once."
+    )
 
     problems = compare_trees(samples, restored / "samples", {file.path: file.fidelity for file in files})
     expected = sum(1 for path in samples.rglob("*") if path.is_file() and not path.is_symlink())

@@ -103,6 +103,18 @@ def test_commands_named_in_the_docs_exist(page: Path) -> None:
         assert not unknown, f"`callic-archive {name}` has no {', '.join(sorted(unknown))}"
 
 
+SCRIPTS = sorted(p for p in (ROOT / "pipelines").rglob("*") if p.suffix in (".sh", ".sbatch"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=page_ids)
+def test_scripts_are_valid_and_call_what_exists(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True)
+    known = commands()
+    for name, rest in command_lines(f"```sh\n{script.read_text('utf-8')}```\n"):
+        assert name in known, f"`callic-archive {name}` does not exist"
+        assert set(OPTION.findall(rest)) <= options(known[name])
+
+
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, made as the common renderers make them."""
     text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
