@@ -31,8 +31,8 @@ MANIFESTS = Path(__file__).resolve().parent.parent / "manifests" / "models"
 #: Source and licence of every training folder, as its publisher states them.
 SOURCES = {
     "rgb8/natural": "CID22 (imazen/codec-corpus, CC BY-SA 4.0); CLIC2025 validation (Unsplash licence)",
-    "rgb8/histology": "NuInsSeg tiles (MIT); stain reference tiles of StainTools, torchstain, HEnorm_python (MIT)",
-    "rgb8/satellite": "NAIP (opengeos/data, MIT, public domain); Sentinel-2 RGB (open-geo-tutorial, CC BY-SA)",
+    "rgb8/histology": "NuInsSeg (MIT); reference tiles of StainTools, torchstain, HEnorm_python (MIT)",
+    "rgb8/satellite": "NAIP (opengeos/data, MIT); Sentinel-2 RGB (open-geo-tutorial, CC BY-SA)",
     "gray16/ct-philips": "neurolabusc/dcm_qa_ct (BSD-2)",
     "gray16/mr-t1": "datalad/example-dicom-structural (PDDL)",
     "gray16/mr-uih": "neurolabusc/dcm_qa_uih (BSD-2)",
@@ -76,7 +76,9 @@ def float_bits(model: MGCF, x: torch.Tensor, stats: PlaneStats) -> float:
 @click.command()
 @click.argument("name", type=click.Choice(["rgb8", "gray16"]))
 @click.option("--run", "run_dir", type=click.Path(path_type=Path, exists=True), required=True)
-@click.option("--data", type=click.Path(path_type=Path), default=None, help="the train folder [../shared/data/train]")
+@click.option(
+    "--data", type=click.Path(path_type=Path), default=None, help="the train folder [../shared/data/train]"
+)
 def main(name: str, run_dir: Path, data: Path | None) -> None:
     """Export the model NAME from RUN."""
     root = data or Path(os.environ.get("CALLIC_SHARED", "../shared")) / "data" / "train"
@@ -91,27 +93,40 @@ def main(name: str, run_dir: Path, data: Path | None) -> None:
     for domain, (x, stats) in source.validation(3, 128).items():
         in_float, in_integers = float_bits(model, x, stats), integer_bits(weights, x, stats)
         sums = [sums[0] + in_float, sums[1] + in_integers]
-        figures[domain] = {"float_bpsp": round(in_float / x.numel(), 4), "integer_bpsp": round(in_integers / x.numel(), 4)}
+        figures[domain] = {
+            "float_bpsp": round(in_float / x.numel(), 4),
+            "integer_bpsp": round(in_integers / x.numel(), 4),
+        }
     price = 100 * (sums[1] / sums[0] - 1)
     record: dict[str, Any] = {
         "training": {
-            "steps": saved["step"], "minutes": round(saved["seconds"] / 60, 1), "megapixels": round(saved["pixels"] / 1e6, 1),
-            "device": "CPU, 2 cores", "optimizer": "Adam 2e-3, cosine, EMA 0.998",
+            "steps": saved["step"],
+            "minutes": round(saved["seconds"] / 60, 1),
+            "megapixels": round(saved["pixels"] / 1e6, 1),
+            "device": "CPU, 2 cores",
+            "optimizer": "Adam 2e-3, cosine, EMA 0.998",
             "data": {d: SOURCES[d.removeprefix("rgb:")] for d in source.domains},
             "sampling_weights": source.domains,
         },
         "licence": LICENCE,
     }
     PACKAGE.mkdir(exist_ok=True)
-    digest = save_model(PACKAGE / f"{name}.safetensors", name, weights, dict(MixtureTables.build().as_dict()), record)
+    digest = save_model(
+        PACKAGE / f"{name}.safetensors", name, weights, dict(MixtureTables.build().as_dict()), record
+    )
     digests = PACKAGE / "digests.json"
     known = json.loads(digests.read_text()) if digests.exists() else {}
     known[name] = digest
     digests.write_text(json.dumps(dict(sorted(known.items(), reverse=True)), indent=2) + "\n")
     manifest = {
-        "name": name, "sha256": digest, "bytes": (PACKAGE / f"{name}.safetensors").stat().st_size,
-        "config": model.config.as_dict(), "parameters": sum(p.numel() for p in model.parameters()), **record,
-        "held_out": figures, "price_of_integers_percent": round(price, 4),
+        "name": name,
+        "sha256": digest,
+        "bytes": (PACKAGE / f"{name}.safetensors").stat().st_size,
+        "config": model.config.as_dict(),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **record,
+        "held_out": figures,
+        "price_of_integers_percent": round(price, 4),
     }
     MANIFESTS.mkdir(parents=True, exist_ok=True)
     (MANIFESTS / f"{name}.json").write_text(json.dumps(manifest, indent=2) + "\n")

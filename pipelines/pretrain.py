@@ -3,9 +3,11 @@
     python -m pipelines.pretrain rgb8 --minutes 60 --run runs/rgb8
     python -m pipelines.pretrain gray16 --minutes 60 --run runs/gray16 --device cuda --batch 64 --compile
 
-The schedule is a cosine over ``--minutes`` of training time, summed over all resumed runs, so a lease of any length ends
-with a finished model. ``RUN/checkpoint.pt`` holds everything needed to go on; ``RUN/log.jsonl`` has one line a report.
-On CPUs set MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ to a few GiB: otherwise a quarter of the time goes into page faults.
+The schedule is a cosine over ``--minutes`` of training time, summed over all resumed runs, so a lease of any
+length ends with a finished model. ``RUN/checkpoint.pt`` holds everything needed to go on; ``RUN/log.jsonl``
+has one line a report.
+On CPUs set MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ to a few GiB: otherwise a quarter of the time
+goes into page faults.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ def learning_rate(progress: float, step: int) -> float:
 
 def make_optimizers(model: MGCF, rate: float, hidden: str) -> list[torch.optim.Optimizer]:
     """Adam for all, or Muon for the blocks' matrices and Adam for the rest."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and n.startswith("blocks") and "kernel" not in n]
+    matrices = [
+        p for n, p in model.named_parameters() if p.ndim == 2 and n.startswith("blocks") and "kernel" not in n
+    ]
     if hidden == "adam":
         return [torch.optim.Adam(model.parameters(), lr=rate, betas=(0.9, 0.98), fused=True)]
     chosen = {id(p) for p in matrices}
@@ -75,10 +79,18 @@ def _save(path: Path, payload: dict[str, Any]) -> None:
 
 @click.command()
 @click.argument("kind", type=click.Choice(sorted(CHANNELS)))
-@click.option("--data", type=click.Path(path_type=Path), default=None, help="the train folder [../shared/data/train]")
-@click.option("--run", "run_dir", type=click.Path(path_type=Path), required=True, help="checkpoints and log go here")
-@click.option("--minutes", type=float, required=True, help="length of the whole schedule, resumed runs included")
-@click.option("--batch", type=int, default=4, show_default=True, help="crops a step in the first half; doubled after")
+@click.option(
+    "--data", type=click.Path(path_type=Path), default=None, help="the train folder [../shared/data/train]"
+)
+@click.option(
+    "--run", "run_dir", type=click.Path(path_type=Path), required=True, help="checkpoints and log go here"
+)
+@click.option(
+    "--minutes", type=float, required=True, help="length of the whole schedule, resumed runs included"
+)
+@click.option(
+    "--batch", type=int, default=4, show_default=True, help="crops a step in the first half; doubled after"
+)
 @click.option("--crop", type=int, default=64, show_default=True)
 @click.option("--rate", type=float, default=2e-3, show_default=True)
 @click.option("--optimizer", type=click.Choice(["adam", "muon"]), default="muon", show_default=True)
@@ -88,14 +100,33 @@ def _save(path: Path, payload: dict[str, Any]) -> None:
 @click.option("--compile", "use_compile", is_flag=True, help="torch.compile the loss")
 @click.option("--float32", is_flag=True, help="no bfloat16 autocast")
 @click.option("--seed", type=int, default=1)
-@click.option("--report", type=float, default=60.0, show_default=True, help="seconds between reports and checkpoints")
+@click.option(
+    "--report", type=float, default=60.0, show_default=True, help="seconds between reports and checkpoints"
+)
 @click.option("--dim", type=int, default=128)
 @click.option("--depth", type=int, default=3)
-@click.option("--start", type=click.Path(path_type=Path), default=None, help="EMA weights of another run to start from")
+@click.option(
+    "--start", type=click.Path(path_type=Path), default=None, help="EMA weights of another run to start from"
+)
 def main(
-    kind: str, data: Path | None, run_dir: Path, minutes: float, batch: int, crop: int, rate: float, optimizer: str,
-    ema: float, device: str, threads: int | None, use_compile: bool, float32: bool, seed: int, report: float,
-    dim: int, depth: int, start: Path | None,
+    kind: str,
+    data: Path | None,
+    run_dir: Path,
+    minutes: float,
+    batch: int,
+    crop: int,
+    rate: float,
+    optimizer: str,
+    ema: float,
+    device: str,
+    threads: int | None,
+    use_compile: bool,
+    float32: bool,
+    seed: int,
+    report: float,
+    dim: int,
+    depth: int,
+    start: Path | None,
 ) -> None:
     """Train the base model KIND."""
     if threads:
@@ -139,7 +170,8 @@ def main(
             for group in opt.param_groups:
                 group["lr"] = rate * learning_rate(progress, step)
         with torch.autocast(where.type, dtype=dtype, enabled=not float32):
-            # Every crop counts alike in relative terms: noisy 16-bit crops would otherwise drown the smooth ones.
+            # Every crop counts alike in relative terms: noisy 16-bit crops would otherwise drown the smooth
+            # ones.
             loss = bits(x, stats).mean(dim=(1, 2)).clamp_max(48.0).mean() / config.channels
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -156,17 +188,29 @@ def main(
         if finished or time.monotonic() - last > report:
             figures = evaluate(average, held, where, dtype)
             line = {
-                "step": step, "minutes": round(trained / 60, 2), "megapixels": round(pixels / 1e6, 2),
-                "train_bpsp": round(running, 4), "held_out": {d: round(v, 4) for d, v in figures.items()},
-                "mean": round(sum(figures.values()) / len(figures), 4), "config": asdict(config),
+                "step": step,
+                "minutes": round(trained / 60, 2),
+                "megapixels": round(pixels / 1e6, 2),
+                "train_bpsp": round(running, 4),
+                "held_out": {d: round(v, 4) for d, v in figures.items()},
+                "mean": round(sum(figures.values()) / len(figures), 4),
+                "config": asdict(config),
             }
             log.write(json.dumps(line) + "\n")
             log.flush()
             click.echo(json.dumps({k: v for k, v in line.items() if k != "config"}))
-            _save(checkpoint, {
-                "model": model.state_dict(), "ema": average.state_dict(), "step": step, "seconds": trained,
-                "pixels": pixels, "optimizers": [o.state_dict() for o in optimizers], "config": asdict(config),
-            })
+            _save(
+                checkpoint,
+                {
+                    "model": model.state_dict(),
+                    "ema": average.state_dict(),
+                    "step": step,
+                    "seconds": trained,
+                    "pixels": pixels,
+                    "optimizers": [o.state_dict() for o in optimizers],
+                    "config": asdict(config),
+                },
+            )
             last = time.monotonic()
         if finished:
             return

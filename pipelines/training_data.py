@@ -15,7 +15,8 @@ from PIL import Image
 from callic_archive.model.mgcf import PlaneStats
 from callic_archive.model.scaling import MAX_SHIFT, depth_of, unit_shift
 
-#: Sampling weight of each training folder (relative). Folders of gray planes taken from RGB images are marked ``rgb:``.
+#: Sampling weight of each training folder (relative). Folders of gray planes taken from RGB images are
+#: marked ``rgb:``.
 RGB_DOMAINS = {"rgb8/natural": 0.55, "rgb8/histology": 0.27, "rgb8/satellite": 0.18}
 GRAY_DOMAINS = {
     "gray16/ct-philips": 0.20,
@@ -58,7 +59,9 @@ def _load(path: Path, gray_from_rgb: bool) -> list[Sample]:
         return [Sample(path.name, gray[None].astype(np.uint16), 256)]
     gray -= gray.min()
     used = np.unique(gray)
-    if used.size * 2 <= gray.max() + 1:  # unused levels: the codec codes the rank of the value, so does training
+    if (
+        used.size * 2 <= gray.max() + 1
+    ):  # unused levels: the codec codes the rank of the value, so does training
         gray = np.searchsorted(used, gray)
     return [Sample(path.name, gray[None].astype(np.uint16), int(gray.max()) + 1)]
 
@@ -69,7 +72,8 @@ def held_out(name: str) -> bool:
 
 
 def load_domains(root: Path, domains: dict[str, float]) -> dict[str, list[Sample]]:
-    """All samples of each domain below ``root`` (the ``train`` folder). Raises FileNotFoundError for a missing folder."""
+    """All samples of each domain below ``root`` (the ``train`` folder). Raises FileNotFoundError for a
+    missing folder."""
     loaded: dict[str, list[Sample]] = {}
     for domain in domains:
         folder = root / domain.removeprefix("rgb:")
@@ -92,7 +96,8 @@ class CropSource:
         self.counts = {d: (len(self.train[d]), len(self.valid[d])) for d in self.domains}
 
     def batch(self, count: int, size: int) -> tuple[torch.Tensor, PlaneStats]:
-        """``count`` crops (N, C, size, size) float32 with statistics; smaller images are padded by reflection."""
+        """``count`` crops (N, C, size, size) float32 with statistics; smaller images are padded by
+        reflection."""
         names = list(self.domains)
         weights = np.array([self.domains[d] for d in names])
         crops, stats = [], []
@@ -128,14 +133,15 @@ class CropSource:
     def _augment_levels(
         self, crop: NDArray[np.uint16], stat: Statistics
     ) -> tuple[NDArray[np.uint16], Statistics]:
-        """Vary what differs between devices: inverted display, fewer bits, and a unit that was chosen a little off."""
+        """Vary what differs between devices: inverted display, fewer bits, and a unit that was chosen a
+        little off."""
         shift, depth, mid, top = stat
         draw = self.rng.random()
         if draw < 0.1:
             crop = (top - crop.astype(np.int64)).astype(np.uint16)
         elif draw < 0.25 and depth > 9:
             drop = int(self.rng.integers(1, depth - 8 + 1))
-            crop = crop >> drop
+            crop = (crop >> drop).astype(np.uint16)
             depth, mid, top, shift = depth - drop, mid >> drop, top >> drop, unit_shift(crop)
         if self.rng.random() < 0.3:
             shift = int(np.clip(shift + self.rng.integers(-1, 2), 0, MAX_SHIFT))

@@ -1,4 +1,5 @@
-"""The coded form of an adapter: header, one scale a factor, one range-coded stream. Specification: docs/format/codestream.md."""
+"""The coded form of an adapter: header, one scale a factor, one range-coded stream. Specification:
+docs/format/codestream.md."""
 
 from __future__ import annotations
 
@@ -67,7 +68,9 @@ def read_adapter(payload: bytes, models: ModelSet) -> Adapter:
             if scale == ALL_ZERO:
                 differences[name] = np.zeros(size, np.int32)
             else:
-                differences[name] = decode_weights(decoder, size[0] * size[1], scale, tables, FACTOR_LIMIT).reshape(size)
+                differences[name] = decode_weights(
+                    decoder, size[0] * size[1], scale, tables, FACTOR_LIMIT
+                ).reshape(size)
         decoder.finish()
     except CodestreamError as error:
         raise DamagedModel(f"an adapter does not decode: {error}") from error

@@ -1,7 +1,8 @@
-"""The syntax of one image's codestream: header and tile streams <-> bytes. Specification: docs/format/codestream.md.
+"""The syntax of one image's codestream: header and tile streams <-> bytes. Specification:
+docs/format/codestream.md.
 
-Nothing here computes a pixel. ``parse`` trusts no declared size: what it allocates is bounded by the bytes it was given, and the
-pixel count by ``max_pixels``.
+Nothing here computes a pixel. ``parse`` trusts no declared size: what it allocates is bounded by the bytes
+it was given, and the pixel count by ``max_pixels``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ ADAPTER_NONE, ADAPTER_INSIDE, ADAPTER_NAMED = 0, 1, 2
 
 @dataclass(frozen=True)
 class GroupHeader:
-    """One plane group: how its samples are packed, and which model and adapter code it (constant groups need none)."""
+    """One plane group: how its samples are packed, and which model and adapter code it (constant groups need
+    none)."""
 
     packings: tuple[Packing, ...]
     learned: bool
@@ -49,14 +51,17 @@ class GroupHeader:
 
 @dataclass(frozen=True)
 class Codestream:
-    """A codestream taken apart. ``streams[group][tile]`` are entropy-coded bytes (none for constant groups)."""
+    """A codestream taken apart. ``streams[group][tile]`` are entropy-coded bytes (none for constant
+    groups)."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
     coder: str
     grid: TileGrid
     patch: tuple[int, int]
-    copies: tuple[int, ...]  # for every channel the first channel with the same samples: itself where it is coded
+    copies: tuple[
+        int, ...
+    ]  # for every channel the first channel with the same samples: itself where it is coded
     groups: tuple[GroupHeader, ...]
     streams: tuple[tuple[bytes, ...], ...]
     pixel_digest: bytes  # 8 bytes, BLAKE2b-64 of the samples in C order, little-endian
@@ -106,7 +111,7 @@ def _write_packing(out: Writer, packing: Packing) -> None:
 
 
 def _read_packing(data: Reader, dtype: np.dtype[np.generic]) -> Packing:
-    least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+    least, most = int(np.iinfo(dtype.str).min), int(np.iinfo(dtype.str).max)
     kind = data.byte()
     if kind == 0:
         offset, low = data.signed(65535), data.signed(65535)
@@ -180,7 +185,9 @@ def _parse_header(data: Reader, max_pixels: int) -> tuple[Codestream, list[list[
         raise CodestreamSyntaxError("this is not a CALLIC codestream")
     version = data.byte()
     if version != VERSION:
-        raise CodestreamVersionError(f"the codestream has version {version}; this program reads version {VERSION}")
+        raise CodestreamVersionError(
+            f"the codestream has version {version}; this program reads version {VERSION}"
+        )
     dtype, coder = DTYPES.get(data.byte()), CODERS.get(data.byte())
     channels = data.byte()
     if dtype is None or coder is None or channels > 4:
@@ -190,7 +197,9 @@ def _parse_header(data: Reader, max_pixels: int) -> tuple[Codestream, list[list[
     if min(height, width, tile_h, tile_w, patch_h, patch_w) < 1:
         raise CodestreamSyntaxError("image, tiles and patches need at least one pixel")
     if height * width * max(1, channels) > max_pixels:
-        raise CodestreamSyntaxError(f"the image has {height} x {width} pixels, more than the limit of {max_pixels}")
+        raise CodestreamSyntaxError(
+            f"the image has {height} x {width} pixels, more than the limit of {max_pixels}"
+        )
     copies = [0]
     for channel in range(1, channels):
         copies.append(data.byte())
@@ -212,7 +221,9 @@ def _parse_header(data: Reader, max_pixels: int) -> tuple[Codestream, list[list[
     if int.from_bytes(data.raw(4), "little") != zlib.crc32(data.data[:end]):
         raise CodestreamSyntaxError("the codestream's header is damaged: its CRC does not match")
     shape = (height, width, channels) if channels else (height, width)
-    return Codestream(shape, dtype, coder, grid, (patch_h, patch_w), tuple(copies), tuple(groups), (), digest), lengths
+    return Codestream(
+        shape, dtype, coder, grid, (patch_h, patch_w), tuple(copies), tuple(groups), (), digest
+    ), lengths
 
 
 def _parse_group(data: Reader, dtype: np.dtype[np.generic], count: int) -> GroupHeader:
@@ -237,7 +248,9 @@ def _parse_group(data: Reader, dtype: np.dtype[np.generic], count: int) -> Group
     raise CodestreamSyntaxError(f"unknown kind {adapter_kind} of adapter")
 
 
-def parse(raw: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, tiles: Sequence[int] | None = None) -> Codestream:
+def parse(
+    raw: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, tiles: Sequence[int] | None = None
+) -> Codestream:
     """Bytes -> Codestream. ``tiles``: check and keep only these tile numbers (the others become empty).
 
     Raises CodestreamSyntaxError and CodestreamVersionError.
@@ -251,10 +264,16 @@ def parse(raw: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, tiles: Seque
         for number, (length, crc) in enumerate(group_lengths):
             if length > len(data.data) - data.position:
                 raise CodestreamSyntaxError("the codestream is truncated: a tile's bytes are missing")
-            part = bytes(data.data[data.position : data.position + length]) if wanted is None or number in wanted else b""
+            part = (
+                bytes(data.data[data.position : data.position + length])
+                if wanted is None or number in wanted
+                else b""
+            )
             data.position += length
             if (wanted is None or number in wanted) and zlib.crc32(part) != crc:
-                raise CodestreamSyntaxError(f"tile {number} of the codestream is damaged: its CRC does not match")
+                raise CodestreamSyntaxError(
+                    f"tile {number} of the codestream is damaged: its CRC does not match"
+                )
             found.append(part)
         streams.append(tuple(found))
     if data.position != len(data.data):
@@ -281,7 +300,8 @@ def inspect(raw: bytes | memoryview) -> CodestreamInfo:
 
 
 def digest_pixels(samples: NDArray[np.generic]) -> bytes:
-    """BLAKE2b-64 of samples in C order, little-endian, row by row so that no second copy of the image appears."""
+    """BLAKE2b-64 of samples in C order, little-endian, row by row so that no second copy of the image
+    appears."""
     import hashlib
 
     engine = hashlib.blake2b(digest_size=8)

@@ -1,7 +1,7 @@
 """The one context generator that drives both directions: it yields distributions and receives symbols.
 
-The encoder sends the symbols it knows, the decoder those it has just read; neither has code of its own that says in which order
-pixels come or what a distribution depends on, so they cannot drift apart.
+The encoder sends the symbols it knows, the decoder those it has just read; neither has code of its own that
+says in which order pixels come or what a distribution depends on, so they cannot drift apart.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from callic_archive.codec.engine import PreparedModel
 from callic_archive.model.integer import Geometry, Plane, scan_order
 
-I32, I64 = NDArray[np.int32], NDArray[np.int64]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """Mixture parameters of a run of pixels: head (M, outputs) and skip (M, C); ``rows`` are their flat indices."""
+    """Mixture parameters of a run of pixels: head (M, outputs) and skip (M, C); ``rows`` are their flat
+    indices."""
 
     rows: I32
     head: I32
@@ -30,11 +32,13 @@ class Distribution:
 Contexts = Generator[Distribution, I32, None]
 
 
-def tile_contexts(model: PreparedModel, geometry: Geometry, plane: Plane, levels: I32, least_rows: int) -> Contexts:
+def tile_contexts(
+    model: PreparedModel, geometry: Geometry, plane: Plane, levels: I32, least_rows: int
+) -> Contexts:
     """Distributions of a tile in coding order; send back the symbols (M, C) of each.
 
-    ``levels`` (C, h, w) is filled in as symbols arrive. ``least_rows``: pixels a step at least; the decoder passes 1 (group by
-    group), the encoder, whose levels are all known, passes thousands.
+    ``levels`` (C, h, w) is filled in as symbols arrive. ``least_rows``: pixels a step at least; the decoder
+    passes 1 (group by group), the encoder, whose levels are all known, passes thousands.
     """
     order, starts = scan_order(geometry)
     tile = model.tile(geometry, plane, levels)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.codec.adapter_syntax import read_adapter
-from callic_archive.codec.coding import tile_contexts
 from callic_archive.codec.codestream import MAX_PIXELS, Codestream, GroupHeader, digest_pixels, parse
+from callic_archive.codec.coding import tile_contexts
 from callic_archive.codec.engine import Backend, Engine, PreparedModel, mixture_tables
 from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.entropy.range_coder import RangeDecoder
@@ -22,7 +22,9 @@ Image = NDArray[np.generic]
 Box = tuple[int, int, int, int]
 
 
-def _find_adapter(group: GroupHeader, model: IntegerModel, models: ModelSet, adapters: Mapping[str, Adapter]) -> Adapter | None:
+def _find_adapter(
+    group: GroupHeader, model: IntegerModel, models: ModelSet, adapters: Mapping[str, Adapter]
+) -> Adapter | None:
     if not group.adapter:
         return None
     if group.inside:
@@ -31,7 +33,9 @@ def _find_adapter(group: GroupHeader, model: IntegerModel, models: ModelSet, ada
         prefix = group.adapter.hex()
         found = next((a for a in adapters.values() if a.digest.startswith(prefix)), None)
         if found is None:
-            raise UnknownModel(f"this codestream needs the adapter {prefix}…, which is not among those at hand")
+            raise UnknownModel(
+                f"this codestream needs the adapter {prefix}…, which is not among those at hand"
+            )
         adapter = found
     if adapter.model_digest != model.digest:
         raise MismatchedAdapter("the adapter was made for another model than the one the codestream names")
@@ -39,9 +43,14 @@ def _find_adapter(group: GroupHeader, model: IntegerModel, models: ModelSet, ada
 
 
 def decode_tile(
-    stream: bytes, size: tuple[int, int], patch: tuple[int, int], group: GroupHeader, prepared: PreparedModel,
-    tables: MixtureTables, coder: str,
-) -> NDArray[np.int32]:  # fmt: skip
+    stream: bytes,
+    size: tuple[int, int],
+    patch: tuple[int, int],
+    group: GroupHeader,
+    prepared: PreparedModel,
+    tables: MixtureTables,
+    coder: str,
+) -> NDArray[np.int32]:
     """Levels (C, h, w) of one tile. Raises CodestreamError when the stream is damaged."""
     count = len(group.packings)
     levels = np.zeros((count, *size), np.int32)
@@ -67,9 +76,14 @@ def decode_tile(
 
 
 def _decode_into(
-    out: Image, origin: tuple[int, int], tiles: list[int], stream: Codestream, models: ModelSet,
-    adapters: Mapping[str, Adapter], engine: Engine,
-) -> None:  # fmt: skip
+    out: Image,
+    origin: tuple[int, int],
+    tiles: list[int],
+    stream: Codestream,
+    models: ModelSet,
+    adapters: Mapping[str, Adapter],
+    engine: Engine,
+) -> None:
     """Write the samples of ``tiles`` into out (H, W, C), whose pixel (0, 0) is ``origin`` of the image."""
     boxes = stream.grid.boxes()
     for group, channels, streams in zip(stream.groups, stream.group_channels(), stream.streams, strict=True):
@@ -84,12 +98,19 @@ def _decode_into(
         tables = mixture_tables(model)
 
         def decode_number(
-            number: int, group: GroupHeader = group, channels: list[int] = channels, streams: tuple[bytes, ...] = streams,
+            number: int, group: GroupHeader = group, channels: list[int] = channels,
+            streams: tuple[bytes, ...] = streams,
             prepared: PreparedModel = prepared, tables: MixtureTables = tables,
         ) -> None:  # fmt: skip
             top, left, bottom, right = boxes[number]
             levels = decode_tile(
-                streams[number], (bottom - top, right - left), stream.patch, group, prepared, tables, stream.coder
+                streams[number],
+                (bottom - top, right - left),
+                stream.patch,
+                group,
+                prepared,
+                tables,
+                stream.coder,
             )
             # Only the part of the tile that lies inside `out`.
             row, column = max(0, origin[0] - top), max(0, origin[1] - left)
@@ -98,9 +119,9 @@ def _decode_into(
             columns = min(right - left - column, out.shape[1] - to_column)
             for index, channel in enumerate(channels):
                 part = levels[index, row : row + rows, column : column + columns]
-                out[to_row : to_row + rows, to_column : to_column + columns, channel] = group.packings[index].unpack(
-                    part, stream.dtype
-                )
+                out[to_row : to_row + rows, to_column : to_column + columns, channel] = group.packings[
+                    index
+                ].unpack(part, stream.dtype)
 
         engine.map(decode_number, tiles)
     for channel, source in enumerate(stream.copies):
@@ -109,14 +130,23 @@ def _decode_into(
 
 
 def decode_image(
-    codestream: bytes | memoryview, *, models: ModelSet, adapters: Mapping[str, Adapter] = {}, backend: Backend = "auto",
-    device: str = "cpu", threads: int | None = None, region: Box | None = None, max_pixels: int = MAX_PIXELS,
-) -> Image:  # fmt: skip
+    codestream: bytes | memoryview,
+    *,
+    models: ModelSet,
+    adapters: Mapping[str, Adapter] = {},
+    backend: Backend = "auto",
+    device: str = "cpu",
+    threads: int | None = None,
+    region: Box | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Image:
     """Decode a codestream to the image that was encoded: same shape, dtype and samples.
 
-    ``region`` (top, left, bottom, right) decodes only the tiles it touches. ``adapters``: by any key; found by their digests.
-    Raises: CodestreamError and its kin on damage, UnknownModel when a model or adapter is missing, PixelMismatch when the decoded
-    samples do not have the recorded digest (whole images only; every tile read has its CRC checked).
+    ``region`` (top, left, bottom, right) decodes only the tiles it touches. ``adapters``: by any key; found
+    by their digests.
+    Raises: CodestreamError and its kin on damage, UnknownModel when a model or adapter is missing,
+    PixelMismatch when the decoded samples do not have the recorded digest (whole images only; every tile
+    read has its CRC checked).
     """
     engine = Engine(backend, device, threads)
     stream = parse(codestream, max_pixels=max_pixels)
@@ -126,9 +156,13 @@ def decode_image(
     if region is not None:
         top, left, bottom, right = region
         if not (0 <= top < bottom <= height and 0 <= left < right <= width):
-            raise UsageError(f"the region {region} does not lie within the image of {height} x {width} pixels")
+            raise UsageError(
+                f"the region {region} does not lie within the image of {height} x {width} pixels"
+            )
         boxes = stream.grid.boxes()
-        tiles = [n for n, b in enumerate(boxes) if b[0] < bottom and b[2] > top and b[1] < right and b[3] > left]
+        tiles = [
+            n for n, b in enumerate(boxes) if b[0] < bottom and b[2] > top and b[1] < right and b[3] > left
+        ]
         origin, size = (top, left), (bottom - top, right - left)
     try:
         out: Image = np.empty((*size, stream.channels), stream.dtype)
@@ -137,5 +171,7 @@ def decode_image(
     _decode_into(out, origin, tiles, stream, models, adapters, engine)
     image = out if len(stream.shape) == 3 else out[:, :, 0]
     if region is None and digest_pixels(image) != stream.pixel_digest:
-        raise PixelMismatch("the decoded pixels do not have the recorded digest: the codestream or a model is damaged")
+        raise PixelMismatch(
+            "the decoded pixels do not have the recorded digest: the codestream or a model is damaged"
+        )
     return image

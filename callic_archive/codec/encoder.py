@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from callic_archive.codec.coding import tile_contexts
 from callic_archive.codec.codestream import PREFIX, Codestream, GroupHeader, digest_pixels, serialise
+from callic_archive.codec.coding import tile_contexts
 from callic_archive.codec.engine import Backend, Engine, PreparedModel, mixture_tables
 from callic_archive.entropy.mixture import MixtureTables, ideal_bits
 from callic_archive.entropy.range_coder import RangeEncoder
@@ -33,7 +33,8 @@ SAMPLE_BLOCKS, SAMPLE_SIDE = 12, 96
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How to encode. ``adapt="image"`` fits an adapter to each image (slow on CPUs) and keeps it only where it pays."""
+    """How to encode. ``adapt="image"`` fits an adapter to each image (slow on CPUs) and keeps it only where
+    it pays."""
 
     coder: Literal["range", "torchac"] = "range"
     adapt: Literal["none", "image"] = "none"
@@ -79,7 +80,9 @@ def check_image(image: Image) -> Image:
     if image.dtype.newbyteorder("=") not in DTYPES.values():
         raise UnsupportedImage(f"the codec takes uint8, uint16 and int16 samples, not {image.dtype}")
     if image.ndim not in (2, 3) or (image.ndim == 3 and not 1 <= image.shape[2] <= 4) or image.size == 0:
-        raise UnsupportedImage(f"the codec takes (H, W) or (H, W, C) with 1 to 4 channels, not shape {image.shape}")
+        raise UnsupportedImage(
+            f"the codec takes (H, W) or (H, W, C) with 1 to 4 channels, not shape {image.shape}"
+        )
     return image if image.ndim == 3 else image[:, :, None]
 
 
@@ -98,7 +101,9 @@ def find_copies(image: Image) -> tuple[int, ...]:
     return tuple(copies)
 
 
-def sample_boxes(height: int, width: int, count: int = SAMPLE_BLOCKS, side: int = SAMPLE_SIDE) -> list[tuple[int, int, int, int]]:
+def sample_boxes(
+    height: int, width: int, count: int = SAMPLE_BLOCKS, side: int = SAMPLE_SIDE
+) -> list[tuple[int, int, int, int]]:
     """Up to ``count`` rectangles spread over an image, or the whole image where it is small."""
     if height * width <= count * side * side:
         return [(0, 0, height, width)]
@@ -110,15 +115,20 @@ def sample_boxes(height: int, width: int, count: int = SAMPLE_BLOCKS, side: int 
     return boxes
 
 
-def plan_group(image: Image, channels: Sequence[int], packings: Sequence[Packing], models: ModelSet) -> GroupPlan:
-    """Choose model, depth and unit shift of a plane group. Raises UnknownModel when no model codes that many planes."""
+def plan_group(
+    image: Image, channels: Sequence[int], packings: Sequence[Packing], models: ModelSet
+) -> GroupPlan:
+    """Choose model, depth and unit shift of a plane group. Raises UnknownModel when no model codes that many
+    planes."""
     model = models.for_channels(len(channels))
     if model is None:
         raise UnknownModel(f"no model at hand codes {len(channels)} planes jointly")
     depth = max(depth_of(p.span) for p in packings)
     shifts = []
     for top, left, bottom, right in sample_boxes(image.shape[0], image.shape[1]):
-        part = np.stack([p.pack(image[top:bottom, left:right, c]) for c, p in zip(channels, packings, strict=True)])
+        part = np.stack(
+            [p.pack(image[top:bottom, left:right, c]) for c, p in zip(channels, packings, strict=True)]
+        )
         shifts.append(unit_shift(part))
     shift = int(np.median(shifts))
     return GroupPlan(tuple(channels), tuple(packings), Plane(shift, depth, 1 << (depth - 1)), model)
@@ -151,8 +161,11 @@ def _block_bits(levels: I32, plan: GroupPlan, prepared: PreparedModel, tables: M
             return total
 
 
-def choose_adapter(image: Image, plan: GroupPlan, adapters: Sequence[Adapter], engine: Engine) -> Adapter | None:
-    """The candidate with the shortest estimated code for this plane group, or None where the base model is best."""
+def choose_adapter(
+    image: Image, plan: GroupPlan, adapters: Sequence[Adapter], engine: Engine
+) -> Adapter | None:
+    """The candidate with the shortest estimated code for this plane group, or None where the base model is
+    best."""
     fitting = [a for a in adapters if a.model_digest == plan.model.digest]
     if not fitting:
         return None
@@ -167,7 +180,9 @@ def choose_adapter(image: Image, plan: GroupPlan, adapters: Sequence[Adapter], e
     return best
 
 
-def encode_tile(levels: I32, patch: int, plan: GroupPlan, prepared: PreparedModel, tables: MixtureTables, coder: str) -> bytes:
+def encode_tile(
+    levels: I32, patch: int, plan: GroupPlan, prepared: PreparedModel, tables: MixtureTables, coder: str
+) -> bytes:
     """One tile's stream. ``levels`` (C, h, w)."""
     count, height, width = levels.shape
     geometry = Geometry(height, width, min(height, patch), min(width, patch))
@@ -191,22 +206,35 @@ def encode_tile(levels: I32, patch: int, plan: GroupPlan, prepared: PreparedMode
             return encoder.finish()
 
 
+def _adapter_field(adapter: Adapter | None, inside: bool) -> bytes:
+    """What a group header says of its adapter: nothing, the adapter itself, or the start of its digest."""
+    if adapter is None:
+        return b""
+    return adapter.payload if inside else bytes.fromhex(adapter.digest)[:PREFIX]
+
+
 def encode_image(
-    image: Image, *, models: ModelSet, adapters: Sequence[Adapter] = (), options: EncodeOptions = EncodeOptions()
+    image: Image,
+    *,
+    models: ModelSet,
+    adapters: Sequence[Adapter] = (),
+    options: EncodeOptions = EncodeOptions(),
 ) -> bytes:
     """Encode an image (H, W) or (H, W, C), C in 1..4, of uint8, uint16 or int16, any strides and byte order.
 
-    ``adapters`` are candidates, taken only where they shorten the code; they must lie beside the codestream when it is decoded.
+    ``adapters`` are candidates, taken only where they shorten the code; they must lie beside the codestream
+    when it is decoded.
     Raises: UnsupportedImage, UnknownModel, InexactModel.
     """
     planes = check_image(image)
     dtype = planes.dtype.newbyteorder("=")
     engine = options.engine
-    height, width, channels = planes.shape
+    height, width = planes.shape[:2]
     copies = find_copies(planes)
     coded = [c for c, source in enumerate(copies) if source == c]
     grid = TileGrid.balanced(height, width, options.tile)
-    headers, streams = [], []
+    headers: list[GroupHeader] = []
+    streams: list[tuple[bytes, ...]] = []
     for first, count in plane_groups(len(coded)):
         members = coded[first : first + count]
         packings = tuple(choose_packing(planes[:, :, c]) for c in members)
@@ -225,7 +253,7 @@ def encode_image(
         headers.append(
             GroupHeader(
                 packings, True, plan.plane.shift, plan.plane.depth, bytes.fromhex(plan.model.digest)[:PREFIX],
-                b"" if adapter is None else adapter.payload if inside else bytes.fromhex(adapter.digest)[:PREFIX], inside,
+                _adapter_field(adapter, inside), inside,
             )
         )  # fmt: skip
         prepared, tables = engine.prepare(plan.model, adapter), mixture_tables(plan.model)
@@ -237,9 +265,10 @@ def encode_image(
             return encode_tile(plan.levels(planes, box), options.patch, plan, prepared, tables, options.coder)
 
         streams.append(tuple(engine.map(encode_box, grid.boxes())))
+    patch = (min(options.patch, grid.tile_height), min(options.patch, grid.tile_width))
     return serialise(
         Codestream(
-            image.shape, dtype, options.coder, grid, (min(options.patch, grid.tile_height), min(options.patch, grid.tile_width)),
+            image.shape, dtype, options.coder, grid, patch,
             copies, tuple(headers), tuple(streams), digest_pixels(image),
         )
     )  # fmt: skip

@@ -1,4 +1,5 @@
-"""Models made ready for one backend, kept between images: weights with an adapter merged in, and the coder's tables."""
+"""Models made ready for one backend, kept between images: weights with an adapter merged in, and the coder's
+tables."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class PreparedModel(Protocol):
 
 @dataclass(frozen=True)
 class Engine:
-    """Where exact inference runs. ``numpy`` needs no torch; ``torch`` runs on any of its devices; results are the same."""
+    """Where exact inference runs. ``numpy`` needs no torch; ``torch`` runs on any of its devices; results
+    are the same."""
 
     backend: Backend = "auto"
     device: str = "cpu"
@@ -65,7 +67,8 @@ class Engine:
         return _prepare(self.uses_torch, self.device, _Key(model, adapter))
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """Apply ``function`` to independent tiles, in threads; the compiled loops and BLAS release the GIL."""
+        """Apply ``function`` to independent tiles, in threads; the compiled loops and BLAS release the
+        GIL."""
         count = min(self.thread_count, len(items))
         with _one_blas_thread():
             if count <= 1 or self.uses_torch:

@@ -1,7 +1,8 @@
 """Image samples <-> packed planes: value packing, plane groups, and the grid of tiles.
 
-Packing is lossless and keeps *all* allocated bits: nothing is said to be unused that a file could hold. A channel is either
-shifted to start at zero or, where its histogram has gaps that a model would pay for, mapped to the ranks of its used values.
+Packing is lossless and keeps *all* allocated bits: nothing is said to be unused that a file could hold. A
+channel is either shifted to start at zero or, where its histogram has gaps that a model would pay for,
+mapped to the ranks of its used values.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ MAP_MARGIN = 2.0
 class Packing:
     """How one channel's samples become levels ``low..high`` (inclusive).
 
-    ``values`` None: level = sample - offset. Otherwise level = rank of the sample among the sorted ``values``.
+    ``values`` None: level = sample - offset. Otherwise level = rank of the sample among the sorted
+    ``values``.
     """
 
     offset: int
@@ -57,7 +59,8 @@ class Packing:
 
 
 def _histogram(samples: Samples) -> tuple[int, NDArray[np.int64]]:
-    """(least sample, counts from there to the largest), read in pieces so that no int64 copy of the image appears."""
+    """(least sample, counts from there to the largest), read in pieces so that no int64 copy of the image
+    appears."""
     least, largest = int(samples.min()), int(samples.max())
     counts = np.zeros(largest - least + 1, np.int64)
     rows = max(1, (1 << 22) // max(1, samples.shape[-1]))
@@ -76,7 +79,8 @@ def choose_packing(samples: Samples) -> Packing:
     plain = Packing(offset, least - offset, least - offset + counts.size - 1)
     if used.size in (1, counts.size):
         return plain
-    # Bits that gaps would cost where noise spans several levels, against the map's own bits (gaps, Golomb-like).
+    # Bits that gaps would cost where noise spans several levels, against the map's own bits (gaps,
+    # Golomb-like).
     gaps = np.diff(used)
     around = np.empty(used.size)
     around[1:-1] = (used[2:] - used[:-2]) / 2

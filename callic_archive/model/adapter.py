@@ -1,9 +1,9 @@
 """Adapters: low-rank deltas of a model's weights, quantised, and merged in integers.
 
 Linear layers: ``W' = W + B A`` (Eq. 6). Depth-wise kernels: a Tucker form with identity core,
-``dW[c, i, j] = sum_r X[c, r] Y[i, r] Z[j, r]``, restricted to the causal taps (Eq. 7). Both factors start from fixed
-values that encoder and decoder know (a sign pattern for the one, zero for the other), and what is coded is the
-difference from that start: weights that adaptation leaves alone cost next to nothing.
+``dW[c, i, j] = sum_r X[c, r] Y[i, r] Z[j, r]``, restricted to the causal taps (Eq. 7). Both factors start
+from fixed values that encoder and decoder know (a sign pattern for the one, zero for the other), and what is
+coded is the difference from that start: weights that adaptation leaves alone cost next to nothing.
 Only integers are read here. Training lives in ``codec/adapt.py``.
 """
 
@@ -20,7 +20,8 @@ from callic_archive.model import tables
 from callic_archive.model.config import MGCFConfig, causal_taps
 from callic_archive.model.weights import Depthwise, IntegerWeights, Linear, check_exact
 
-I32, I64 = NDArray[np.int32], NDArray[np.int64]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
 #: Factors are integers times 2^-STEP_BITS (quantisation step 1/32; the paper's is 0.05).
 STEP_BITS = 5
 #: Largest magnitude of a coded factor difference.
@@ -74,7 +75,8 @@ def start_factor(name: str, shape: tuple[int, int]) -> I32:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Coded factor differences of one adapter, for the model with ``model_digest``. ``payload``: its coded form."""
+    """Coded factor differences of one adapter, for the model with ``model_digest``. ``payload``: its coded
+    form."""
 
     model_digest: str
     shape: AdapterShape
@@ -94,8 +96,8 @@ class Adapter:
 def _shifted(value: I64, shift: I64) -> I64:
     """round(value / 2^shift) elementwise, for shifts of either sign."""
     right = np.maximum(shift, 0)
-    half = (np.int64(1) << right) >> 1
-    return ((value << np.maximum(-shift, 0)) + half) >> right
+    half = np.left_shift(np.int64(1), right) >> 1
+    return np.right_shift(np.left_shift(value, np.maximum(-shift, 0)) + half, right).astype(np.int64)
 
 
 def _exponent(layer: Linear | Depthwise, in_fraction: int, out_fraction: int) -> I64:
@@ -110,7 +112,9 @@ def layer_fractions(weights: IntegerWeights, name: str) -> tuple[int, int]:
     """(input, output) binary places of an adapted layer."""
     index, part = name.split(".")
     places = weights.fractions[index]
-    return (int(places["a"]), int(places["dw"])) if part == "dw" else (tables.NORM_FRACTION, int(places[part]))
+    return (
+        (int(places["a"]), int(places["dw"])) if part == "dw" else (tables.NORM_FRACTION, int(places[part]))
+    )
 
 
 def merge(weights: IntegerWeights, shape: AdapterShape, differences: dict[str, I32]) -> IntegerWeights:

@@ -13,7 +13,8 @@ EMBED_TAPS = 4
 
 @dataclass(frozen=True)
 class MGCFConfig:
-    """Hyper-parameters of the Masked Gated ConvFormer (paper: channels 3, dim 128, depth 3, kernel 7, mixtures 5)."""
+    """Hyper-parameters of the Masked Gated ConvFormer (paper: channels 3, dim 128, depth 3, kernel 7,
+    mixtures 5)."""
 
     channels: int = 3
     dim: int = 128
@@ -47,7 +48,8 @@ class MGCFConfig:
 
     @property
     def outputs(self) -> int:
-        """Head outputs: K logits, C*K means, C*K log-scales, pairs*K coefficients (50 for RGB, 15 for gray)."""
+        """Head outputs: K logits, C*K means, C*K log-scales, pairs*K coefficients (50 for RGB, 15 for
+        gray)."""
         return self.mixtures * (1 + 2 * self.channels + self.pairs)
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,8 +60,8 @@ class MGCFConfig:
 def causal_taps(kernel: int, *, include_group: bool) -> list[tuple[int, int]]:
     """(row, column) offsets that a masked kernel may see under the scan ``group(i, j) = 2 i + j``.
 
-    A tap (di, dj) reaches group ``g + dj + 2 di``. Type B (``include_group=False``) allows earlier groups only, type A
-    also the current group. Offsets come in raster order, so they agree with a flattened kernel.
+    A tap (di, dj) reaches group ``g + dj + 2 di``. Type B (``include_group=False``) allows earlier groups
+    only, type A also the current group. Offsets come in raster order, so they agree with a flattened kernel.
     """
     radius = kernel // 2
     limit = 0 if include_group else -1

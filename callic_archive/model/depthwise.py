@@ -1,8 +1,8 @@
 """Masked depth-wise convolution for training: only the causal taps exist, in all three passes.
 
-A general convolution multiplies the masked taps too, and its weight gradient on CPUs takes thirty times its forward
-pass. Here the taps are a list, the layout is channels-last, and on CPUs the three passes are compiled loops; other devices
-use the library's convolution with the taps scattered into a square kernel.
+A general convolution multiplies the masked taps too, and its weight gradient on CPUs takes thirty times its
+forward pass. Here the taps are a list, the layout is channels-last, and on CPUs the three passes are
+compiled loops; other devices use the library's convolution with the taps scattered into a square kernel.
 """
 
 from __future__ import annotations

@@ -17,9 +17,10 @@ def row_count(shape: Sequence[int]) -> int:
     return int(shape[0] * shape[1])
 
 
-@njit(cache=True, parallel=True, fastmath=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, parallel=True, fastmath=True)
 def forward(x: FloatArray, kernel: FloatArray, taps: IntArray, out: FloatArray) -> None:
-    """out[n, i, j] = sum over taps of kernel[t] * x[n, i + di, j + dj]; x, out (N, H, W, C), kernel (T, C)."""
+    """out[n, i, j] = sum over taps of kernel[t] * x[n, i + di, j + dj]; x, out (N, H, W, C), kernel (T,
+    C)."""
     n, h, w, c = x.shape
     for row in prange(n * h):
         image, i = row // h, row % h
@@ -36,7 +37,7 @@ def forward(x: FloatArray, kernel: FloatArray, taps: IntArray, out: FloatArray) 
                     target[ch] += weight[ch] * source[ch]
 
 
-@njit(cache=True, parallel=True, fastmath=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, parallel=True, fastmath=True)
 def weight_gradient(x: FloatArray, grad: FloatArray, taps: IntArray, partial: FloatArray) -> None:
     """partial[row, t] += sum_j grad[row, j] * x[row + di, j + dj]; summed over rows by the caller."""
     n, h, w, c = x.shape

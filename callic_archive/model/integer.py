@@ -1,9 +1,9 @@
 """Exact inference on CPUs: mixture parameters of chosen pixels, as integers that are the same everywhere.
 
-Cache then Crop Inference (CCI): the masked convolutions read cached maps, everything else acts on single pixels. A pixel's
-parameters depend on earlier groups only, so *any* run of consecutive groups can be computed layer by layer once
-the groups before it are done. The decoder steps group by group; the encoder, which knows all pixels, takes thousands
-of pixels a step through the very same code.
+Cache then Crop Inference (CCI): the masked convolutions read cached maps, everything else acts on single
+pixels. A pixel's parameters depend on earlier groups only, so *any* run of consecutive groups can be computed
+layer by layer once the groups before it are done. The decoder steps group by group; the encoder, which knows
+all pixels, takes thousands of pixels a step through the very same code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from callic_archive.model import kernels
 from callic_archive.model.config import causal_taps
 from callic_archive.model.weights import IntegerWeights, Linear
 
-I32, I64 = NDArray[np.int32], NDArray[np.int64]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Geometry:
 def scan_order(geometry: Geometry) -> tuple[I32, I64]:
     """(order, starts): flat pixel indices sorted by (group, patch, row), and where each group begins.
 
-    order (h*w,), starts (groups + 1,). Inside a patch ``group(i, j) = 2 i + j``; patches count in raster order.
+    order (h*w,), starts (groups + 1,). Inside a patch ``group(i, j) = 2 i + j``; patches count in raster
+    order.
     """
     i, j = np.divmod(np.arange(geometry.height * geometry.width, dtype=np.int64), geometry.width)
     group = 2 * (i % geometry.patch_height) + j % geometry.patch_width
@@ -52,7 +54,8 @@ def scan_order(geometry: Geometry) -> tuple[I32, I64]:
 
 @dataclass(frozen=True)
 class Plane:
-    """What the codestream header says of a plane group: unit shift, depth in bits (at least 8), stand-in level."""
+    """What the codestream header says of a plane group: unit shift, depth in bits (at least 8), stand-in
+    level."""
 
     shift: int
     depth: int
@@ -81,9 +84,13 @@ class CpuModel:
         self.taps = np.array(causal_taps(config.kernel, include_group=True), np.int64)
         self.embed = _Matrix(weights.embed, np.float32)
         self.head = _Matrix(weights.head, np.float64)
-        self.blocks = [{p: _Matrix(getattr(b, p), np.float32) for p in ("a", "v", "o", "up", "down")} for b in weights.blocks]
+        self.blocks = [
+            {p: _Matrix(getattr(b, p), np.float32) for p in ("a", "v", "o", "up", "down")}
+            for b in weights.blocks
+        ]
         self.depthwise = [
-            (np.ascontiguousarray(b.dw.kernel.astype(np.int16)), b.dw.bias, b.dw.shift) for b in weights.blocks
+            (np.ascontiguousarray(b.dw.kernel.astype(np.int16)), b.dw.bias, b.dw.shift)
+            for b in weights.blocks
         ]
 
     def tile(self, geometry: Geometry, plane: Plane, levels: I32) -> CpuTile:
@@ -95,7 +102,10 @@ class CpuTile:
     """Activation caches of one tile."""
 
     def __init__(self, model: CpuModel, geometry: Geometry, plane: Plane, levels: I32) -> None:
-        if levels.shape != (model.config.channels, geometry.height, geometry.width) or levels.dtype != np.int32:
+        if (
+            levels.shape != (model.config.channels, geometry.height, geometry.width)
+            or levels.dtype != np.int32
+        ):
             raise ValueError(f"levels are {levels.dtype} {levels.shape}, the tile needs int32 {geometry}")
         self.model, self.levels = model, levels
         self.size = np.array([geometry.height, geometry.width], np.int64)
@@ -105,7 +115,8 @@ class CpuTile:
         self.caches = [np.zeros((pixels, model.config.dim), np.int16) for _ in model.blocks]
 
     def parameters(self, rows: I32) -> tuple[I32, I64]:
-        """Head (M, outputs) int32 and skip (M, C) int64 of the pixels ``rows`` (flat indices, a run of the scan order).
+        """Head (M, outputs) int32 and skip (M, C) int64 of the pixels ``rows`` (flat indices, a run of the
+        scan order).
 
         All groups before them must have been computed by earlier calls, with their levels in place.
         """
@@ -113,7 +124,9 @@ class CpuTile:
         m = rows.shape[0]
         inputs = np.empty((m, config.features), np.float32)
         skip = np.empty((m, config.channels), np.int64)
-        kernels.features(self.levels, rows, self.grid, self.plane, weights.skip, weights.compand, inputs, skip)
+        kernels.features(
+            self.levels, rows, self.grid, self.plane, weights.skip, weights.compand, inputs, skip
+        )
         stream = np.empty((m, config.dim), np.int32)
         acc = inputs @ model.embed.weight
         kernels.start_stream(acc, model.embed.bias, model.embed.shift, stream)
@@ -139,5 +152,7 @@ class CpuTile:
             np.matmul(wide, down.weight, out=acc)
             kernels.add_stream(acc, down.bias, down.shift, stream)
         head = np.empty((m, config.outputs), np.int32)
-        kernels.finish_head(stream.astype(np.float64) @ model.head.weight, model.head.bias, model.head.shift, head)
+        kernels.finish_head(
+            stream.astype(np.float64) @ model.head.weight, model.head.bias, model.head.shift, head
+        )
         return head, skip

@@ -1,6 +1,7 @@
 """Compiled integer loops of exact inference on CPUs: everything between two matrix products.
 
-Each works on rows, one row a pixel, so that one pass over many pixels and a CCI step over one group run the same code.
+Each works on rows, one row a pixel, so that one pass over many pixels and a CCI step over one group run the
+same code.
 Matrix products arrive as float32 (or float64) arrays that hold exact integers (see ``weights.check_exact``).
 All functions are serial and release the GIL; callers run several tiles in threads.
 """
@@ -25,27 +26,32 @@ from callic_archive.model.tables import (
 )
 
 _ = NORM_FRACTION  # part of the rsqrt table's scale; named here because `normalise` rests on it
-F32, F64 = NDArray[np.float32], NDArray[np.float64]
-I16, I32, I64 = NDArray[np.int16], NDArray[np.int32], NDArray[np.int64]
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I16 = NDArray[np.int16]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
 Int = Any
 #: Head outputs are cut here; the entropy coder's own bounds are wider.
 HEAD_MAX = (1 << 26) - 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def round_shift(value: Int, shift: Int) -> Int:
     """floor(value / 2^shift + 1/2)."""
     return (value + ((np.int64(1) << shift) >> 1)) >> shift
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def features(
     x: I32, rows: I32, grid: I64, plane: I64, skip_weights: I32, compand: I16, out: F32, skip: I64
 ) -> None:
     """Embedding inputs and skip prediction of some pixels.
 
-    x (C, h, w): levels known so far. rows (M,): flat indices. grid: (patch height, patch width). plane: (shift, depth, mid).
-    out (M, features); skip (M, C) in 1/256 level. Neighbours outside the patch are replaced by the nearest known one.
+    x (C, h, w): levels known so far. rows (M,): flat indices. grid: (patch height, patch width). plane:
+    (shift, depth, mid).
+    out (M, features); skip (M, C) in 1/256 level. Neighbours outside the patch are replaced by the nearest
+    known one.
     """
     channels, _, w = x.shape
     patch_h, patch_w = grid[0], grid[1]
@@ -83,7 +89,7 @@ def features(
         out[m, 5 * channels] = np.float32(4 * shift)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def start_stream(acc: F32, bias: I32, shift: I32, stream: I32) -> None:
     """stream = requantised acc, saturated to 16 bits. All (M, D) but bias and shift (D,)."""
     for m in range(acc.shape[0]):
@@ -93,7 +99,7 @@ def start_stream(acc: F32, bias: I32, shift: I32, stream: I32) -> None:
             stream[m, d] = min(max(value, -STREAM_MAX), STREAM_MAX)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def add_stream(acc: F32, bias: I32, shift: I32, stream: I32) -> None:
     """stream += requantised acc, saturated to 16 bits."""
     for m in range(acc.shape[0]):
@@ -103,12 +109,14 @@ def add_stream(acc: F32, bias: I32, shift: I32, stream: I32) -> None:
             stream[m, d] = min(max(value, -STREAM_MAX), STREAM_MAX)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def normalise(stream: I32, rsqrt: I32, eps: Int, fine: Int, out: F32) -> None:
     """LayerNorm without gain and bias, in integers; out (M, D) holds 10-bit values with 6 binary places.
 
-    With d = 16 x - round(16 mean) and v = sum d^2 + eps, the table gives 2^22 sqrt(D) / sqrt(v) from the top bits of v.
-    |d| < 2^20 + 1 and the table is below 2^24, so every product fits 45 bits and v, for D <= 4096, fits 53 bits.
+    With d = 16 x - round(16 mean) and v = sum d^2 + eps, the table gives 2^22 sqrt(D) / sqrt(v) from the top
+    bits of v.
+    |d| < 2^20 + 1 and the table is below 2^24, so every product fits 45 bits and v, for D <= 4096, fits 53
+    bits.
     ``fine`` = log2(D): D is a power of two, so the mean needs a shift only.
     """
     n = stream.shape[1]
@@ -132,7 +140,7 @@ def normalise(stream: I32, rsqrt: I32, eps: Int, fine: Int, out: F32) -> None:
             out[m, d] = np.float32(min(max(value, np.int64(-ACT_MAX)), np.int64(ACT_MAX)))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def store_cache(acc: F32, bias: I32, shift: I32, rows: I32, cache: I16) -> None:
     """cache[rows] = requantised acc, 10 bits. cache (pixels, D)."""
     for m in range(acc.shape[0]):
@@ -143,15 +151,28 @@ def store_cache(acc: F32, bias: I32, shift: I32, rows: I32, cache: I16) -> None:
             line[d] = min(max(value, -ACT_MAX), ACT_MAX)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def gate(
-    cache: I16, rows: I32, size: I64, grid: I64, taps: I64, kernel: I16, bias: I32, shift: I32, swish: I16,
-    v_acc: F32, v_bias: I32, v_shift: I32, product_shift: Int, out: F32,
-) -> None:  # fmt: skip
+    cache: I16,
+    rows: I32,
+    size: I64,
+    grid: I64,
+    taps: I64,
+    kernel: I16,
+    bias: I32,
+    shift: I32,
+    swish: I16,
+    v_acc: F32,
+    v_bias: I32,
+    v_shift: I32,
+    product_shift: Int,
+    out: F32,
+) -> None:
     """out = requantise(swish(depth-wise convolution of the cached map) * V) for some pixels.
 
-    cache (h*w, D) of 10-bit values; size (h, w); taps (T, 2); kernel (T, D). Taps outside the patch count as zero; taps of
-    groups not yet coded do not exist in a causal kernel, so what the cache holds there is never read.
+    cache (h*w, D) of 10-bit values; size (h, w); taps (T, 2); kernel (T, D). Taps outside the patch count as
+    zero; taps of groups not yet coded do not exist in a causal kernel, so what the cache holds there is
+    never read.
     """
     h, w = size[0], size[1]
     patch_h, patch_w = grid[0], grid[1]
@@ -181,7 +202,7 @@ def gate(
             out[m, d] = np.float32(min(max(value, -ACT_MAX), ACT_MAX))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def activate(acc: F32, bias: I32, shift: I32, table: I16, out: F32) -> None:
     """out = table[requantised acc]: GELU of the MLP's hidden layer."""
     for m in range(acc.shape[0]):
@@ -191,7 +212,7 @@ def activate(acc: F32, bias: I32, shift: I32, table: I16, out: F32) -> None:
             out[m, d] = np.float32(table[min(max(index, -ACT_HALF), ACT_HALF - 1) + ACT_HALF])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def finish_head(acc: F64, bias: I32, shift: I32, out: I32) -> None:
     """Head outputs in the entropy coder's units, cut to 27 bits."""
     for m in range(acc.shape[0]):

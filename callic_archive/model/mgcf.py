@@ -3,8 +3,10 @@
 The whole model is in this file. Source: CALLIC (arXiv 2412.17464), sections "Masked Gated ConvFormer" and
 "Pre-trained Settings"; departures are noted where they stand and measured in ``docs/decisions``.
 
-Layout: features -> embedding -> depth x [LayerNorm -> MCG -> residual -> LayerNorm -> MLP -> residual] -> head.
-Everything but the depth-wise convolution acts on single pixels, so tensors are kept channels-last: (N, H, W, C).
+Layout: features -> embedding -> depth x [LayerNorm -> MCG -> residual -> LayerNorm -> MLP -> residual] ->
+head.
+Everything but the depth-wise convolution acts on single pixels, so tensors are kept channels-last: (N, H, W,
+C).
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from callic_archive.model.depthwise import masked_depthwise
 COMPAND_KNEE = 16.0
 #: Residual features are cut at this many units (the integer table ends there).
 COMPAND_LIMIT = 1023.75
-#: One head output moves a mean by this many units ("scaled mean outputs": larger steps make early training unstable).
+#: One head output moves a mean by this many units ("scaled mean outputs": larger steps make early training
+#: unstable).
 MEAN_GAIN = 8.0
 #: Log-scales of the mixture, in nats relative to the unit; the integer tables span the same range.
 LOG_SCALE_MIN, LOG_SCALE_MAX = -256 / 32 * math.log(2), 383 / 32 * math.log(2)
@@ -35,7 +38,8 @@ class PlaneStats:
     """What the codestream header tells about a plane group; the model conditions on it.
 
     ``shift``: (N,) or scalar, unit = 2^shift levels. ``depth``: (N,), bits of the value range (at least 8).
-    ``mid``: (N,), the level that stands in for pixels before the first. ``top``: (N,), the largest level (the least is 0).
+    ``mid``: (N,), the level that stands in for pixels before the first. ``top``: (N,), the largest level
+    (the least is 0).
     """
 
     shift: Tensor
@@ -73,7 +77,8 @@ def neighbours(x: Tensor, mid: Tensor) -> Tensor:
 
 
 def compand(units: Tensor) -> Tensor:
-    """``knee * asinh(d / knee)`` of residuals in units, cut at the limit: edges stay visible without drowning noise."""
+    """``knee * asinh(d / knee)`` of residuals in units, cut at the limit: edges stay visible without
+    drowning noise."""
     return COMPAND_KNEE * torch.asinh(units.clamp(-COMPAND_LIMIT, COMPAND_LIMIT) / COMPAND_KNEE)
 
 
@@ -86,7 +91,9 @@ class MCG(nn.Module):
         self.v = nn.Linear(config.dim, config.dim)
         self.o = nn.Linear(config.dim, config.dim)
         self.taps = causal_taps(config.kernel, include_group=True)
-        self.kernel = nn.Parameter(torch.empty(len(self.taps), config.dim))  # (taps, C): masked taps do not exist
+        self.kernel = nn.Parameter(
+            torch.empty(len(self.taps), config.dim)
+        )  # (taps, C): masked taps do not exist
         self.kernel_bias = nn.Parameter(torch.zeros(config.dim))
         nn.init.uniform_(self.kernel, -1 / config.kernel, 1 / config.kernel)
 
@@ -109,7 +116,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (N, H, W, C) float32 -> same
         x = x + self.mcg(self.norm1(x)).float()
-        return x + self.down(F.gelu(self.up(self.norm2(x)))).float()
+        out: Tensor = x + self.down(F.gelu(self.up(self.norm2(x)))).float()
+        return out
 
 
 class MGCF(nn.Module):
@@ -118,7 +126,9 @@ class MGCF(nn.Module):
     def __init__(self, config: MGCFConfig = MGCFConfig()) -> None:
         super().__init__()
         self.config = config
-        self.skip = nn.Parameter(torch.zeros(config.channels, len(TAPS) - 1))  # weights of all taps but the first (W)
+        self.skip = nn.Parameter(
+            torch.zeros(config.channels, len(TAPS) - 1)
+        )  # weights of all taps but the first (W)
         self.embed = nn.Linear(config.features, config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head = nn.Linear(config.dim, config.outputs)
@@ -147,12 +157,15 @@ class MGCF(nn.Module):
                     index += 1
 
     def predict(self, taps: Tensor) -> Tensor:
-        """Linear skip prediction. Args: taps (6, N, C, H, W) levels. Returns (N, C, H, W); weights sum to one."""
+        """Linear skip prediction. Args: taps (6, N, C, H, W) levels. Returns (N, C, H, W); weights sum to
+        one."""
         delta = taps[1:] - taps[:1]
-        return taps[0] + torch.einsum("ct,tnchw->nchw", self.skip, delta)
+        skip: Tensor = taps[0] + torch.einsum("ct,tnchw->nchw", self.skip, delta)
+        return skip
 
     def inputs(self, x: Tensor, stats: PlaneStats) -> tuple[Tensor, Tensor]:
-        """Features of the embedding (N, H, W, features) and the skip prediction (N, C, H, W), from levels (N, C, H, W)."""
+        """Features of the embedding (N, H, W, features) and the skip prediction (N, C, H, W), from levels
+        (N, C, H, W)."""
         n, c, h, w = x.shape
         taps = neighbours(x, stats.mid)
         skip = self.predict(taps)
@@ -160,11 +173,14 @@ class MGCF(nn.Module):
         residuals = compand((taps[:EMBED_TAPS] - skip) * unit)  # (4, N, C, H, W)
         level = (taps[0] - stats.mid.view(-1, 1, 1, 1)) * torch.exp2(8 - stats.depth).view(-1, 1, 1, 1)
         shift = stats.shift.view(-1, 1, 1, 1).expand(n, 1, h, w) * 4
-        features = torch.cat([residuals.permute(1, 0, 2, 3, 4).reshape(n, EMBED_TAPS * c, h, w), level, shift], 1)
+        features = torch.cat(
+            [residuals.permute(1, 0, 2, 3, 4).reshape(n, EMBED_TAPS * c, h, w), level, shift], 1
+        )
         return features.permute(0, 2, 3, 1), skip
 
     def forward(self, x: Tensor, stats: PlaneStats) -> tuple[Tensor, Tensor]:
-        """Mixture parameters (N, H, W, outputs) float32 and skip prediction (N, C, H, W) from levels (N, C, H, W)."""
+        """Mixture parameters (N, H, W, outputs) float32 and skip prediction (N, C, H, W) from levels (N, C,
+        H, W)."""
         features, skip = self.inputs(x, stats)
         y = self.embed(features).float()
         for block in self.blocks:
@@ -179,10 +195,13 @@ class MGCF(nn.Module):
 
 
 def mixture_bits(head: Tensor, skip: Tensor, x: Tensor, stats: PlaneStats, config: MGCFConfig) -> Tensor:
-    """Code length (N, H, W) in bits under the discretised logistic mixture with residual channel conditioning.
+    """Code length (N, H, W) in bits under the discretised logistic mixture with residual channel
+    conditioning.
 
-    As PixelCNN++ (arXiv 1701.05517, section 2.1), but channel c is conditioned on the *residuals* of earlier channels:
-    ``mean_c = S_c + m_c + sum_j coef_cj (x_j - mean_j)``. Args: head (N, H, W, outputs), skip and x (N, C, H, W).
+    As PixelCNN++ (arXiv 1701.05517, section 2.1), but channel c is conditioned on the *residuals* of earlier
+    channels:
+    ``mean_c = S_c + m_c + sum_j coef_cj (x_j - mean_j)``. Args: head (N, H, W, outputs), skip and x (N, C,
+    H, W).
     """
     k, c = config.mixtures, config.channels
     unit = torch.exp2(-stats.shift).view(-1, 1, 1, 1)

@@ -1,7 +1,8 @@
 """Float checkpoint -> IntegerWeights: post-training rounding with power-of-two steps.
 
-8-bit weights (per output channel), 10-bit activations (per tensor), 16-bit residual stream. LayerNorm's gain and bias fold
-into the linear layers behind it. Fractions of activations are those with the least squared error on calibration crops.
+8-bit weights (per output channel), 10-bit activations (per tensor), 16-bit residual stream. LayerNorm's gain
+and bias fold into the linear layers behind it. Fractions of activations are those with the least squared
+error on calibration crops.
 """
 
 from __future__ import annotations
@@ -52,21 +53,31 @@ class _Range:
         errors = {}
         for places in range(-2, 15):
             scaled = values * 2.0**places
-            errors[places] = float((scaled.round().clamp(-limit, limit) / 2.0**places - values).square().mean())
+            errors[places] = float(
+                (scaled.round().clamp(-limit, limit) / 2.0**places - values).square().mean()
+            )
         return min(errors, key=lambda p: errors[p])
 
 
 def _fold(norm: torch.nn.LayerNorm, layer: torch.nn.Linear) -> tuple[Float, Float]:
     """Weight and bias of ``layer`` with the LayerNorm's gain and bias folded in."""
     weight = layer.weight.double()
-    return (weight * norm.weight.double()).numpy(), (weight @ norm.bias.double() + layer.bias.double()).numpy()
+    return (weight * norm.weight.double()).numpy(), (
+        weight @ norm.bias.double() + layer.bias.double()
+    ).numpy()
 
 
 def quantize_linear(
-    weight: Float, bias: Float, in_fraction: int, out_fraction: int, limit: int, inputs: int | NDArray[np.int64],
+    weight: Float,
+    bias: Float,
+    in_fraction: int,
+    out_fraction: int,
+    limit: int,
+    inputs: int | NDArray[np.int64],
     exact: int = EXACT_FLOAT32,
-) -> Linear:  # fmt: skip
-    """Round a layer. ``limit``: largest |weight|; ``inputs``: largest |input|, for the accumulator's bound ``exact``."""
+) -> Linear:
+    """Round a layer. ``limit``: largest |weight|; ``inputs``: largest |input|, for the accumulator's bound
+    ``exact``."""
     largest = np.maximum(np.abs(weight).max(axis=1), 1e-9)
     exponent = np.floor(np.log2(limit / largest)).astype(np.int64)
     # No further than a shift of 24 bits: a channel that is nearly zero needs no finer step.
@@ -172,7 +183,9 @@ def quantize(
         blocks, fractions = [], {}
         for i, block in enumerate(model.blocks):
             assert isinstance(block, Block)
-            f = {p: ranges[f"{i}.{p}"].fraction(tables.ACT_MAX) for p in ("a", "v", "swish", "product", "gelu")}
+            f = {
+                p: ranges[f"{i}.{p}"].fraction(tables.ACT_MAX) for p in ("a", "v", "swish", "product", "gelu")
+            }
             f["dw"] = ranges[f"{i}.dw"].fraction(tables.ACT_HALF - 1)
             f["up"] = ranges[f"{i}.up"].fraction(tables.ACT_HALF - 1)
             f["product"] = min(f["product"], f["swish"] + f["v"])
@@ -193,7 +206,10 @@ def quantize(
                     v=quantize_linear(w_v, b_v, norm, f["v"], limit, tables.ACT_MAX),
                     o=quantize_linear(*plain(block.mcg.o), f["product"], stream, limit, tables.ACT_MAX),
                     dw=_quantize_depthwise(
-                        block.mcg.kernel.double().numpy(), block.mcg.kernel_bias.double().numpy(), f["a"], f["dw"]
+                        block.mcg.kernel.double().numpy(),
+                        block.mcg.kernel_bias.double().numpy(),
+                        f["a"],
+                        f["dw"],
                     ),
                     up=quantize_linear(w_up, b_up, norm, f["up"], limit, tables.ACT_MAX),
                     down=quantize_linear(*plain(block.down), f["gelu"], stream, limit, tables.ACT_MAX),
@@ -211,7 +227,8 @@ def quantize(
     # LayerNorm's epsilon 1e-5 in units of the integer sum of squares: (16 * 2^stream)^2 * dim * 1e-5.
     eps = max(1 << 14, round(1e-5 * (16 * 2**stream) ** 2 * config.dim))
     weights = IntegerWeights(
-        config, skip, embed, tuple(blocks), head, tables.compand_table(COMPAND_KNEE), tables.rsqrt_table(config.dim),
+        config, skip, embed, tuple(blocks), head,
+        tables.compand_table(COMPAND_KNEE), tables.rsqrt_table(config.dim),
         eps, stream, fractions,
     )  # fmt: skip
     check_exact(weights)

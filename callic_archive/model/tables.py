@@ -1,7 +1,8 @@
-"""Integer tables of a model: built once when a model is quantised, shipped in its file, never rebuilt by a decoder.
+"""Integer tables of a model: built once when a model is quantised, shipped in its file, never rebuilt by a
+decoder.
 
-Every table replaces a transcendental function on the decoding path; its fractions (binary places of input and output)
-are the model's. Floats are fine here: whatever integers come out are the definition.
+Every table replaces a transcendental function on the decoding path; its fractions (binary places of input
+and output) are the model's. Floats are fine here: whatever integers come out are the definition.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ NORM_FRACTION = 6
 def compand_table(knee: float) -> NDArray[np.int16]:
     """Magnitudes of ``knee * asinh(q / 4 / knee)`` in 1/8 unit for q = 0..COMPAND_SIZE - 1."""
     q = np.arange(COMPAND_SIZE) / 4.0
-    return np.rint(knee * np.arcsinh(q / knee) * 2**COMPAND_OUT).astype(np.int16)
+    table: NDArray[np.int16] = np.rint(knee * np.arcsinh(q / knee) * 2**COMPAND_OUT).astype(np.int16)
+    return table
 
 
 def activation_table(kind: str, in_fraction: int, out_fraction: int) -> NDArray[np.int16]:
-    """Swish or GELU over 4096 inputs: entry i is f((i - 2048) / 2^in_fraction) * 2^out_fraction, saturated to 10 bits."""
+    """Swish or GELU over 4096 inputs: entry i is f((i - 2048) / 2^in_fraction) * 2^out_fraction, saturated
+    to 10 bits."""
     z = (np.arange(2 * ACT_HALF) - ACT_HALF) / 2.0**in_fraction
     if kind == "swish":
         y = z / (1.0 + np.exp(-z))
@@ -45,6 +48,9 @@ def activation_table(kind: str, in_fraction: int, out_fraction: int) -> NDArray[
 
 
 def rsqrt_table(dim: int) -> NDArray[np.int32]:
-    """``2^RSQRT_BITS * 2^NORM_FRACTION * sqrt(dim) / sqrt(index + 1/2)`` for index RSQRT_LOW..RSQRT_HIGH - 1."""
+    """``2^RSQRT_BITS * 2^NORM_FRACTION * sqrt(dim) / sqrt(index + 1/2)`` for index RSQRT_LOW..RSQRT_HIGH -
+    1."""
     index = np.arange(RSQRT_LOW, RSQRT_HIGH) + 0.5
-    return np.rint(2.0 ** (RSQRT_BITS + NORM_FRACTION) * math.sqrt(dim) / np.sqrt(index)).astype(np.int32)
+    scale = 2.0 ** (RSQRT_BITS + NORM_FRACTION) * math.sqrt(dim)
+    table: NDArray[np.int32] = np.rint(scale / np.sqrt(index)).astype(np.int32)
+    return table

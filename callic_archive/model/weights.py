@@ -1,7 +1,9 @@
-"""Integer weights of a model: the file, its digest, and the proof that no accumulator can leave the exact range.
+"""Integer weights of a model: the file, its digest, and the proof that no accumulator can leave the exact
+range.
 
-A model file is safetensors: integer arrays only, plus one JSON document in its metadata. The SHA-256 of the whole file is the model's
-name in every codestream. Loading checks shapes, ranges and the overflow bounds; a file that fails is refused.
+A model file is safetensors: integer arrays only, plus one JSON document in its metadata. The SHA-256 of the
+whole file is the model's name in every codestream. Loading checks shapes, ranges and the overflow bounds; a
+file that fails is refused.
 """
 
 from __future__ import annotations
@@ -29,20 +31,23 @@ I32 = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Linear:
-    """``out = (W x + bias) >> shift`` (rounded, per output channel). Weight (out, in), bias (out,), shift (out,)."""
+    """``out = (W x + bias) >> shift`` (rounded, per output channel). Weight (out, in), bias (out,), shift
+    (out,)."""
 
     weight: I32
     bias: I32
     shift: I32
 
     def bound(self, limit: int | NDArray[np.int64]) -> int:
-        """Largest possible |W x| over all channels, for inputs of magnitude at most ``limit`` (scalar or per input)."""
+        """Largest possible |W x| over all channels, for inputs of magnitude at most ``limit`` (scalar or per
+        input)."""
         return int((np.abs(self.weight.astype(np.int64)) * limit).sum(axis=1).max())
 
 
 @dataclass(frozen=True)
 class Depthwise:
-    """Masked depth-wise convolution: kernel (taps, C) in the order of ``causal_taps``, bias and shift (C,)."""
+    """Masked depth-wise convolution: kernel (taps, C) in the order of ``causal_taps``, bias and shift
+    (C,)."""
 
     kernel: I32
     bias: I32
@@ -77,7 +82,9 @@ class IntegerWeights:
     rsqrt: I32
     eps: int
     stream_fraction: int
-    fractions: dict[str, Any] = field(default_factory=dict)  # of activations: what adaptation needs to dequantise
+    fractions: dict[str, Any] = field(
+        default_factory=dict
+    )  # of activations: what adaptation needs to dequantise
 
     def adapted_layers(self) -> list[tuple[str, Linear | Depthwise]]:
         """Layers an adapter may change, by name, in the order of the adapter's syntax."""
@@ -106,7 +113,9 @@ def check_exact(weights: IntegerWeights) -> None:
 
     def need(name: str, bound: int, limit: int) -> None:
         if bound >= limit:
-            raise InexactModel(f"layer {name}: an accumulator could reach {bound}, at most {limit - 1} is exact")
+            raise InexactModel(
+                f"layer {name}: an accumulator could reach {bound}, at most {limit - 1} is exact"
+            )
 
     def epilogue(name: str, layer: Linear | Depthwise, bound: int, limit: int = 1 << 30) -> None:
         need(f"{name} (with bias)", bound + int(np.abs(layer.bias.astype(np.int64)).max()), limit)
@@ -143,7 +152,8 @@ def check_exact(weights: IntegerWeights) -> None:
         raise InexactModel("the companding table leaves 10 bits")
 
 
-# -- the file --------------------------------------------------------------------------------------------------
+# -- the file
+# --------------------------------------------------------------------------------------------------
 
 
 def _shapes(config: MGCFConfig) -> dict[str, tuple[tuple[int, ...], type[np.integer[Any]]]]:
@@ -163,7 +173,13 @@ def _shapes(config: MGCFConfig) -> dict[str, tuple[tuple[int, ...], type[np.inte
     linear("embed", c, config.features, np.int16)
     linear("head", config.outputs, c, np.int16)
     for i in range(config.depth):
-        for part, out, inner in (("a", c, c), ("v", c, c), ("o", c, c), ("up", config.hidden, c), ("down", c, config.hidden)):
+        for part, out, inner in (
+            ("a", c, c),
+            ("v", c, c),
+            ("o", c, c),
+            ("up", config.hidden, c),
+            ("down", c, config.hidden),
+        ):
             linear(f"{i}.{part}", out, inner, np.int8)
         shapes[f"{i}.dw.kernel"] = ((taps, c), np.int8)
         shapes[f"{i}.dw.bias"] = ((c,), np.int32)
@@ -174,7 +190,9 @@ def _shapes(config: MGCFConfig) -> dict[str, tuple[tuple[int, ...], type[np.inte
 
 
 def _linear(arrays: dict[str, NDArray[Any]], name: str) -> Linear:
-    return Linear(*(np.ascontiguousarray(arrays[f"{name}.{p}"], dtype=np.int32) for p in ("weight", "bias", "shift")))
+    return Linear(
+        *(np.ascontiguousarray(arrays[f"{name}.{p}"], dtype=np.int32) for p in ("weight", "bias", "shift"))
+    )
 
 
 def to_arrays(weights: IntegerWeights) -> dict[str, NDArray[Any]]:
@@ -182,14 +200,22 @@ def to_arrays(weights: IntegerWeights) -> dict[str, NDArray[Any]]:
     flat: dict[str, NDArray[Any]] = {"skip": weights.skip, "compand": weights.compand, "rsqrt": weights.rsqrt}
 
     def linear(name: str, layer: Linear) -> None:
-        flat[f"{name}.weight"], flat[f"{name}.bias"], flat[f"{name}.shift"] = layer.weight, layer.bias, layer.shift
+        flat[f"{name}.weight"], flat[f"{name}.bias"], flat[f"{name}.shift"] = (
+            layer.weight,
+            layer.bias,
+            layer.shift,
+        )
 
     linear("embed", weights.embed)
     linear("head", weights.head)
     for i, block in enumerate(weights.blocks):
         for part in ("a", "v", "o", "up", "down"):
             linear(f"{i}.{part}", getattr(block, part))
-        flat[f"{i}.dw.kernel"], flat[f"{i}.dw.bias"], flat[f"{i}.dw.shift"] = block.dw.kernel, block.dw.bias, block.dw.shift
+        flat[f"{i}.dw.kernel"], flat[f"{i}.dw.bias"], flat[f"{i}.dw.shift"] = (
+            block.dw.kernel,
+            block.dw.bias,
+            block.dw.shift,
+        )
         flat[f"{i}.swish"], flat[f"{i}.gelu"] = block.swish, block.gelu
     stored = {}
     for name, (shape, dtype) in _shapes(weights.config).items():
@@ -231,9 +257,14 @@ def save_model(
     check_exact(weights)
     arrays = to_arrays(weights) | {f"mixture.{k}": np.ascontiguousarray(v) for k, v in mixture.items()}
     document = {
-        "version": FILE_VERSION, "name": name, "config": weights.config.as_dict(), "eps": weights.eps,
-        "stream_fraction": weights.stream_fraction, "product_shift": [b.product_shift for b in weights.blocks],
-        "fractions": weights.fractions, **metadata,
+        "version": FILE_VERSION,
+        "name": name,
+        "config": weights.config.as_dict(),
+        "eps": weights.eps,
+        "stream_fraction": weights.stream_fraction,
+        "product_shift": [b.product_shift for b in weights.blocks],
+        "fractions": weights.fractions,
+        **metadata,
     }
     raw = save(arrays, metadata={"callic": json.dumps(document, sort_keys=True)})
     path.write_bytes(raw)
@@ -243,8 +274,8 @@ def save_model(
 def load_model(source: Path | bytes, *, digest: str | None = None) -> IntegerModel:
     """Load and check a model file.
 
-    Raises: UnknownModel when there is no such file, DamagedModel when its digest or structure is wrong, InexactModel when a bound of
-    exact inference does not hold.
+    Raises: UnknownModel when there is no such file, DamagedModel when its digest or structure is wrong,
+    InexactModel when a bound of exact inference does not hold.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -260,7 +291,9 @@ def load_model(source: Path | bytes, *, digest: str | None = None) -> IntegerMod
     where = str(path) if path else "an embedded model"
     found = hashlib.sha256(raw).hexdigest()
     if digest is not None and found != digest:
-        raise DamagedModel(f"{where} has SHA-256 {found}, expected {digest}: the file is damaged or another model")
+        raise DamagedModel(
+            f"{where} has SHA-256 {found}, expected {digest}: the file is damaged or another model"
+        )
     try:
         arrays = load(raw)
         length = int.from_bytes(raw[:8], "little")
@@ -274,7 +307,9 @@ def load_model(source: Path | bytes, *, digest: str | None = None) -> IntegerMod
     return IntegerModel(str(document["name"]), found, weights, mixture, document, path, raw)
 
 
-def _assemble(arrays: dict[str, NDArray[Any]], document: dict[str, Any]) -> tuple[IntegerWeights, dict[str, NDArray[Any]]]:
+def _assemble(
+    arrays: dict[str, NDArray[Any]], document: dict[str, Any]
+) -> tuple[IntegerWeights, dict[str, NDArray[Any]]]:
     if document["version"] != FILE_VERSION:
         raise ValueError(f"model file version {document['version']} (this program reads {FILE_VERSION})")
     config = MGCFConfig(**document["config"])
@@ -288,22 +323,35 @@ def _assemble(arrays: dict[str, NDArray[Any]], document: dict[str, Any]) -> tupl
     blocks = []
     for i in range(config.depth):
         parts = {part: _linear(arrays, f"{i}.{part}") for part in ("a", "v", "o", "up", "down")}
-        depthwise = Depthwise(*(np.ascontiguousarray(arrays[f"{i}.dw.{p}"], np.int32) for p in ("kernel", "bias", "shift")))
+        depthwise = Depthwise(
+            *(np.ascontiguousarray(arrays[f"{i}.dw.{p}"], np.int32) for p in ("kernel", "bias", "shift"))
+        )
         blocks.append(
             BlockWeights(
-                dw=depthwise, product_shift=int(document["product_shift"][i]),
-                swish=arrays[f"{i}.swish"], gelu=arrays[f"{i}.gelu"], **parts,
+                dw=depthwise,
+                product_shift=int(document["product_shift"][i]),
+                swish=arrays[f"{i}.swish"],
+                gelu=arrays[f"{i}.gelu"],
+                **parts,
             )
         )
     weights = IntegerWeights(
-        config, np.ascontiguousarray(arrays["skip"]), _linear(arrays, "embed"), tuple(blocks), _linear(arrays, "head"),
-        arrays["compand"], np.ascontiguousarray(arrays["rsqrt"]), int(document["eps"]), int(document["stream_fraction"]),
+        config,
+        np.ascontiguousarray(arrays["skip"]),
+        _linear(arrays, "embed"),
+        tuple(blocks),
+        _linear(arrays, "head"),
+        arrays["compand"],
+        np.ascontiguousarray(arrays["rsqrt"]),
+        int(document["eps"]),
+        int(document["stream_fraction"]),
         dict(document["fractions"]),
     )
     return weights, mixture
 
 
-# -- sets of models --------------------------------------------------------------------------------------------
+# -- sets of models
+# --------------------------------------------------------------------------------------------
 
 
 class ModelSet:
@@ -314,10 +362,13 @@ class ModelSet:
 
     @classmethod
     def default(cls) -> ModelSet:
-        """The models shipped inside the package. Raises DamagedModel when a file does not match its recorded digest."""
+        """The models shipped inside the package. Raises DamagedModel when a file does not match its recorded
+        digest."""
         folder = Path(__file__).parent / "weights_data"
         recorded = json.loads((folder / "digests.json").read_text())
-        return cls([load_model(folder / f"{name}.safetensors", digest=digest) for name, digest in recorded.items()])
+        return cls(
+            [load_model(folder / f"{name}.safetensors", digest=digest) for name, digest in recorded.items()]
+        )
 
     @classmethod
     def from_paths(cls, paths: Sequence[Path]) -> ModelSet:
@@ -335,10 +386,13 @@ class ModelSet:
         try:
             return self._models[digest]
         except KeyError:
-            raise UnknownModel(f"this data needs the model {digest[:16]}…, which is not among those at hand") from None
+            raise UnknownModel(
+                f"this data needs the model {digest[:16]}…, which is not among those at hand"
+            ) from None
 
     def find(self, prefix: bytes) -> IntegerModel:
-        """The model whose SHA-256 begins with ``prefix`` (codestreams carry 8 bytes of it). Raises UnknownModel."""
+        """The model whose SHA-256 begins with ``prefix`` (codestreams carry 8 bytes of it). Raises
+        UnknownModel."""
         for digest, model in self._models.items():
             if digest.startswith(prefix.hex()):
                 return model
