@@ -62,6 +62,8 @@ def read_adapter(payload: bytes, models: ModelSet) -> Adapter:
         factors = shape.factors(model.weights.config)
         scales = [data.byte() for _ in factors]
         decoder = RangeDecoder(data.raw(data.varint(1 << 24)))
+        if data.position != len(data.data):
+            raise DamagedModel("bytes follow the end of an adapter")
         tables = MixtureTables.from_dict(model.mixture)
         differences = {}
         for (name, size), scale in zip(factors.items(), scales, strict=True):

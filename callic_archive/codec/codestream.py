@@ -71,6 +71,10 @@ class Codestream:
         """Number of planes."""
         return self.shape[2] if len(self.shape) == 3 else 1
 
+    def boxes(self) -> list[tuple[int, int, int, int]]:
+        """Rectangles of the tiles; none where no group is learned, however fine the grid."""
+        return self.grid.boxes() if any(group.learned for group in self.groups) else []
+
     def group_channels(self) -> list[list[int]]:
         """Channel numbers of every plane group, in coding order."""
         coded = [c for c, source in enumerate(self.copies) if source == c]
@@ -242,7 +246,10 @@ def _parse_group(data: Reader, dtype: np.dtype[np.generic], count: int) -> Group
     if adapter_kind == ADAPTER_NONE:
         return GroupHeader(packings, True, shift, depth, model)
     if adapter_kind == ADAPTER_INSIDE:
-        return GroupHeader(packings, True, shift, depth, model, data.raw(data.varint(1 << 24)), True)
+        inside = data.raw(data.varint(1 << 24))
+        if not inside:
+            raise CodestreamSyntaxError("an adapter of no bytes lies inside the codestream")
+        return GroupHeader(packings, True, shift, depth, model, inside, True)
     if adapter_kind == ADAPTER_NAMED:
         return GroupHeader(packings, True, shift, depth, model, data.raw(PREFIX))
     raise CodestreamSyntaxError(f"unknown kind {adapter_kind} of adapter")

@@ -85,7 +85,7 @@ def _decode_into(
     engine: Engine,
 ) -> None:
     """Write the samples of ``tiles`` into out (H, W, C), whose pixel (0, 0) is ``origin`` of the image."""
-    boxes = stream.grid.boxes()
+    boxes = stream.boxes()
     for group, channels, streams in zip(stream.groups, stream.group_channels(), stream.streams, strict=True):
         if not group.learned:
             for channel, packing in zip(channels, group.packings, strict=True):
@@ -151,7 +151,8 @@ def decode_image(
     engine = Engine(backend, device, threads)
     stream = parse(codestream, max_pixels=max_pixels)
     height, width = stream.shape[:2]
-    tiles = list(range(len(stream.grid.boxes())))
+    boxes = stream.boxes()
+    tiles = list(range(len(boxes)))
     origin, size = (0, 0), (height, width)
     if region is not None:
         top, left, bottom, right = region
@@ -159,7 +160,6 @@ def decode_image(
             raise UsageError(
                 f"the region {region} does not lie within the image of {height} x {width} pixels"
             )
-        boxes = stream.grid.boxes()
         tiles = [
             n for n, b in enumerate(boxes) if b[0] < bottom and b[2] > top and b[1] < right and b[3] > left
         ]

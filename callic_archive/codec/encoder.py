@@ -9,12 +9,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from callic_archive.codec.codestream import PREFIX, Codestream, GroupHeader, digest_pixels, serialise
+from callic_archive.codec.codestream import (
+    MAX_TILE,
+    PREFIX,
+    Codestream,
+    GroupHeader,
+    digest_pixels,
+    serialise,
+)
 from callic_archive.codec.coding import tile_contexts
 from callic_archive.codec.engine import Backend, Engine, PreparedModel, mixture_tables
 from callic_archive.entropy.mixture import MixtureTables, ideal_bits
 from callic_archive.entropy.range_coder import RangeEncoder
-from callic_archive.errors import InexactModel, UnknownModel, UnsupportedImage
+from callic_archive.errors import InexactModel, UnknownModel, UnsupportedImage, UsageError
 from callic_archive.images.planes import DTYPES, Packing, TileGrid, choose_packing, plane_groups
 from callic_archive.model.adapter import Adapter
 from callic_archive.model.integer import Geometry, Plane
@@ -44,6 +51,12 @@ class EncodeOptions:
     threads: int | None = None
     tile: int = TILE
     patch: int = TILE
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.tile <= MAX_TILE and 1 <= self.patch <= MAX_TILE):
+            raise UsageError(
+                f"tiles and patches have 1 to {MAX_TILE} pixels a side, not {self.tile}, {self.patch}"
+            )
 
     @property
     def engine(self) -> Engine:

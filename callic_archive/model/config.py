@@ -9,6 +9,8 @@ from typing import Any
 TAPS: tuple[tuple[int, int], ...] = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0))
 #: The first four lie inside the masked 3x3 kernel of the embedding; all six feed the linear skip prediction.
 EMBED_TAPS = 4
+#: LayerNorm's integer sums are exact up to this width; the other two bound what a hostile file can ask for.
+MAX_DIM, MAX_DEPTH, MAX_MLP_RATIO = 4096, 64, 16
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class MGCFConfig:
             raise ValueError(f"kernel must be odd and within 3..15, not {self.kernel}")
         if min(self.dim, self.depth, self.mlp_ratio, self.mixtures) < 1 or self.mixtures > 16:
             raise ValueError(f"dim, depth, mlp_ratio and mixtures must be positive (mixtures <= 16): {self}")
+        if self.dim > MAX_DIM or self.depth > MAX_DEPTH or self.mlp_ratio > MAX_MLP_RATIO:
+            raise ValueError(
+                f"dim, depth or mlp_ratio is beyond {MAX_DIM}, {MAX_DEPTH}, {MAX_MLP_RATIO}: {self}"
+            )
 
     @property
     def hidden(self) -> int:

@@ -26,6 +26,8 @@ FILE_VERSION = 1
 #: Float32 carries integers exactly below this; every matrix product and partial sum stays under it.
 EXACT_FLOAT32 = 1 << 24
 EXACT_FLOAT64 = 1 << 53
+#: Binary places of activations, either way.
+MAX_PLACES = 64
 I32 = NDArray[np.int32]
 
 
@@ -123,6 +125,8 @@ def check_exact(weights: IntegerWeights) -> None:
             raise InexactModel(f"layer {name}: shifts must lie within 0..30")
 
     config = weights.config
+    if config.dim < 2 or config.dim & (config.dim - 1):
+        raise InexactModel(f"LayerNorm's integer mean needs a dim that is a power of two, not {config.dim}")
     bound = weights.embed.bound(feature_limits(config))
     need("embed", bound, EXACT_FLOAT32)
     epilogue("embed", weights.embed, bound)
@@ -137,7 +141,8 @@ def check_exact(weights: IntegerWeights) -> None:
         epilogue(f"{i}.dw", block.dw, bound)
         if not 0 <= block.product_shift <= 20:
             raise InexactModel(f"block {i}: the product's shift must lie within 0..20")
-        if np.abs(block.swish).max() > tables.ACT_MAX or np.abs(block.gelu).max() > tables.ACT_MAX:
+        # In int64: the magnitude of int16's least value is no int16.
+        if max(int(np.abs(t.astype(np.int64)).max()) for t in (block.swish, block.gelu)) > tables.ACT_MAX:
             raise InexactModel(f"block {i}: an activation table leaves the 10-bit range")
     bound = weights.head.bound(tables.STREAM_MAX)
     need("head", bound, EXACT_FLOAT64)
@@ -299,12 +304,29 @@ def load_model(source: Path | bytes, *, digest: str | None = None) -> IntegerMod
         length = int.from_bytes(raw[:8], "little")
         document = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["callic"])
         weights, mixture = _assemble(arrays, document)
+        name = str(document["name"])
     except InexactModel:
         raise
-    except (SafetensorError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedModel(f"{where} is not a model of this format: {error}") from error
     check_exact(weights)
-    return IntegerModel(str(document["name"]), found, weights, mixture, document, path, raw)
+    return IntegerModel(name, found, weights, mixture, document, path, raw)
+
+
+def _whole(value: Any, limit: int) -> int:
+    """``value`` where it is a JSON integer of at most this magnitude; ValueError where it is not."""
+    if type(value) is not int or abs(value) > limit:
+        raise ValueError(f"{value!r} stands where an integer of at most {limit} belongs")
+    return value
+
+
+def _fractions(document: dict[str, Any], depth: int) -> dict[str, dict[str, int]]:
+    """Binary places of each block's activations: all there and small, so that merging never fails on them."""
+    places = {i: dict(document["fractions"][i]) for i in map(str, range(depth))}
+    found = {i: {k: _whole(v, MAX_PLACES) for k, v in block.items()} for i, block in places.items()}
+    if any(not {"a", "v", "dw", "up"} <= set(block) for block in found.values()):
+        raise ValueError("binary places of an adapted layer are missing")
+    return found
 
 
 def _assemble(
@@ -312,7 +334,7 @@ def _assemble(
 ) -> tuple[IntegerWeights, dict[str, NDArray[Any]]]:
     if document["version"] != FILE_VERSION:
         raise ValueError(f"model file version {document['version']} (this program reads {FILE_VERSION})")
-    config = MGCFConfig(**document["config"])
+    config = MGCFConfig(**{k: _whole(v, 1 << 16) for k, v in document["config"].items()})
     expected = _shapes(config)
     mixture = {k.removeprefix("mixture."): v for k, v in arrays.items() if k.startswith("mixture.")}
     if set(arrays) != set(expected) | {f"mixture.{k}" for k in mixture}:
@@ -329,7 +351,7 @@ def _assemble(
         blocks.append(
             BlockWeights(
                 dw=depthwise,
-                product_shift=int(document["product_shift"][i]),
+                product_shift=_whole(document["product_shift"][i], 1 << 16),
                 swish=arrays[f"{i}.swish"],
                 gelu=arrays[f"{i}.gelu"],
                 **parts,
@@ -343,9 +365,9 @@ def _assemble(
         _linear(arrays, "head"),
         arrays["compand"],
         np.ascontiguousarray(arrays["rsqrt"]),
-        int(document["eps"]),
-        int(document["stream_fraction"]),
-        dict(document["fractions"]),
+        _whole(document["eps"], 1 << 62),
+        _whole(document["stream_fraction"], MAX_PLACES),
+        _fractions(document, config.depth),
     )
     return weights, mixture
 
