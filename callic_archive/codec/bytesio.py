@@ -65,7 +65,9 @@ class Reader:
                 break
             if shift > 63:
                 raise CodestreamSyntaxError("a number in the header is too long")
-        if value > limit or (shift > 7 and part == 0):
+        if shift > 7 and part == 0:
+            raise CodestreamSyntaxError(f"a number in the header ({value}) is not in its shortest form")
+        if value > limit:
             raise CodestreamSyntaxError(f"a number in the header ({value}) exceeds its limit {limit}")
         return value
 
