@@ -41,6 +41,10 @@ from callic_archive.model.weights import IntegerModel, ModelSet
 
 #: Side of the patches that RPFT works on.
 PATCH = 64
+#: Patches a forward and backward pass at most (gradients add up): what bounds the memory, 0.1 GB a patch.
+CHUNK = {"cpu": 4, "cuda": 256}
+#: Steps for a collection grow with its pixels, so that adaptation stays a small part of packing.
+LEAST_STEPS, MOST_STEPS, STEPS_PER_MEGAPIXEL = 50, 400, 2.0
 
 
 DEFAULT_SHAPE = AdapterShape()
@@ -67,6 +71,11 @@ class AdaptOptions:
     max_patches: int = 4096
     device: str = "cpu"
     threads: int | None = None
+
+
+def collection_steps(total_pixels: float) -> int:
+    """Steps of RPFT for a collection of this many pixels."""
+    return int(min(MOST_STEPS, LEAST_STEPS + STEPS_PER_MEGAPIXEL * total_pixels / 1e6))
 
 
 def share(step: int, options: AdaptOptions) -> float:
@@ -219,7 +228,10 @@ def _rates(model: MGCF, patches: PatchSet, device: str) -> NDArray[np.float64]:
 
 
 def _autocast(device: str) -> torch.autocast:
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+    """bfloat16 products where the device has them in hardware; elsewhere they are slower than float32."""
+    kind = torch.device(device).type
+    native = kind != "cpu" or bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=native)
 
 
 def fit(
@@ -247,16 +259,17 @@ def fit(
     for step in range(options.steps):
         pool = order[: max(1, math.ceil(share(step + 1, options) * len(order)))]
         batch = pool if options.patches is None else rng.permutation(pool)[: options.patches]
-        x, stats = patches.tensors(batch, device)
         for group in optimizer.param_groups:
             group["lr"] = options.rate * 2**STEP_BITS * 0.5 * (1 + math.cos(math.pi * step / options.steps))
         optimizer.zero_grad(set_to_none=True)
-        with _autocast(device):
-            weights = {f"model.{n}": w for n, w in factors.weights().items()}
-            pixel_bits = functional_call(network, weights, (x, stats)).mean()
+        for start in range(0, len(batch), CHUNK[torch.device(device).type]):
+            x, stats = patches.tensors(batch[start : start + CHUNK[torch.device(device).type]], device)
+            with _autocast(device):
+                weights = {f"model.{n}": w for n, w in factors.weights().items()}
+                pixel_bits = functional_call(network, weights, (x, stats)).mean()
+            (pixel_bits * (len(x) / len(batch))).backward()
         # Description length per pixel: the factors' bits are shared by all pixels that will use them.
-        loss = pixel_bits + _weight_bits(list(factors.values.values()), prior) / total_pixels
-        loss.backward()
+        (_weight_bits(list(factors.values.values()), prior) / total_pixels).backward()
         optimizer.step()
         if progress:
             progress(step + 1, options.steps)
@@ -319,7 +332,8 @@ def train_adapters(
 
     ``total_pixels``: pixels of the whole collection (of all images, when the sample is a part of it).
     """
-    found = collect(images, models, options.max_patches, options.seed)
+    each_step = options.patches or options.max_patches
+    found = collect(images, models, min(options.max_patches, options.steps * each_step), options.seed)
     sampled = float(sum(image.shape[0] * image.shape[1] for image in images)) or 1.0
     scale = (total_pixels or sampled) / sampled
     adapters = []
