@@ -15,6 +15,7 @@ class CallicError(Exception):
 
     code: ClassVar[str] = "E000"
     exit_code: ClassVar[int] = 1
+    paths: tuple[str, ...] = ()  # named in the message, so that a report can hide them
 
 
 # -- E0xx: usage ---------------------------------------------------------------------------------------------

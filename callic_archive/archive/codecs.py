@@ -80,11 +80,12 @@ class CodecPlan(Protocol):
         ...
 
     def train(
-        self, images: Sequence[Image], total_samples: int, progress: Callable[[int, int], None]
+        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
     ) -> Mapping[str, bytes]:
         """Fit adapters to a sample of the collection: SHA-256 to payload, empty when none pays.
 
-        ``total_samples`` of the whole collection decide how large an adapter pays. ``progress(step, steps)``.
+        ``total_pixels`` (height times width) of the whole collection decide how large an adapter pays.
+        ``progress(step, steps)``.
         """
         ...
 
@@ -133,17 +134,19 @@ class CallicPlan:
         return self.adapt == "collection"
 
     def train(
-        self, images: Sequence[Image], total_samples: int, progress: Callable[[int, int], None]
+        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
     ) -> Mapping[str, bytes]:
         """Fit adapters to a sample of the collection; see CodecPlan."""
         from callic_archive.codec.adapt import AdaptOptions, train_adapters
 
-        options = AdaptOptions(**({} if self.steps is None else {"steps": self.steps}))
+        options = AdaptOptions(device=self.device)
+        if self.steps is not None:
+            options = replace(options, steps=self.steps)
         adapters = train_adapters(
             images,
             models=_model_set(self.models),
             options=options,
-            total_pixels=total_samples,
+            total_pixels=total_pixels,
             progress=progress,
         )
         return {adapter.digest: adapter.payload for adapter in adapters}

@@ -20,16 +20,16 @@ from callic_archive.images.source import parse, sniff
 
 SAMPLE_BYTES = 48 << 20  # of samples that training looks at
 MOST_FILES = 400  # files opened to find them
-LEAST_SAMPLES = 2_000_000  # collections with fewer samples cannot earn an adapter's bytes back
+LEAST_PIXELS = 1_000_000  # collections with fewer pixels cannot earn an adapter's bytes back
 SEED = 20260101  # the same collection gives the same sample
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Images to train on, and an estimate of how many samples the collection has."""
+    """Images to train on, and an estimate of how many pixels (height times width) the collection has."""
 
     images: tuple[Image, ...]
-    total_samples: int
+    total_pixels: int
 
 
 def collection_adapters(
@@ -47,10 +47,10 @@ def collection_adapters(
         if all(hashlib.sha256(payload).hexdigest() == digest for digest, payload in found.items()):
             return found
     payloads: Mapping[str, bytes] = {}
-    if sum(source.size for source in sources) >= LEAST_SAMPLES // 4:  # else not even torch is imported
+    if sum(source.size for source in sources) >= LEAST_PIXELS // 4:  # else not even torch is imported
         sample = take_sample(sources)
-        if sample.total_samples >= LEAST_SAMPLES:
-            payloads = plan.train(sample.images, sample.total_samples, progress)
+        if sample.total_pixels >= LEAST_PIXELS:
+            payloads = plan.train(sample.images, sample.total_pixels, progress)
     for digest, payload in payloads.items():
         atomic_write(staging.adapters / digest, payload)
     atomic_write(done, json.dumps(sorted(payloads)).encode())
@@ -62,18 +62,18 @@ def take_sample(sources: list[Source]) -> Sample:
     order = [source for source in sources if source.kind == "file" and source.size]
     random.Random(SEED).shuffle(order)
     images: list[Image] = []
-    taken = seen_bytes = seen_samples = 0
+    taken = seen_bytes = seen_pixels = 0
     for source in order[:MOST_FILES]:
         if taken >= SAMPLE_BYTES:
             break
         found = _images_of(source)
         seen_bytes += source.size
-        seen_samples += sum(image.size for image in found)
+        seen_pixels += sum(image.shape[0] * image.shape[1] for image in found)
         for image in found:
             images.append(image)
             taken += image.nbytes
     total = sum(source.size for source in order)
-    return Sample(tuple(images), seen_samples * total // max(1, seen_bytes))
+    return Sample(tuple(images), seen_pixels * total // max(1, seen_bytes))
 
 
 def _images_of(source: Source) -> tuple[Image, ...]:

@@ -81,6 +81,11 @@ class ShardSink:
         self._writer: ShardWriter | None = None
         self._sealed: list[SealedShard] = []
 
+    @property
+    def partial(self) -> Path | None:
+        """The open shard's file."""
+        return self._writer.partial if self._writer is not None else None
+
     def take_sealed(self) -> tuple[SealedShard, ...]:
         """The shards sealed since the last call."""
         sealed, self._sealed = tuple(self._sealed), []

@@ -131,8 +131,8 @@ class PackRun:
 
     def finish(self) -> Finished:
         """Seal what is open, take what dead workers left, and make the archive. Raises EnvironmentFailure."""
-        self.seal_own()
         self._adopt_orphans()
+        self.seal_own()
         return finish(
             self.staging,
             self.entries.values(),
@@ -144,18 +144,20 @@ class PackRun:
 
     def _adopt_orphans(self) -> None:
         """Seal the shards of workers that died, or remove those of which nothing counts."""
+        own = self._sink.partial
         for path in list(self.staging.shards()):
-            if not path.name.endswith(PARTIAL_SUFFIX):
+            if not path.name.endswith(PARTIAL_SUFFIX) or path == own:
                 continue
             found = recover_shards([path])
             self.notes.extend(found.notes)
             name = path.name.removesuffix(PARTIAL_SUFFIX)
-            needed = any(part.ref.shard == name for e in self.entries.values() for part in e.parts)
-            needed = needed or any(self.entries.get(p) == e for p, e in found.entries.items())
             sealed = path.with_name(name)
-            if needed:
+            if any(part.ref.shard == name for entry in self.entries.values() for part in entry.parts):
                 self._sealed.extend(found.sealed)
             elif sealed.exists():
+                for entry in found.entries.values():  # an empty file's only record may be here
+                    if not entry.parts and self.entries.get(entry.path) == entry:
+                        self._sink.write(entry)
                 sealed.unlink()
 
 

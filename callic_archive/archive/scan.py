@@ -42,11 +42,12 @@ class Problem:
     message: str
     kept: bool  # True when the bytes are in the archive all the same
     exit_code: int = 1
+    others: tuple[str, ...] = ()  # further paths that the message names
 
     @classmethod
     def of(cls, path: str, error: CallicError, *, kept: bool) -> Problem:
         """The problem that ``error`` is for ``path``."""
-        return cls(path, error.code, str(error), kept, error.exit_code)
+        return cls(path, error.code, str(error), kept, error.exit_code, error.paths)
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,8 @@ class ReadResult:
 
 
 OTHER_BYTES = (
-    "its pixels and metadata are right, but the compression library of this machine makes other bytes of them "
-    "than the one it was packed with"
+    "its pixels and metadata are right, but the compression library of this machine makes other bytes of "
+    "them than the one it was packed with"
 )
 Watch = Callable[[Restored], None]
 
@@ -118,10 +118,12 @@ def check_destination(entries: Iterable[Entry], destination: Path) -> None:
                 found.append(str(path))
     if found:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        raise DestinationExists(
+        error = DestinationExists(
             f"{', '.join(found[:_SHOWN])}{more} exist already and are not replaced; "
             "unpack to an empty folder, or allow it with --overwrite"
         )
+        error.paths = tuple(found[:_SHOWN])
+        raise error
 
 
 _archives: dict[str, Archive] = {}

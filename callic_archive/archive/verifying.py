@@ -20,6 +20,8 @@ from callic_archive.container.reader import ShardReader
 from callic_archive.container.scan import Damage
 from callic_archive.errors import CallicError, DigestMismatch, EnvironmentFailure, ReadFailure, TreeDiffers
 
+_SHOWN = 5  # entries named for one damaged place
+
 
 @dataclass(frozen=True)
 class VerifyJob:
@@ -76,12 +78,19 @@ def _shard_damage(shards: Sequence[Path]) -> Iterator[Problem]:
             with ShardReader(path) as reader:
                 for item in reader.scan():
                     if isinstance(item, Damage):
-                        names = ", ".join(sorted({entry.key for entry in item.records if entry.key}))
-                        lost = f"; it holds records of {names}" if names else ""
-                        text = f"{item.detail} (bytes {item.offset} to {item.offset + item.length}){lost}"
-                        yield Problem(f"data/{path.name}", item.code, text, kept=False, exit_code=3)
+                        yield _damage_problem(item)
         except CallicError as error:
             yield Problem.of(f"data/{path.name}", error, kept=False)
+
+
+def _damage_problem(damage: Damage) -> Problem:
+    names = sorted({record.key for record in damage.records if record.key})
+    text = f"{damage.detail} (bytes {damage.offset} to {damage.offset + damage.length})"
+    if names:
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        text += f"; records of {', '.join(names[:_SHOWN])}{more} lie there"
+    shard = f"data/{damage.shard}"
+    return Problem(shard, damage.code, text, kept=False, exit_code=3, others=tuple(names[:_SHOWN]))
 
 
 def compare_with(entries: Sequence[Entry], tree: Path, watch: Callable[[Entry], None]) -> Iterator[Problem]:

@@ -52,11 +52,11 @@ def _list(report: Report, *, archive: Path, patterns: tuple[str, ...]) -> None:
 
 
 def _line(report: Report, entry: Entry) -> str:
-    path = report.path(entry.path)
+    path = report.shown(entry.path)
     if entry.kind == "directory":
         return f"{'':>14} {'':>14} {'folder':8} {'':7}  {path}/"
     if entry.kind == "symlink":
-        target = report.path(entry.target or "")
+        target = report.shown(entry.target or "")
         return f"{'':>14} {'':>14} {'link':8} {'':7}  {path} -> {target}"
     return f"{entry.size:>14,} {entry.packed_size:>14,} {_kind(entry):8} {entry.fidelity:7}  {path}"
 

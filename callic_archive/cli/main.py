@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; ends the process with an exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        cli.main(words, prog_name="callic-archive", standalone_mode=False)
+        code = cli.main(words, prog_name="callic-archive", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.Abort:

@@ -97,7 +97,7 @@ def _pack(
     settings = run_settings(sources, plan, pack_options, selection)
     with staging, Progress(report, common, "packed") as progress:
         if staging.open(settings):
-            report.note(f"going on with {report.path(staging.root)}")
+            report.note(f"going on with {report.shown(staging.root)}")
         run = PackRun(staging, found, plan, pack_options, settings)
         watch = _Watch(report, progress)
         try:
@@ -136,7 +136,7 @@ class _Watch:
             stored_bytes=entry.packed_size,
         )
         if self._report.verbose:
-            shown = self._report.path(entry.path)
+            shown = self._report.shown(entry.path)
             sizes = f"{size_text(entry.size)} -> {size_text(entry.packed_size)}"
             self._report.detail(f"{shown}: {entry.format or entry.method}, {entry.fidelity}, {sizes}")
 
@@ -145,7 +145,7 @@ def _dry_run(report: Report, found: Scan) -> None:
     for source in found.sources:
         report.event("entry", **report.path_fields(source.path), type=source.kind, source_bytes=source.size)
         report.text(
-            f"{source.size:>14,}  {report.path(source.path)}{'/' if source.kind == 'directory' else ''}"
+            f"{source.size:>14,}  {report.shown(source.path)}{'/' if source.kind == 'directory' else ''}"
         )
     for note in found.notes:
         report.note(note)
@@ -196,7 +196,7 @@ def _summary(report: Report, run: PackRun, finished: Finished, output: Path, ada
     }
     ratio = f", ratio {counts['source_bytes'] / counts['stored_bytes']:.2f}" if counts["stored_bytes"] else ""
     report.text(
-        f"packed {plural(counts['files'], 'file')} into {report.path(output)}: "
+        f"packed {plural(counts['files'], 'file')} into {report.shown(output)}: "
         f"{size_text(counts['source_bytes'])} -> {size_text(counts['stored_bytes'])}{ratio}"
     )
     if images:
@@ -207,10 +207,9 @@ def _summary(report: Report, run: PackRun, finished: Finished, output: Path, ada
     if counts["verbatim"]:
         report.text(f"  {plural(counts['verbatim'], 'file')} kept verbatim")
     if counts["fidelity"]["content"]:
-        report.text(
-            f"  {plural(counts['fidelity']['content'], 'file')} will come back with equal pixels and metadata but "
-            "other compressed bytes (--fidelity bytes forbids that)"
-        )
+        content = plural(counts["fidelity"]["content"], "file")
+        text = "will come back with equal pixels and metadata but other compressed bytes"
+        report.text(f"  {content} {text} (--fidelity bytes forbids that)")
     report.text(f"  adaptation: {_adaptation(adapt, len(adapters), bool(images))}")
     report.text(f"  the archive takes {size_text(finished.archive_bytes)} with models and specification")
     if report.counts["problems"]:

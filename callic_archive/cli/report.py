@@ -103,14 +103,18 @@ class Report:
         suffix = os.path.splitext(path)[1]
         return f"path-{token}{suffix if suffix.isascii() and len(suffix) <= 5 else ''}"
 
+    def shown(self, path: str | os.PathLike[str]) -> str:
+        """A path for a line of text: as ``path``, on one line whatever its name holds."""
+        return printable(self.path(path)).replace("\n", "\\n").replace("\t", "\\t")
+
     def hide(self, *paths: str | os.PathLike[str]) -> None:
         """Paths of the command line, to be replaced wherever a message holds them."""
         if self.redact:
             for path in paths:
                 shown = self.path(path)
                 absolute = os.path.abspath(path)
-                self._hidden += [(absolute, shown), (os.fspath(path).rstrip("/"), shown)]
-            self._hidden = [pair for pair in self._hidden if pair[0] not in ("", ".", "..")]
+                forms = (absolute, os.fspath(path).rstrip("/"), os.path.basename(absolute))
+                self._hidden += [(form, shown) for form in forms if len(form) > 2]
             self._hidden.sort(key=lambda pair: -len(pair[0]))
 
     def path_fields(self, path: str) -> dict[str, str]:
@@ -122,7 +126,7 @@ class Report:
     def _clean(self, message: str, *paths: str) -> str:
         if self.redact:
             for path in paths:
-                for form in (path, os.path.basename(path)):
+                for form in (path, repr(path)[1:-1], os.path.basename(path)):
                     if len(form) > 2:
                         message = message.replace(form, self.path(path))
             for form, shown in self._hidden:
@@ -135,7 +139,7 @@ class Report:
         """One path that went wrong; the run goes on."""
         self.raise_exit(problem.exit_code)
         self.counts["problems"] += 1
-        message = self._clean(problem.message, problem.path)
+        message = self._clean(problem.message, problem.path, *problem.others)
         self.event(
             "problem",
             code=problem.code,
@@ -145,14 +149,14 @@ class Report:
         )
         self._told[problem.code] += 1
         if self._told.total() <= MOST_PROBLEMS or self.verbose:
-            self._write(self.err, f"{self.path(problem.path)}: {message} [{problem.code}]")
+            self._write(self.err, f"{self.shown(problem.path)}: {message} [{problem.code}]")
         elif self._told.total() == MOST_PROBLEMS + 1:
             self._write(self.err, "further problems are only counted; --verbose or --json shows them all")
 
     def fail(self, error: CallicError) -> None:
         """The failure that ends the run."""
         self.exit_code = error.exit_code
-        message = self._clean(str(error))
+        message = self._clean(str(error), *error.paths)
         self.summary["error"] = {"code": error.code, "message": message}
         self._write(self.err, f"callic-archive {self.verb}: {message} [{error.code}]")
         if self.debug:

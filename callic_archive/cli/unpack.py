@@ -96,7 +96,7 @@ def _unpack(
                 "restored_bytes": watch.bytes,
             }
     report.text(
-        f"restored {plural(watch.files, 'file')}, {size_text(watch.bytes)}, below {report.path(output)}"
+        f"restored {plural(watch.files, 'file')}, {size_text(watch.bytes)}, below {report.shown(output)}"
     )
     if watch.fidelity["content"]:
         text = "with equal pixels and metadata and other compressed bytes, as declared at packing"
@@ -126,4 +126,4 @@ class _Watch:
         self.bytes += entry.size
         self.fidelity[restored.fidelity] += 1
         self._report.event("entry", **self._report.path_fields(entry.path), fidelity=restored.fidelity)
-        self._report.detail(f"{self._report.path(entry.path)}: {restored.fidelity}")
+        self._report.detail(f"{self._report.shown(entry.path)}: {restored.fidelity}")

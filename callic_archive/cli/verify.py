@@ -80,7 +80,7 @@ def _verify(
             fields = report.path_fields(restored.entry.path)
             report.event("entry", **fields, ok=restored.problem is None, fidelity=restored.entry.fidelity)
             if restored.problem is None:
-                report.detail(f"{report.path(restored.entry.path)}: {restored.entry.fidelity}")
+                report.detail(f"{report.shown(restored.entry.path)}: {restored.entry.fidelity}")
 
         try:
             check(
@@ -111,11 +111,11 @@ def _verify(
             }
     how = "decoded and compared" if full else "records checked"
     if not report.exit_code:
-        compared = f", equal to {report.path(against)}" if against else ""
+        compared = f", equal to {report.shown(against)}" if against else ""
         report.text(
-            f"{report.path(archive)} is sound: {plural(checked, 'file')}, {size_text(size)}, {how}{compared}"
+            f"{report.shown(archive)} is sound: {plural(checked, 'file')}, {size_text(size)}, {how}{compared}"
         )
         return
     sound = checked - len(damaged)
     text = f"{plural(report.counts['problems'], 'problem')}; {sound} of {plural(len(files), 'file')} sound"
-    report.text(f"{report.path(archive)} FAILED: {text}", always=True)
+    report.text(f"{report.shown(archive)} FAILED: {text}", always=True)

@@ -38,8 +38,8 @@ def _config(threads: int) -> dict[str, Any]:
     return {
         # A worker that dies is our business: its batch is tried again alone and halved (see run.py).
         "distributed.scheduler.allowed-failures": 0,
-        # Native code may hold the interpreter lock longer than heartbeats wait. A process that is gone is noticed
-        # by its closed connection.
+        # Native code may hold the interpreter lock longer than heartbeats wait. A process that is gone is
+        # noticed by its closed connection.
         "distributed.scheduler.worker-ttl": None,
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,

@@ -26,7 +26,7 @@ _COMPRESSED = {"png": 2.0, "tif": 1.2, "tiff": 1.2}  # bytes of samples for a by
 class Costs:
     """Seconds a worker needs. They only shape batches; being wrong by a factor of three does no harm."""
 
-    image_second_per_mb: float = 2.5  # of samples, encode and decode-and-compare
+    image_second_per_mb: float = 15.0  # of samples, encode and decode-and-compare
     stored_second_per_mb: float = 0.05
     second_per_file: float = 0.005
     adapt_second_per_image: float = 0.0

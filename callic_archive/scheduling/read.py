@@ -31,7 +31,7 @@ from callic_archive.scheduling.plan import BATCH_SECONDS, CLUSTER_PAYS_FROM, PER
 from callic_archive.scheduling.run import Task, run_here, run_on_workers
 from callic_archive.scheduling.signals import StopSignals
 
-DECODE_SECOND_PER_MB = 2.0  # of samples
+DECODE_SECOND_PER_MB = 8.0  # of samples
 COPY_SECOND_PER_MB = 0.01
 AGAIN = "what was restored is whole; run the same command again with --overwrite"
 
