@@ -41,7 +41,9 @@ class DestinationExists(UsageError):
 
 
 class OtherRun(UsageError):
-    """The unfinished archive beside the destination belongs to another command, or to one that is still running."""
+    """The unfinished archive beside the destination belongs to another command, or to one that is still
+    running.
+    """
 
     code = "E004"
 
@@ -56,7 +58,9 @@ class NoSuchEntry(UsageError):
 
 
 class SourceError(CallicError):
-    """A source file cannot be read or lies about itself. The file is kept verbatim when its bytes can be read."""
+    """A source file cannot be read or lies about itself. The file is kept verbatim when its bytes can
+    be read.
+    """
 
     code = "E100"
     exit_code = 1
@@ -69,19 +73,25 @@ class TruncatedSource(SourceError):
 
 
 class MalformedSource(SourceError):
-    """A source image file contradicts itself or its format: bad checksum, overlapping or cyclic offsets, wrong counts."""
+    """A source image file contradicts itself or its format: bad checksum, overlapping or cyclic
+    offsets, wrong counts.
+    """
 
     code = "E102"
 
 
 class SourceTooLarge(SourceError):
-    """A source image file asks for more than the limits allow: decoded bytes, expansion ratio, images or blocks."""
+    """A source image file asks for more than the limits allow: decoded bytes, expansion ratio, images
+    or blocks.
+    """
 
     code = "E103"
 
 
 class RebuildMismatch(SourceError):
-    """Recipe, surrounding bytes and images do not belong together, so the file cannot be written again from them."""
+    """Recipe, surrounding bytes and images do not belong together, so the file cannot be written again
+    from them.
+    """
 
     code = "E104"
 
@@ -97,7 +107,9 @@ class CodestreamError(CallicError):
 
 
 class EntropyInputError(CodestreamError):
-    """The entropy coder was asked for what it cannot code: wrong shape or type, empty range, symbol out of range."""
+    """The entropy coder was asked for what it cannot code: wrong shape or type, empty range, symbol out
+    of range.
+    """
 
     code = "E210"
 
@@ -134,14 +146,18 @@ class TorchacLevelsError(CodestreamError):
 
 
 class TorchacUnavailableError(CodestreamError):
-    """The torchac coder is asked for, or named by a codestream, and cannot be loaded or compiled on this machine."""
+    """The torchac coder is asked for, or named by a codestream, and cannot be loaded or compiled on
+    this machine.
+    """
 
     code = "E216"
     exit_code = 4
 
 
 class CodestreamSyntaxError(CodestreamError):
-    """A codestream's header or structure breaks the specification: truncated, damaged, or never written by an encoder."""
+    """A codestream's header or structure breaks the specification: truncated, damaged, or never written
+    by an encoder.
+    """
 
     code = "E220"
 
@@ -402,7 +418,9 @@ class NotAnArchive(ArchiveError):
 
 
 class EntryDamaged(ArchiveError):
-    """Records of one entry are missing or fail their checks, so this entry cannot be restored. Others still can."""
+    """Records of one entry are missing or fail their checks, so this entry cannot be restored. Others
+    still can.
+    """
 
     code = "E502"
 
@@ -414,7 +432,9 @@ class DigestMismatch(ArchiveError):
 
 
 class UnsafeEntry(ArchiveError):
-    """An entry asks to be written outside the destination, through a link, or as something no archive may hold."""
+    """An entry asks to be written outside the destination, through a link, or as something no archive
+    may hold.
+    """
 
     code = "E504"
 
@@ -440,7 +460,9 @@ class ProofFailed(ArchiveError):
 
 
 class UnexpectedFailure(ArchiveError):
-    """A parser or codec failed on one file in a way nobody planned for; the file was stored verbatim instead."""
+    """A parser or codec failed on one file in a way nobody planned for; the file was stored verbatim
+    instead.
+    """
 
     code = "E511"
     exit_code = 1
