@@ -1,0 +1,168 @@
+"""Measure what the documentation claims, and write ``docs/benchmarks.md`` from the measurements.
+
+    python -m pipelines.benchmark sizes --sets kodak,ct
+    python -m pipelines.benchmark speed
+    python -m pipelines.benchmark render
+
+Every subcommand prints tables and leaves its figures in ``runs/benchmarks/NAME.json``; ``render`` reads only those. The
+evaluation data is found below ``../shared`` or ``$CALLIC_SHARED``. Nothing here needs a GPU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipelines.benchmarks import record
+from pipelines.benchmarks.eval_sets import SETS, files
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+def main() -> None:
+    """Measure sizes, exactness, prices, speed and memory; render docs/benchmarks.md."""
+
+
+def _sets(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    names = list(SETS) if value == "all" else [name.strip() for name in value.split(",") if name.strip()]
+    unknown = sorted(set(names) - set(SETS))
+    if unknown:
+        raise click.BadParameter(f"no such set: {', '.join(unknown)}; there are {', '.join(SETS)}")
+    return names
+
+
+def _threads(context: click.Context, parameter: click.Parameter, value: str) -> list[int]:
+    try:
+        return [max(1, int(part)) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter("give numbers with commas between them") from None
+
+
+sets_option = click.option(
+    "--sets", default="all", callback=_sets, help="sets with commas between them, or all"
+)
+threads_option = click.option("--threads", default="2", callback=_threads, help="thread counts")
+
+
+@main.command()
+@sets_option
+@click.option("--adapt", "adapts", type=click.Choice(["none", "collection", "image"]), multiple=True,
+              default=["none", "collection"])  # fmt: skip
+@click.option("--steps", type=int, default=None, help="training steps of an adaptation [the program's default]")
+@click.option("--limit", type=int, default=None, help="only the first files of each set (recorded apart)")
+@click.option("--workers", type=int, default=None, help="worker processes [one a core]")
+@click.option("--conventional/--no-conventional", default=True, help="measure the conventional codecs too")
+@click.option("--force", is_flag=True, help="measure again what is recorded")
+def sizes(
+    sets: list[str], adapts: tuple[str, ...], steps: int | None, limit: int | None, workers: int | None,
+    conventional: bool, force: bool,
+) -> None:  # fmt: skip
+    """Whole archives of the evaluation sets beside conventional codecs; everything unpacked and compared."""
+    from pipelines.benchmarks import conventional as others
+    from pipelines.benchmarks import sizes as own
+
+    if conventional:
+        labels = {name if limit is None else f"{name} (first {limit})": files(name, limit) for name in sets}
+        others.update(labels)
+    found = own.update(sets, list(adapts), limit=limit, steps=steps, workers=workers, force=force)
+    record.show(own.grids(found, record.load(others.NAME)))
+
+
+@main.command()
+def exactness() -> None:
+    """Every backend against the int64 reference; streams that one process wrote, decoded in others."""
+    from pipelines.benchmarks import exactness as part
+
+    record.show(part.grids(record.save(part.NAME, part.measure())))
+
+
+@main.command()
+@click.option("--checkpoint", type=click.Path(path_type=Path), default=Path("runs/rgb8/checkpoint.pt"))
+@click.option("--gray-checkpoint", type=click.Path(path_type=Path), default=Path("runs/gray16/checkpoint.pt"))
+@click.option("--side", type=int, default=256, help="side of the centre crops")
+@click.option("--limit", type=int, default=None, help="only the first images of each set")
+@click.option("--bits", default="8,7,6", callback=_threads, help="widths of the linear layers' weights")
+def integers(
+    checkpoint: Path, gray_checkpoint: Path, side: int, limit: int | None, bits: list[int]
+) -> None:
+    """The price of integers: the float32 checkpoint against its roundings."""
+    from pipelines.benchmarks import integers as part
+
+    found = part.measure({"rgb8": checkpoint, "gray16": gray_checkpoint}, side, limit, bits)
+    record.show(part.grids(record.save(part.NAME, found)))
+
+
+@main.command()
+@click.option("--images", type=int, default=24, help="Kodak images for the range coder")
+@click.option("--torchac-images", type=int, default=2, help="Kodak images for torchac")
+@click.option("--crop", type=int, default=None, help="only centres of this side")
+def coder(images: int, torchac_images: int, crop: int | None) -> None:
+    """Overhead of the entropy coders over the ideal code length on Kodak, and ns a symbol."""
+    from pipelines.benchmarks import coder as part
+
+    record.show(part.grids(record.save(part.NAME, part.measure(images, torchac_images, crop))))
+
+
+@main.command()
+@click.option("--image", type=int, default=5, help="number of the Kodak image")
+@click.option("--threads", default="1,2", callback=_threads, help="thread counts, one after another")
+@click.option("--repeats", type=int, default=3, help="interleaved runs, of which the median is taken")
+@click.option("--crop", type=int, default=None, help="only the image's centre of this side")
+@click.option("--patch", type=int, default=64, help="side of the patch for CCI against full maps")
+def speed(image: int, threads: list[int], repeats: int, crop: int | None, patch: int) -> None:
+    """Encoding, decoding and CCI as ratios to float32 and to full passes, side by side in one run."""
+    from pipelines.benchmarks import speed as part
+
+    record.show(part.grids(record.save(part.NAME, part.measure(image, threads, repeats, crop, patch))))
+
+
+@main.command()
+@click.option("--steps", type=int, default=10, help="training steps, with the whole share of patches each")
+@click.option("--side", type=int, default=512, help="side of the images' centres")
+@click.option("--threads", type=int, default=2)
+def rpft(steps: int, side: int, threads: int) -> None:
+    """RPFT's schedule against all patches from the start: seconds and bits per sample (part of `speed`)."""
+    from pipelines.benchmarks import rpft as part
+
+    record.show(part.grids(record.save(part.NAME, part.measure(steps, side, threads))))
+
+
+@main.command()
+@click.option("--megapixels", type=float, default=4.0, help="size of the synthetic image; 100 takes long")
+@click.option("--bits", type=click.Choice(["8", "16"]), default="16")
+@click.option("--format", "kind", type=click.Choice(["tiff", "png"]), default="tiff")
+@click.option("--adapt", type=click.Choice(["none", "collection"]), default="collection")
+@click.option("--workers", type=int, default=None, help="worker processes [one a core]")
+def memory(megapixels: float, bits: str, kind: str, adapt: str, workers: int | None) -> None:
+    """Peak memory of packing one large image, and how soon small things are done."""
+    from pipelines.benchmarks import memory as part
+
+    record.show(part.grids(part.update(megapixels, int(bits), kind, adapt, workers)))
+
+
+@main.command()
+@sets_option
+@click.option("--images", type=int, default=2, help="images a set that get an adapter of their own")
+@click.option("--limit", type=int, default=None, help="only the first files of each set")
+@click.option("--steps", type=int, default=50)
+@click.option("--threads", type=int, default=2)
+def adapt(sets: list[str], images: int, limit: int | None, steps: int, threads: int) -> None:
+    """What adaptation gains and costs, for single images and for whole sets."""
+    from pipelines.benchmarks import adaptation as part
+
+    record.show(part.grids(part.update(sets, images, limit, steps, threads)))
+
+
+@main.command()
+@click.option("--output", type=click.Path(path_type=Path), default=Path("docs/benchmarks.md"))
+def render(output: Path) -> None:
+    """Write docs/benchmarks.md from the recorded figures."""
+    from pipelines.benchmarks import render as part
+
+    text, missing = part.page()
+    output.write_text(text, "utf-8")
+    click.echo(f"wrote {output}" + (f"; not measured yet: {', '.join(missing)}" if missing else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Parts of the benchmark, one module for each subcommand of ``pipelines.benchmark``."""
