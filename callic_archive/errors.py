@@ -1,7 +1,7 @@
 """Every failure a user can meet, in one hierarchy.
 
-Each class carries the code under which ``docs/format/errors.md`` describes it, and the exit code with which the
-command line answers when the failure ends a run. Code ranges: E0xx usage, E1xx sources and image files,
+Each class carries the code under which ``docs/format/errors.md`` describes it, and the exit code with which
+the command line answers when the failure ends a run. Code ranges: E0xx usage, E1xx sources and image files,
 E2xx codestreams and entropy coding, E3xx models and adapters, E4xx container, E5xx archive, E6xx environment.
 """
 
@@ -54,7 +54,7 @@ class NoSuchEntry(UsageError):
     code = "E005"
 
 
-# -- E1xx: sources and image files ----------------------------------------------------------------------------
+# -- E1xx: sources and image files ---------------------------------------------------------------------------
 
 
 class SourceError(CallicError):
@@ -96,7 +96,7 @@ class RebuildMismatch(SourceError):
     code = "E104"
 
 
-# -- E2xx: codestreams and entropy coding ---------------------------------------------------------------------
+# -- E2xx: codestreams and entropy coding --------------------------------------------------------------------
 
 
 class CodestreamError(CallicError):
@@ -181,7 +181,7 @@ class UnsupportedImage(CodestreamError):
     exit_code = 2
 
 
-# -- E3xx: models and adapters ---------------------------------------------------------------------------------
+# -- E3xx: models and adapters -------------------------------------------------------------------------------
 
 
 class ModelError(CallicError):
@@ -215,7 +215,7 @@ class MismatchedAdapter(ModelError):
     code = "E304"
 
 
-# -- E4xx: container -------------------------------------------------------------------------------------------
+# -- E4xx: container -----------------------------------------------------------------------------------------
 
 
 class ContainerError(CallicError):
@@ -401,7 +401,7 @@ class InvalidName(ContainerError):
     code = "E443"
 
 
-# -- E5xx: archive ---------------------------------------------------------------------------------------------
+# -- E5xx: archive -------------------------------------------------------------------------------------------
 
 
 class ArchiveError(CallicError):
@@ -496,7 +496,7 @@ class WorkerKiller(ArchiveError):
     exit_code = 1
 
 
-# -- E6xx: environment -----------------------------------------------------------------------------------------
+# -- E6xx: environment ---------------------------------------------------------------------------------------
 
 
 class EnvironmentFailure(CallicError):
