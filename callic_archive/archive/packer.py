@@ -186,7 +186,7 @@ class Packer:
             if failure is not None:
                 problem = Problem.of(source.file, failure, kept=True)
                 problems.append(problem)
-                entry = replace(entry, problem=(problem.code, problem.message))
+                entry = replace(entry, problem=(problem.code, _plain(problem.message)))
             entry = described(entry, packed)
         entry = self.sink.write(entry, packed)
         if _changed(source.file, info):
@@ -198,6 +198,11 @@ class Packer:
         """Seal the open shard; what was sealed and not told yet."""
         self.sink.seal()
         return self.sink.take_sealed()
+
+
+def _plain(message: str) -> str:
+    """A message as Unicode text, whatever names it quotes; the index holds nothing else."""
+    return message.encode("utf-8", "backslashreplace").decode()
 
 
 KILLER = "every worker process that took it ended; it is stored verbatim, unseen"
