@@ -334,7 +334,10 @@ def _assemble(
 ) -> tuple[IntegerWeights, dict[str, NDArray[Any]]]:
     if document["version"] != FILE_VERSION:
         raise ValueError(f"model file version {document['version']} (this program reads {FILE_VERSION})")
-    config = MGCFConfig(**{k: _whole(v, 1 << 16) for k, v in document["config"].items()})
+    sizes = {k: _whole(v, 1 << 16) for k, v in document["config"].items()}
+    if set(sizes) != set(MGCFConfig().as_dict()):
+        raise ValueError("a model's sizes are missing or unknown")
+    config = MGCFConfig(**sizes)
     expected = _shapes(config)
     mixture = {k.removeprefix("mixture."): v for k, v in arrays.items() if k.startswith("mixture.")}
     if set(arrays) != set(expected) | {f"mixture.{k}" for k in mixture}:
