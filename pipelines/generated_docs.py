@@ -2,8 +2,9 @@
 
     python -m pipelines.generated_docs
 
-Made are ``docs/format/errors.md`` from the error classes, and the list of modules in ``docs/architecture.md``
-from the first line of each docstring. ``tests/architecture/test_docs.py`` fails where either is out of date.
+Made are ``docs/format/errors.md`` from the error classes, the list of decisions from the notes' headings, and
+the list of modules in ``docs/architecture.md`` from the first line of each docstring.
+``tests/architecture/test_docs.py`` fails where one of them is out of date.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 ERROR_PAGE = ROOT / "docs/format/errors.md"
 ARCHITECTURE_PAGE = ROOT / "docs/architecture.md"
 MODULES_HEADING = "## Modules\n"
+DECISIONS_PAGE = ROOT / "docs/decisions/README.md"
+DECISIONS_HEADING = "| Note | Decision |\n|---|---|\n"
 
 ERROR_HEAD = """\
 # Error codes
@@ -88,7 +91,19 @@ def architecture_page() -> str:
     return f"{written}{MODULES_HEADING}{MODULES_HEAD}```\n{body}\n```\n"
 
 
+def decisions_page() -> str:
+    """The text of the page of decisions, with the table made anew from the notes' headings."""
+    written = DECISIONS_PAGE.read_text("utf-8").split(DECISIONS_HEADING)[0]
+    rows = []
+    for note in sorted(DECISIONS_PAGE.parent.glob("[0-9]*.md")):
+        heading = note.read_text("utf-8").split("\n", 1)[0].removeprefix("# ")
+        number, _, decision = heading.partition(":")
+        rows.append(f"| [{number}]({note.name}) | {decision.strip()} |\n")
+    return written + DECISIONS_HEADING + "".join(rows)
+
+
 if __name__ == "__main__":
     ERROR_PAGE.parent.mkdir(parents=True, exist_ok=True)
     ERROR_PAGE.write_text(error_page(), "utf-8")
     ARCHITECTURE_PAGE.write_text(architecture_page(), "utf-8")
+    DECISIONS_PAGE.write_text(decisions_page(), "utf-8")

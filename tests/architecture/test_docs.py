@@ -161,6 +161,11 @@ def test_the_list_of_modules_is_true() -> None:
     assert page == generated_docs.architecture_page(), "run `python -m pipelines.generated_docs`"
 
 
+def test_the_list_of_decisions_is_true() -> None:
+    page = generated_docs.DECISIONS_PAGE.read_text("utf-8")
+    assert page == generated_docs.decisions_page(), "run `python -m pipelines.generated_docs`"
+
+
 def test_every_error_code_is_described_and_unique() -> None:
     codes = [error.code for error in generated_docs.error_classes()]
     assert len(codes) == len(set(codes)), "two errors share a code"
