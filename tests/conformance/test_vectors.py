@@ -1,4 +1,4 @@
-"""Every vector: package == expected pixels == independent decoder; broken ones are refused with their own code.
+"""Every vector: package == expected pixels == independent decoder; broken ones are refused with their code.
 
 A missing file fails: nothing here makes one (``python -m pipelines.mint_conformance`` does, by hand).
 """
