@@ -11,8 +11,9 @@ __version__ = "0.1.0"
 def place_compiled_code(environment: MutableMapping[str, str], package: Path) -> None:
     """Give numba a folder for compiled loops where it would find none and refuse to start.
 
-    numba keeps them beside the package or in the user's cache. In a container with a read-only image and no home both
-    are closed; then they go into a folder of this user's own below the temporary folder. ``NUMBA_CACHE_DIR`` wins.
+    numba keeps them beside the package or in the user's cache. In a container with a read-only image and no
+    home both are closed; then they go into a folder of this user's own below the temporary folder.
+    ``NUMBA_CACHE_DIR`` wins.
     """
     home = Path(environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME") or "/") / ".cache")
     while not home.exists() and home != home.parent:
