@@ -21,8 +21,9 @@ EXTRAS = {name: [Requirement(t) for t in texts] for name, texts in PROJECT["opti
 
 #: Import names that differ from the name of the distribution.
 DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "importlinter": "import-linter"}
-#: Needed without being imported: torchac's source is found and built, with ninja.
-NOT_IMPORTED = {"ninja", "torchac"}
+#: Needed without being imported: torchac's source is found and built, with ninja; the others are part of what the
+#: project promises its users to bring along (images in and out of arrays, TIFF, zarr stores).
+NOT_IMPORTED = {"ninja", "torchac", "pillow", "tifffile", "zarr"}
 
 
 def imported(folder: str) -> set[str]:
