@@ -137,11 +137,10 @@ class CallicPlan:
         self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
     ) -> Mapping[str, bytes]:
         """Fit adapters to a sample of the collection; see CodecPlan."""
-        from callic_archive.codec.adapt import AdaptOptions, train_adapters
+        from callic_archive.codec.adapt import AdaptOptions, collection_steps, train_adapters
 
-        options = AdaptOptions(device=self.device)
-        if self.steps is not None:
-            options = replace(options, steps=self.steps)
+        steps = collection_steps(total_pixels) if self.steps is None else self.steps
+        options = AdaptOptions(steps=steps, device=self.device)
         adapters = train_adapters(
             images,
             models=_model_set(self.models),
