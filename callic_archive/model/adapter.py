@@ -97,7 +97,8 @@ def _shifted(value: I64, shift: I64) -> I64:
     """round(value / 2^shift) elementwise, for shifts of either sign."""
     right = np.maximum(shift, 0)
     half = np.left_shift(np.int64(1), right) >> 1
-    return np.right_shift(np.left_shift(value, np.maximum(-shift, 0)) + half, right).astype(np.int64)
+    shifted: I64 = np.right_shift(np.left_shift(value, np.maximum(-shift, 0)) + half, right)
+    return shifted
 
 
 def _exponent(layer: Linear | Depthwise, in_fraction: int, out_fraction: int) -> I64:
