@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from callic_archive.archive.digests import sha256
@@ -35,10 +35,15 @@ def verify_batch(job: VerifyJob, batch: Sequence[Entry], watch: Watch | None = N
     """Check entries; what is damaged is named and stops nothing."""
     archive = open_for(job.read)
     done: list[Restored] = []
+    seen: dict[object, Restored] = {}  # files of equal content share records; those are decoded once
     for number, entry in enumerate(batch):
         if job.read.stop_file.exists():
             return ReadResult(tuple(done), tuple(batch[number:]))
-        done.append(_verify(archive, entry, job.full))
+        content = (entry.parts, entry.sha256, entry.content_sha256, entry.fidelity)
+        twin = seen.get(content)
+        if twin is None or twin.problem is not None:
+            twin = seen[content] = _verify(archive, entry, job.full)
+        done.append(replace(twin, entry=entry))
         if watch is not None:
             watch(done[-1])
     return ReadResult(tuple(done))

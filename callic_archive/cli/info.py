@@ -33,7 +33,7 @@ def _info(report: Report, *, archive: Path) -> None:
         files = [entry for entry in entries if entry.kind == "file"]
         images = [entry for entry in files if entry.method == "image"]
         unique = {part.ref: part for entry in files for part in entry.parts}
-        coded = {ref: part for ref, part in unique.items() if part.stream is not None}
+        coded = {part.ref: part for entry in images for part in entry.parts}
         samples = sum(part.stream.samples for part in coded.values() if part.stream is not None)
         code_bytes = sum(ref.length for ref in coded)
         source = sum(entry.size for entry in files)
@@ -81,7 +81,9 @@ def _lines(f: dict[str, Any], images: int) -> list[str]:
     if f["bits_per_sample"] is not None:
         lines.append(f"images       {plural(images, 'file')}, {f['bits_per_sample']:.3f} bits a sample")
     if settings:
-        lines.append(f"settings     {', '.join(f'{k} {v}' for k, v in settings.items() if k != 'models')}")
+        lines.append(
+            f"settings     {', '.join(f'{k} {v}' for k, v in settings.items() if k != 'models' and v is not None)}"
+        )
     lines += [f"shard        {shard['name']}, {size_text(shard['bytes'])}" for shard in f["shards"]]
     lines += [f"model        {model['sha256'][:16]}, {size_text(model['bytes'])}" for model in f["models"]]
     lines += [f"adapter      {digest[:16]}" for digest in f["adapters"]]

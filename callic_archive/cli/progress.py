@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from callic_archive.cli.options import Common
-from callic_archive.cli.report import Report, size_text, time_text
+from callic_archive.cli.report import Report, plural, size_text, time_text
 
 
 class Progress:
@@ -101,7 +101,7 @@ class Progress:
         if self.stored and self.what == "packed":
             parts.append(f"ratio {self.bytes / self.stored:.2f}")
         if self.workers:
-            parts.append(f"{self.workers} workers")
+            parts.append(plural(self.workers, "worker"))
         if self.remaining is not None and self.files < self.total_files:
             parts.append(f"about {time_text(self.remaining)} left")
         return ", ".join(parts)
@@ -172,7 +172,7 @@ class _Bars:
         if p.stored and p.what == "packed":
             more.append(f"ratio {p.bytes / p.stored:.2f}")
         if p.workers:
-            more.append(f"{p.running} batches, {p.workers} workers")
+            more.append(f"{plural(p.running, 'batch')}, {plural(p.workers, 'worker')}")
         if p.remaining is not None and p.files < p.total_files:
             more.append(f"{time_text(p.remaining)} left")
         done = f"{p.files}/{p.total_files} files, {size_text(p.bytes)} of {size_text(p.total_bytes)}"
