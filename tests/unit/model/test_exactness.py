@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -41,14 +40,6 @@ WEIGHTS: dict[str, IntegerWeights] = {
     "limit-bias-shift": limit_weights(shift=30, bias=True),
     **{m.name: m.weights for m in tiny_models()},
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # -- head and skip ----------------------------------------------------------------------------------------

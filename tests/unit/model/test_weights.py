@@ -61,7 +61,7 @@ def test_weights_at_the_limit_are_exact() -> None:
 @pytest.mark.parametrize("layer", ["embed", "a", "v", "o", "up", "down", "dw"])
 def test_one_more_unit_of_weight_breaks_the_bound(layer: str) -> None:
     part = "kernel" if layer == "dw" else "weight"
-    # What whole weights leave of 2^24 is less than one unit of an input; the few taps of dw leave up to three.
+    # What whole weights leave of 2^24 is less than one unit of an input; dw's few taps leave up to three.
     with pytest.raises(InexactModel, match=layer):
         check_exact(changed(layer, grow(3 if layer == "dw" else 1), part))
 
