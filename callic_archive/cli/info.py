@@ -81,9 +81,8 @@ def _lines(f: dict[str, Any], images: int) -> list[str]:
     if f["bits_per_sample"] is not None:
         lines.append(f"images       {plural(images, 'file')}, {f['bits_per_sample']:.3f} bits a sample")
     if settings:
-        lines.append(
-            f"settings     {', '.join(f'{k} {v}' for k, v in settings.items() if k != 'models' and v is not None)}"
-        )
+        told = {name: value for name, value in settings.items() if name != "models" and value is not None}
+        lines.append(f"settings     {', '.join(f'{name} {value}' for name, value in told.items())}")
     lines += [f"shard        {shard['name']}, {size_text(shard['bytes'])}" for shard in f["shards"]]
     lines += [f"model        {model['sha256'][:16]}, {size_text(model['bytes'])}" for model in f["models"]]
     lines += [f"adapter      {digest[:16]}" for digest in f["adapters"]]

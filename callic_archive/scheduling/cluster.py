@@ -15,6 +15,7 @@ from callic_archive.scheduling.devices import gpu_names
 from callic_archive.scheduling.signals import ignore_in_worker
 
 START_TIMEOUT = 120.0  # seconds until worker processes must have come up
+CONNECT_TIMEOUT = 30.0  # seconds until a running scheduler must have answered
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -133,7 +134,7 @@ def running_cluster(address: str) -> Iterator[Any]:
         else {"address": address}
     )
     try:
-        client = Client(**where, set_as_default=False, timeout=30)
+        client = Client(**where, set_as_default=False, timeout=CONNECT_TIMEOUT)
     except (TimeoutError, OSError, ValueError) as error:
         raise ClusterFailed(
             f"no Dask scheduler answers at {address} ({type(error).__name__}: {error}); "
