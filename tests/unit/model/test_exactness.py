@@ -110,6 +110,21 @@ def test_a_decoder_that_knows_nothing_of_later_pixels_gets_the_same() -> None:
         assert np.array_equal(found[1], expected[1])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_gpu_gives_the_same_integers(name: str) -> None:
+    weights = WEIGHTS[name]
+    geometry = Geometry(9, 11, 5, 7)
+    for plane in PLANES[weights.config.channels]:
+        for levels in level_trials(weights.config.channels, 9, 11, (1 << plane.depth) - 1, plane.shift):
+            expected = ReferenceModel(weights).parameters(levels, geometry, plane)
+            for compute in (at_once, step_by_step):
+                found = compute(TorchModel(weights, "cuda").tile(geometry, plane, levels), geometry)
+                assert np.array_equal(found[0], expected[0])
+                assert np.array_equal(found[1], expected[1])
+
+
 def test_tiles_refuse_levels_of_another_shape_or_type() -> None:
     model = CpuModel(WEIGHTS["tiny-gray"])
     for levels in (
