@@ -6,8 +6,6 @@
 The schedule is a cosine over ``--minutes`` of training time, summed over all resumed runs, so a lease of any
 length ends with a finished model. ``RUN/checkpoint.pt`` holds everything needed to go on; ``RUN/log.jsonl``
 has one line a report.
-On CPUs set MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ to a few GiB: otherwise a quarter of the time
-goes into page faults.
 """
 
 from __future__ import annotations
@@ -129,6 +127,7 @@ def main(
     start: Path | None,
 ) -> None:
     """Train the base model KIND."""
+    click.get_current_context().with_resource(keep_freed_memory())
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)

@@ -34,6 +34,7 @@ from callic_archive.codec.engine import Engine, mixture_tables
 from callic_archive.errors import CallicError, InexactModel
 from callic_archive.images.planes import choose_packing, plane_groups
 from callic_archive.model.adapter import FACTOR_LIMIT, STEP_BITS, Adapter, AdapterShape, start_factor
+from callic_archive.model.allocator import keep_freed_memory
 from callic_archive.model.config import causal_taps
 from callic_archive.model.dequantize import float_model
 from callic_archive.model.mgcf import MGCF, PlaneStats
@@ -243,6 +244,17 @@ def fit(
 ) -> Adapter:
     """Fit an adapter to patches by RPFT; ``total_pixels``: pixels that will share its cost. The result is
     not judged here."""
+    with keep_freed_memory():
+        return _fit(model, patches, total_pixels, options, progress)
+
+
+def _fit(
+    model: IntegerModel,
+    patches: PatchSet,
+    total_pixels: float,
+    options: AdaptOptions,
+    progress: Callable[[int, int], None] | None,
+) -> Adapter:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
