@@ -22,6 +22,7 @@ import click
 import torch
 from torch import nn
 
+from callic_archive.model.allocator import keep_freed_memory
 from callic_archive.model.config import MGCFConfig
 from callic_archive.model.mgcf import MGCF, PlaneStats
 from pipelines.training_data import CropSource

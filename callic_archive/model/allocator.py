@@ -1,7 +1,7 @@
 """Keep freed memory between training steps.
 
-Otherwise glibc returns every large tensor to the system and faults it in anew: a quarter of a training step on
-CPUs was seen in page faults. Only glibc is touched; elsewhere nothing happens.
+Otherwise glibc returns every large tensor to the system and faults it in anew: a quarter of a training step
+on CPUs was seen in page faults. Only glibc is touched; elsewhere nothing happens.
 """
 
 from __future__ import annotations
