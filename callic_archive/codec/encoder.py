@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.codec.codestream import (
+    CODERS,
     MAX_TILE,
     PREFIX,
     Codestream,
@@ -53,6 +54,8 @@ class EncodeOptions:
     patch: int = TILE
 
     def __post_init__(self) -> None:
+        if self.coder not in CODERS.values():
+            raise UsageError(f"there is no coder {self.coder!r}, only {' and '.join(CODERS.values())}")
         if not (1 <= self.tile <= MAX_TILE and 1 <= self.patch <= MAX_TILE):
             raise UsageError(
                 f"tiles and patches have 1 to {MAX_TILE} pixels a side, not {self.tile}, {self.patch}"

@@ -390,7 +390,12 @@ class ModelSet:
         """The models shipped inside the package. Raises DamagedModel when a file does not match its recorded
         digest."""
         folder = Path(__file__).parent / "weights_data"
-        recorded = json.loads((folder / "digests.json").read_text())
+        try:
+            recorded = dict(json.loads((folder / "digests.json").read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise DamagedModel(
+                f"the package's list of models is damaged, install it again: {error}"
+            ) from error
         return cls(
             [load_model(folder / f"{name}.safetensors", digest=digest) for name, digest in recorded.items()]
         )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from callic_archive.codec.codestream import inspect, parse
 from callic_archive.codec.decoder import decode_image
 from callic_archive.codec.encoder import EncodeOptions, encode_image
-from callic_archive.errors import UnknownModel, UnsupportedImage, UsageError
+from callic_archive.errors import TorchacLevelsError, UnknownModel, UnsupportedImage, UsageError
 from callic_archive.model.weights import ModelSet
 from pipelines.mint_conformance import scene
 from tests.unit.model.builders import CONFORMANCE, tiny_models
@@ -93,6 +93,26 @@ def test_tiles_and_patches(tile: int, patch: int) -> None:
 def test_tiles_and_patches_have_bounds(tile: int, patch: int) -> None:
     with pytest.raises(UsageError, match="4096"):
         EncodeOptions(tile=tile, patch=patch)
+
+
+def test_torchac_codes_the_same_images() -> None:
+    for channels in (None, 3):
+        image = picture(13, 12, channels, "uint8", 14)
+        raw = round_trip(image, coder="torchac", tile=8, patch=5)
+        assert inspect(raw).coder == "torchac"
+        assert raw != round_trip(image, tile=8, patch=5)
+
+
+def test_torchac_has_a_limit_of_levels() -> None:
+    with pytest.raises(TorchacLevelsError, match="range coder"):
+        encode_image(
+            picture(9, 9, None, "uint16"), models=tiny_models(), options=EncodeOptions(coder="torchac")
+        )
+
+
+def test_there_is_no_third_coder() -> None:
+    with pytest.raises(UsageError, match="huffman"):
+        EncodeOptions(coder="huffman")  # type: ignore[arg-type]
 
 
 def layouts(image: Image) -> dict[str, Image]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from callic_archive.errors import DamagedModel, InexactModel, ModelError, UnknownModel
+from callic_archive.model import weights as weights_module
 from callic_archive.model.config import MGCFConfig, causal_taps
 from callic_archive.model.weights import (
     IntegerModel,
@@ -362,6 +363,19 @@ def test_the_shipped_models_are_whole_and_exact() -> None:
     assert {m.channels for m in models} == {1, 3}
     for model in models:
         assert set(model.mixture) == {"exp", "inv_mantissa", "sigmoid"}
+
+
+@pytest.mark.parametrize("text", [None, "", "[1, 2]", '{"rgb8": "00"}'])
+def test_a_damaged_package_is_named(
+    text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weights_data").mkdir()
+    (tmp_path / "weights_data/rgb8.safetensors").write_bytes(RAW)
+    if text is not None:
+        (tmp_path / "weights_data/digests.json").write_text(text)
+    monkeypatch.setattr(weights_module, "__file__", str(tmp_path / "weights.py"))
+    with pytest.raises(DamagedModel):
+        ModelSet.default()
 
 
 def test_models_come_from_paths_too() -> None:
