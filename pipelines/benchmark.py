@@ -4,7 +4,8 @@
     python -m pipelines.benchmark speed
     python -m pipelines.benchmark render
 
-Every subcommand prints tables and leaves its figures in ``runs/benchmarks/NAME.json``; ``render`` reads only those. The
+Every subcommand prints tables and leaves its figures in ``runs/benchmarks/NAME.json``; ``render`` reads
+only those. The
 evaluation data is found below ``../shared`` or ``$CALLIC_SHARED``. Nothing here needs a GPU.
 """
 
@@ -46,17 +47,29 @@ threads_option = click.option("--threads", default="2", callback=_threads, help=
 
 @main.command()
 @sets_option
-@click.option("--adapt", "adapts", type=click.Choice(["none", "collection", "image"]), multiple=True,
-              default=["none", "collection"])  # fmt: skip
-@click.option("--steps", type=int, default=None, help="training steps of an adaptation [the program's default]")
+@click.option(
+    "--adapt",
+    "adapts",
+    type=click.Choice(["none", "collection", "image"]),
+    multiple=True,
+    default=["none", "collection"],
+)
+@click.option(
+    "--steps", type=int, default=None, help="training steps of an adaptation [the program's default]"
+)
 @click.option("--limit", type=int, default=None, help="only the first files of each set (recorded apart)")
 @click.option("--workers", type=int, default=None, help="worker processes [one a core]")
 @click.option("--conventional/--no-conventional", default=True, help="measure the conventional codecs too")
 @click.option("--force", is_flag=True, help="measure again what is recorded")
 def sizes(
-    sets: list[str], adapts: tuple[str, ...], steps: int | None, limit: int | None, workers: int | None,
-    conventional: bool, force: bool,
-) -> None:  # fmt: skip
+    sets: list[str],
+    adapts: tuple[str, ...],
+    steps: int | None,
+    limit: int | None,
+    workers: int | None,
+    conventional: bool,
+    force: bool,
+) -> None:
     """Whole archives of the evaluation sets beside conventional codecs; everything unpacked and compared."""
     from pipelines.benchmarks import conventional as others
     from pipelines.benchmarks import sizes as own
@@ -82,9 +95,7 @@ def exactness() -> None:
 @click.option("--side", type=int, default=256, help="side of the centre crops")
 @click.option("--limit", type=int, default=None, help="only the first images of each set")
 @click.option("--bits", default="8,7,6", callback=_threads, help="widths of the linear layers' weights")
-def integers(
-    checkpoint: Path, gray_checkpoint: Path, side: int, limit: int | None, bits: list[int]
-) -> None:
+def integers(checkpoint: Path, gray_checkpoint: Path, side: int, limit: int | None, bits: list[int]) -> None:
     """The price of integers: the float32 checkpoint against its roundings."""
     from pipelines.benchmarks import integers as part
 

@@ -1,7 +1,9 @@
 """The evaluation sets: their files, and the images that are counted.
 
-Counted are the images that :func:`callic_archive.images.source.parse` finds in a file, all pages included, and channels that
-repeat an earlier one only once (an X-ray stored as RGB is one plane). Float and 32-bit files are not counted: no codec here
+Counted are the images that :func:`callic_archive.images.source.parse` finds in a file, all pages included,
+and channels that
+repeat an earlier one only once (an X-ray stored as RGB is one plane). Float and 32-bit files are not
+counted: no codec here
 takes them, the archive keeps them verbatim.
 """
 

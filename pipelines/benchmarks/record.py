@@ -1,4 +1,5 @@
-"""Results on disk: one JSON file a benchmark, with the command, the date, the machine's class and the versions."""
+"""Results on disk: one JSON file a benchmark, with the command, the date, the machine's class and the
+versions."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import shlex
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,7 +30,7 @@ class Grid:
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]] = field(default_factory=list)
+    rows: Sequence[tuple[str, ...]] = ()
     note: str = ""
 
     def rich(self) -> Table:
@@ -85,7 +86,7 @@ def context() -> dict[str, Any]:
         "command": shlex.join(["python", "-m", "pipelines.benchmark", *sys.argv[1:]]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine_class(),
-        "load": [round(value, 1) for value in os.getloadavg()][0],
+        "load": round(os.getloadavg()[0], 1),
         "versions": versions(),
         "models": model_digests(),
     }

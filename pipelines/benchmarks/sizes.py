@@ -1,4 +1,5 @@
-"""Whole archives of the evaluation sets: packed, verified, unpacked and compared by the command line, and weighed."""
+"""Whole archives of the evaluation sets: packed, verified, unpacked and compared by the command line, and
+weighed."""
 
 from __future__ import annotations
 
@@ -44,9 +45,7 @@ def callic(*arguments: str | Path) -> Ran:
     """Run the command line as a user would, with ``--json``."""
     command = [sys.executable, "-m", "callic_archive.cli.main", *map(str, arguments), "--json", "--quiet"]
     start = time.monotonic()
-    done = subprocess.run(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     seconds = time.monotonic() - start
     events = [json.loads(line) for line in done.stdout.splitlines()]
     if not events:
@@ -137,9 +136,14 @@ def measure(
 
 
 def update(
-    sets: list[str], adapts: list[str], *, limit: int | None = None, steps: int | None = None,
-    workers: int | None = None, force: bool = False,
-) -> dict[str, Any]:  # fmt: skip
+    sets: list[str],
+    adapts: list[str],
+    *,
+    limit: int | None = None,
+    steps: int | None = None,
+    workers: int | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
     """Measure what was not yet measured with these models, and return the whole record."""
     record = load(NAME) or {"benchmark": NAME, "result": {}}
     for name in sets:
@@ -157,7 +161,8 @@ def update(
 
 
 def _bits(figures: dict[str, Any], what: str) -> float:
-    """Bits per counted sample: of the ``whole`` directory, ``nofixed`` without fixed parts, or ``images`` alone."""
+    """Bits per counted sample: of the ``whole`` directory, ``nofixed`` without fixed parts, or ``images``
+    alone."""
     size = figures["archive_bytes"]
     if what != "whole":
         size -= figures["fixed_bytes"]
@@ -190,46 +195,86 @@ def grids(record: dict[str, Any], others: dict[str, Any]) -> list[Grid]:
         for adapt, found in settings.items():
             whole_rows.append(
                 (
-                    label, adapt, f"{found['source_bytes']:,}", f"{found['archive_bytes']:,}", f"{found['fixed_bytes']:,}",
-                    f"{found['samples']:,}", _cell(_bits(found, "whole")), _cell(_bits(found, "nofixed")),
-                    _cell(_bits(found, "images")), str(found["adapters"]),
+                    label,
+                    adapt,
+                    f"{found['source_bytes']:,}",
+                    f"{found['archive_bytes']:,}",
+                    f"{found['fixed_bytes']:,}",
+                    f"{found['samples']:,}",
+                    _cell(_bits(found, "whole")),
+                    _cell(_bits(found, "nofixed")),
+                    _cell(_bits(found, "images")),
+                    str(found["adapters"]),
                 )
-            )  # fmt: skip
+            )
             spent = found["seconds"]
             back_rows.append(
                 (
-                    label, adapt, f"{found['files']}", _kept(found), f"{found['equal_bytes']}",
-                    "yes" if found["verified"] else "NO", "yes" if found["unpacked"] else "NO", f"{len(found['problems'])}",
-                    f"{spent['pack']:.0f}", f"{spent['verify']:.0f}", f"{spent['unpack']:.0f}",
+                    label,
+                    adapt,
+                    f"{found['files']}",
+                    _kept(found),
+                    f"{found['equal_bytes']}",
+                    "yes" if found["verified"] else "NO",
+                    "yes" if found["unpacked"] else "NO",
+                    f"{len(found['problems'])}",
+                    f"{spent['pack']:.0f}",
+                    f"{spent['verify']:.0f}",
+                    f"{spent['unpack']:.0f}",
                 )
-            )  # fmt: skip
+            )
     titles = tuple(codec.title for codec in conventional.CODECS.values())
     return [
         Grid(
             "Bits per sample",
-            ("set", "archive, --adapt none", "archive, --adapt collection", *titles, "better one, to JPEG XL e7"),
+            (
+                "set",
+                "archive, --adapt none",
+                "archive, --adapt collection",
+                *titles,
+                "better one, to JPEG XL e7",
+            ),
             size_rows,
-            "Archive: everything in the directory (metadata, file headers, digests, index, adapters, manifests) but the models, "
-            "FORMAT.md and the files without counted images. The others: the bare images alone, 2D planes one by one, "
+            "Archive: everything in the directory (metadata, file headers, digests, index, adapters, "
+            "manifests) but the models, "
+            "FORMAT.md and the files without counted images. The others: the bare images alone, 2D "
+            "planes one by one, "
             "channels jointly; all pages of a TIFF are counted, repeated channels once.",
         ),
         Grid(
             "Whole archives",
             (
-                "set", "--adapt", "source bytes", "archive bytes", "of these models and FORMAT.md", "samples counted",
-                "bpsp, whole directory", "bpsp, without models and FORMAT.md", "bpsp, files with counted images", "adapters",
+                "set",
+                "--adapt",
+                "source bytes",
+                "archive bytes",
+                "of these models and FORMAT.md",
+                "samples counted",
+                "bpsp, whole directory",
+                "bpsp, without models and FORMAT.md",
+                "bpsp, files with counted images",
+                "adapters",
             ),
             whole_rows,
         ),
         Grid(
             "What came back",
             (
-                "set", "--adapt", "files", "identical as promised", "of these equal in bytes", "verify --full", "unpack",
-                "differences", "pack s", "verify s", "unpack s",
+                "set",
+                "--adapt",
+                "files",
+                "identical as promised",
+                "of these equal in bytes",
+                "verify --full",
+                "unpack",
+                "differences",
+                "pack s",
+                "verify s",
+                "unpack s",
             ),
             back_rows,
         ),
-    ]  # fmt: skip
+    ]
 
 
 __all__ = ["SETS", "callic", "grids", "identical", "measure", "must", "tree_bytes", "update"]
