@@ -217,11 +217,11 @@ def _summary(report: Report, run: PackRun, finished: Finished, output: Path, ada
 
 
 def _adaptation(adapt: str, adapters: int, images: bool) -> str:
-    more = "; --adapt image would make it smaller and take much longer" if images else ""
+    more = "; --adapt image: smaller, but much slower" if images else ""
     if adapt == "image":
         return "each image has an adapter of its own where that pays"
     if adapt == "none":
         return f"none{more}"
     if adapters:
         return f"{plural(adapters, 'adapter')} fitted to the collection{more}"
-    return f"the collection is too small, or too much like what the model knows, for an adapter to pay{more}"
+    return f"none, as no adapter would pay for this collection{more}"

@@ -103,6 +103,34 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
         pass
 
 
+def gpu_of(batch: tuple[int, ...], watch: object = None) -> str:
+    time.sleep(0.3)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def test_each_gpu_has_one_process_and_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aa,GPU-bb")
+    with local_cluster(9, threads=1, gpus=2) as client:
+        assert len(client.nthreads()) == 2
+        outcomes = run(client, gpu_of, count=24, gpus=True)
+    assert sorted({outcome.result for outcome in outcomes}) == ["GPU-aa", "GPU-bb"]
+
+
+def test_packing_on_a_cluster_that_runs_already(tmp_path: Path) -> None:
+    for number in range(4):
+        write_pnm(tmp_path / "tree" / f"{number}.pgm", smooth(60, 60, seed=number))
+    with local_cluster(1, threads=1) as client:
+        scheduler_file = tmp_path / "scheduler.json"
+        client.write_scheduler_file(str(scheduler_file))
+        for name, address in (("a", client.scheduler.address), ("b", str(scheduler_file))):
+            resources = Resources(scheduler=address)
+            done = pack_tree(tmp_path / "tree", tmp_path / f"{name}.callic", resources=resources)
+            assert done.problems == []
+            assert validate_bag(tmp_path / f"{name}.callic") == []
+            with open_archive(tmp_path / f"{name}.callic") as opened:
+                assert sum(entry.method == "image" for entry in opened.entries) == 4
+
+
 def test_packing_on_workers_with_a_poison_image(tmp_path: Path) -> None:
     for number in range(8):
         write_pnm(tmp_path / "tree" / f"{number}.pgm", smooth(60, 60, seed=number))
