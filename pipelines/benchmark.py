@@ -100,7 +100,7 @@ def integers(checkpoint: Path, gray_checkpoint: Path, side: int, limit: int | No
     from pipelines.benchmarks import integers as part
 
     found = part.measure({"rgb8": checkpoint, "gray16": gray_checkpoint}, side, limit, bits)
-    record.show(part.grids(record.save(part.NAME, found)))
+    record.show(part.grids(record.save(_trial(part.NAME, limit), found)))
 
 
 @main.command()
@@ -111,7 +111,8 @@ def coder(images: int, torchac_images: int, crop: int | None) -> None:
     """Overhead of the entropy coders over the ideal code length on Kodak, and ns a symbol."""
     from pipelines.benchmarks import coder as part
 
-    record.show(part.grids(record.save(part.NAME, part.measure(images, torchac_images, crop))))
+    name = _trial(part.NAME, crop or images < 24)
+    record.show(part.grids(record.save(name, part.measure(images, torchac_images, crop))))
 
 
 @main.command()
@@ -124,7 +125,8 @@ def speed(image: int, threads: list[int], repeats: int, crop: int | None, patch:
     """Encoding, decoding and CCI as ratios to float32 and to full passes, side by side in one run."""
     from pipelines.benchmarks import speed as part
 
-    record.show(part.grids(record.save(part.NAME, part.measure(image, threads, repeats, crop, patch))))
+    found = part.measure(image, threads, repeats, crop, patch)
+    record.show(part.grids(record.save(_trial(part.NAME, crop or patch < 64), found)))
 
 
 @main.command()
@@ -135,7 +137,8 @@ def rpft(steps: int, side: int, threads: int) -> None:
     """RPFT's schedule against all patches from the start: seconds and bits per sample (part of `speed`)."""
     from pipelines.benchmarks import rpft as part
 
-    record.show(part.grids(record.save(part.NAME, part.measure(steps, side, threads))))
+    found = part.measure(steps, side, threads)
+    record.show(part.grids(record.save(_trial(part.NAME, side < 512), found)))
 
 
 @main.command()

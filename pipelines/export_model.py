@@ -103,6 +103,7 @@ def main(name: str, run_dir: Path, data: Path | None) -> None:
             "steps": saved["step"],
             "minutes": round(saved["seconds"] / 60, 1),
             "megapixels": round(saved["pixels"] / 1e6, 1),
+            **({"earlier": saved["earlier"]} if saved["earlier"] else {}),
             "device": "CPU, 2 cores",
             "optimizer": "Adam 2e-3, cosine, EMA 0.998",
             "data": {d: SOURCES[d.removeprefix("rgb:")] for d in source.domains},

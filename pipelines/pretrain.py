@@ -1,7 +1,9 @@
-"""Pretrain a base model: resumable, seeded, with EMA weights and a held-out figure per domain.
+r"""Pretrain a base model: resumable, seeded, with EMA weights and a held-out figure per domain.
 
     python -m pipelines.pretrain rgb8 --minutes 60 --run runs/rgb8
     python -m pipelines.pretrain gray16 --minutes 60 --run runs/gray16 --device cuda --batch 64 --compile
+    python -m pipelines.pretrain rgb8 --minutes 60 --run runs/next \
+        --start callic_archive/model/weights_data/rgb8.safetensors
 
 The schedule is a cosine over ``--minutes`` of training time, summed over all resumed runs, so a lease of any
 length ends with a finished model. ``RUN/checkpoint.pt`` holds everything needed to go on; ``RUN/log.jsonl``
@@ -24,7 +26,9 @@ from torch import nn
 
 from callic_archive.model.allocator import keep_freed_memory
 from callic_archive.model.config import MGCFConfig
+from callic_archive.model.dequantize import float_model
 from callic_archive.model.mgcf import MGCF, PlaneStats
+from callic_archive.model.weights import load_model
 from pipelines.training_data import CropSource
 
 CHANNELS = {"rgb8": 3, "gray16": 1}
@@ -70,6 +74,18 @@ def evaluate(
     return figures
 
 
+def starting_point(path: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    """Float weights of an earlier run, and the training that went into them (for the record, oldest first)."""
+    if path.suffix == ".pt":
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        done = {"steps": state["step"], "megapixels": round(state["pixels"] / 1e6, 1)}
+        return state["ema"], [*state["earlier"], done]
+    shipped = load_model(path)
+    done = shipped.metadata["training"]
+    before = {key: done[key] for key in ("steps", "megapixels")} | {"sha256": shipped.digest}
+    return float_model(shipped.weights).state_dict(), [*done.get("earlier", []), before]
+
+
 def _save(path: Path, payload: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     torch.save(payload, temporary)
@@ -105,7 +121,10 @@ def _save(path: Path, payload: dict[str, Any]) -> None:
 @click.option("--dim", type=int, default=128)
 @click.option("--depth", type=int, default=3)
 @click.option(
-    "--start", type=click.Path(path_type=Path), default=None, help="EMA weights of another run to start from"
+    "--start",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=None,
+    help="start from an integer model (.safetensors) or from another run's checkpoint (.pt)",
 )
 def main(
     kind: str,
@@ -139,8 +158,9 @@ def main(
     config = MGCFConfig(channels=CHANNELS[kind], dim=dim, depth=depth)
     model, average = MGCF(config).to(where), MGCF(config).to(where)
     average.load_state_dict(model.state_dict())
+    earlier: list[dict[str, Any]] = []
     if start:
-        weights = torch.load(start, map_location=where, weights_only=True)["ema"]
+        weights, earlier = starting_point(start)
         model.load_state_dict(weights)
         average.load_state_dict(weights)
     optimizers = make_optimizers(model, rate, optimizer)
@@ -153,6 +173,7 @@ def main(
         for opt, saved in zip(optimizers, state["optimizers"], strict=True):
             opt.load_state_dict(saved)
         step, trained, pixels = state["step"], state["seconds"], state["pixels"]
+        earlier = state["earlier"]
     source = CropSource(root, config.channels, seed + step)
     held = source.validation(6, 128)
     bits = torch.compile(model.bits) if use_compile else model.bits
@@ -207,6 +228,7 @@ def main(
                     "step": step,
                     "seconds": trained,
                     "pixels": pixels,
+                    "earlier": earlier,
                     "optimizers": [o.state_dict() for o in optimizers],
                     "config": asdict(config),
                 },

@@ -10,11 +10,9 @@ from pipelines.benchmarks.record import Grid
 HEAD = """\
 # Benchmarks
 
-Made by `python -m pipelines.benchmark render` from measurements; do not edit this page. Each section names
-the command that
-makes its figures again, the day, and the machine's class. Images are those of the shared public evaluation
-sets, which are never
-trained on. bpsp: bits per sample (subpixel).
+Made by `python -m pipelines.benchmark render` from measurements; do not edit this page. Each section names the
+command that makes its figures again, the day, and the machine's class. Images are those of the public evaluation
+sets, which are never trained on. bpsp: bits per sample (subpixel).
 """
 #: Section of the page: name of the record, title, the module that makes its tables, and what there is to say.
 SECTIONS = (
