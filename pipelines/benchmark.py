@@ -45,6 +45,11 @@ sets_option = click.option(
 threads_option = click.option("--threads", default="2", callback=_threads, help="thread counts")
 
 
+def _trial(name: str, small: object) -> str:
+    """The record's name; figures of a run made small to try it out never stand where the page looks."""
+    return f"{name}-trial" if small else name
+
+
 @main.command()
 @sets_option
 @click.option(

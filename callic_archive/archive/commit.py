@@ -13,10 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
 from callic_archive import __version__
 from callic_archive.archive.codecs import CodecPlan
 from callic_archive.archive.entries import Entry
-from callic_archive.archive.reading import FORMAT_VERSION, INDEX
+from callic_archive.archive.reading import FORMAT_VERSION, INDEX, MODEL_SUFFIX
 from callic_archive.archive.staging import Staging
 from callic_archive.container.bag import write_bag
 from callic_archive.container.fs import atomic_write, fsync_dir, writing
@@ -58,7 +60,7 @@ def finish(
     for path in staging.shards():
         hashes[f"data/{path.name}"] = payload.get(path.name) or _file_sha256(path)
     models = _copy_models(staging.data / "models", {d for row in rows for d in row.models()}, plan)
-    hashes |= {f"data/models/{digest}.safetensors": digest for digest in models}
+    hashes |= {f"data/models/{path.name}": _file_sha256(path) for path in models}
     text = format_text().encode()
     atomic_write(staging.data / "FORMAT.md", text)
     hashes["data/FORMAT.md"] = hashlib.sha256(text).hexdigest()
@@ -85,34 +87,35 @@ def finish(
     fsync_dir(staging.data)
     total = sum(path.stat().st_size for path in staging.root.rglob("*") if path.is_file())
     total -= sum(path.stat().st_size for path in staging.run.rglob("*") if path.is_file())
+    model_bytes = sum(path.stat().st_size for path in models)
     staging.commit()
-    return Finished(total, sum(models.values()))
+    return Finished(total, model_bytes)
 
 
-def _copy_models(folder: Path, wanted: set[str], plan: CodecPlan) -> dict[str, int]:
-    """Put the models that entries name beside the shards; digest to size in bytes."""
-    sizes: dict[str, int] = {}
+def _copy_models(folder: Path, wanted: set[str], plan: CodecPlan) -> list[Path]:
+    """Put the models that entries name beside the shards, each a Zstandard frame: a fifth of a model is air."""
+    copies: list[Path] = []
     files = plan.model_files() if wanted else {}
     for digest in sorted(wanted):
         if digest not in files:
             raise ModelError(f"the model {digest} that entries were coded with is not there any more")
-        target = folder / f"{digest}.safetensors"
+        target = folder / f"{digest}{MODEL_SUFFIX}"
         data = files[digest].read_bytes()
         if hashlib.sha256(data).hexdigest() != digest:
             raise ModelError(f"the model file {files[digest]} changed since it was loaded")
         with writing(folder):
             folder.mkdir(exist_ok=True)
-        atomic_write(target, data)
-        sizes[digest] = len(data)
+        atomic_write(target, zstandard.ZstdCompressor(level=19).compress(data))
+        copies.append(target)
     if folder.is_dir():
         for other in folder.iterdir():
-            if other.stem not in wanted:
+            if other not in copies:
                 with writing(other):
                     other.unlink()
         if not wanted:
             with writing(folder):
                 shutil.rmtree(folder)
-    return sizes
+    return copies
 
 
 def format_text() -> str:

@@ -15,8 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, cast
 
+import numpy as np
+
 from callic_archive.archive.codecs import Decoder, DecoderPlan, Image
-from callic_archive.archive.digests import content_sha256, sha256
+from callic_archive.archive.digests import content_sha256
 from callic_archive.archive.entries import Entry, Part
 from callic_archive.archive.pack_one import expand
 from callic_archive.archive.scan import Problem
@@ -34,10 +36,11 @@ from callic_archive.errors import (
     MissingPath,
     NotAnArchive,
 )
-from callic_archive.images.source import Parsed, images_equal, parse, rebuild
+from callic_archive.images.source import Limits, Parsed, images_equal, parse, rebuild
 
 FORMAT_VERSION = 1
 INDEX = "index.jsonl.zst"
+MODEL_SUFFIX = ".safetensors.zst"
 
 
 @dataclass
@@ -100,7 +103,7 @@ class Archive:
 
     def models(self) -> list[Path]:
         """Model files."""
-        return sorted((self.data / "models").glob("*.safetensors"))
+        return sorted((self.data / "models").glob(f"*{MODEL_SUFFIX}"))
 
     # -- the index -------------------------------------------------------------------------------------------
 
@@ -216,12 +219,17 @@ class Archive:
             expand(self.read(part), part.coding, part.size) for part in entry.parts if part.stream is None
         )
         images = []
+        # No packer takes a file that promises more than this for its size, so no honest entry does either.
+        promised = sum(part.size for part in entry.parts if part.stream is not None)
+        Limits().check_decoded(promised, entry.size)
         for part in entry.parts:
             if part.stream is not None:
                 codestream = self.read(part)
                 info = self.decoder().inspect(codestream)
                 if (info.shape, info.dtype) != (part.stream.shape, part.stream.dtype):
                     raise EntryDamaged("a codestream holds an image of another shape than the index says")
+                if info.samples * np.dtype(info.dtype).itemsize != part.size:
+                    raise EntryDamaged("a codestream holds more or fewer bytes of samples than the index says")
                 images.append(self.decoder().decode(codestream))
         return surround, images
 
@@ -335,8 +343,3 @@ def _prove_content(entry: Entry, surround: bytes, images: list[Image]) -> None:
 
 def _sort_key(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")
-
-
-def verify_model(path: Path) -> bool:
-    """Whether a model file is the one its name promises."""
-    return sha256(path.read_bytes()) == path.stem

@@ -8,7 +8,6 @@ it was given, and the pixel count by ``max_pixels``.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +27,8 @@ PREFIX = 8
 MAX_PIXELS = 1 << 36
 KIND_CONSTANT, KIND_LEARNED = 0, 1
 ADAPTER_NONE, ADAPTER_INSIDE, ADAPTER_NAMED = 0, 1, 2
+#: Top, left, bottom, right.
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,15 @@ class Codestream:
     def boxes(self) -> list[tuple[int, int, int, int]]:
         """Rectangles of the tiles; none where no group is learned, however fine the grid."""
         return self.grid.boxes() if any(group.learned for group in self.groups) else []
+
+    def tiles_of(self, region: Box) -> list[int]:
+        """Numbers of the tiles that a region (top, left, bottom, right) touches."""
+        top, left, bottom, right = region
+        return [
+            number
+            for number, box in enumerate(self.boxes())
+            if box[0] < bottom and box[2] > top and box[1] < right and box[3] > left
+        ]
 
     def group_channels(self) -> list[list[int]]:
         """Channel numbers of every plane group, in coding order."""
@@ -256,16 +266,16 @@ def _parse_group(data: Reader, dtype: np.dtype[np.generic], count: int) -> Group
 
 
 def parse(
-    raw: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, tiles: Sequence[int] | None = None
+    raw: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, region: Box | None = None
 ) -> Codestream:
-    """Bytes -> Codestream. ``tiles``: check and keep only these tile numbers (the others become empty).
+    """Bytes -> Codestream. ``region``: check and keep only the tiles that it touches (the others become empty).
 
     Raises CodestreamSyntaxError and CodestreamVersionError.
     """
     data = Reader(raw)
     header, lengths = _parse_header(data, max_pixels)
     streams = []
-    wanted = None if tiles is None else set(tiles)
+    wanted = None if region is None else set(header.tiles_of(region))
     for group_lengths in lengths:
         found = []
         for number, (length, crc) in enumerate(group_lengths):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.codec.adapter_syntax import read_adapter
-from callic_archive.codec.codestream import MAX_PIXELS, Codestream, GroupHeader, digest_pixels, parse
+from callic_archive.codec.codestream import MAX_PIXELS, Box, Codestream, GroupHeader, digest_pixels, parse
 from callic_archive.codec.coding import tile_contexts
 from callic_archive.codec.engine import Backend, Engine, PreparedModel, mixture_tables
 from callic_archive.entropy.mixture import MixtureTables
@@ -19,7 +19,6 @@ from callic_archive.model.integer import Geometry, Plane
 from callic_archive.model.weights import IntegerModel, ModelSet
 
 Image = NDArray[np.generic]
-Box = tuple[int, int, int, int]
 
 
 def _find_adapter(
@@ -149,10 +148,9 @@ def decode_image(
     read has its CRC checked).
     """
     engine = Engine(backend, device, threads)
-    stream = parse(codestream, max_pixels=max_pixels)
+    stream = parse(codestream, max_pixels=max_pixels, region=region)
     height, width = stream.shape[:2]
-    boxes = stream.boxes()
-    tiles = list(range(len(boxes)))
+    tiles = list(range(len(stream.boxes())))
     origin, size = (0, 0), (height, width)
     if region is not None:
         top, left, bottom, right = region
@@ -160,9 +158,7 @@ def decode_image(
             raise UsageError(
                 f"the region {region} does not lie within the image of {height} x {width} pixels"
             )
-        tiles = [
-            n for n, b in enumerate(boxes) if b[0] < bottom and b[2] > top and b[1] < right and b[3] > left
-        ]
+        tiles = stream.tiles_of(region)
         origin, size = (top, left), (bottom - top, right - left)
     try:
         out: Image = np.empty((*size, stream.channels), stream.dtype)

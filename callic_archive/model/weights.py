@@ -23,6 +23,8 @@ from callic_archive.model import tables
 from callic_archive.model.config import EMBED_TAPS, TAPS, MGCFConfig, causal_taps
 
 FILE_VERSION = 1
+#: Largest model file that is read, in bytes.
+MAX_FILE = 256 << 20
 #: Float32 carries integers exactly below this; every matrix product and partial sum stays under it.
 EXACT_FLOAT32 = 1 << 24
 EXACT_FLOAT64 = 1 << 53
@@ -276,8 +278,21 @@ def save_model(
     return hashlib.sha256(raw).hexdigest()
 
 
+def _expand(raw: bytes, path: Path) -> bytes:
+    """A model file out of its Zstandard frame, as archives carry it. Raises DamagedModel."""
+    import zstandard  # archives need it, the codec alone does not
+
+    try:
+        size = zstandard.frame_content_size(raw)
+        if not 0 <= size <= MAX_FILE:
+            raise DamagedModel(f"{path} does not hold a model of at most {MAX_FILE} bytes")
+        return zstandard.ZstdDecompressor().decompress(raw, max_output_size=size)
+    except zstandard.ZstdError as error:
+        raise DamagedModel(f"{path} is not a whole Zstandard frame: {error}") from error
+
+
 def load_model(source: Path | bytes, *, digest: str | None = None) -> IntegerModel:
-    """Load and check a model file.
+    """Load and check a model file (``.safetensors``, or ``.safetensors.zst`` as archives carry it).
 
     Raises: UnknownModel when there is no such file, DamagedModel when its digest or structure is wrong,
     InexactModel when a bound of exact inference does not hold.
@@ -291,6 +306,8 @@ def load_model(source: Path | bytes, *, digest: str | None = None) -> IntegerMod
             raw = source.read_bytes()
         except OSError as error:
             raise UnknownModel(f"cannot read the model file {source}: {error.strerror or error}") from error
+        if source.suffix == ".zst":
+            raw = _expand(raw, source)
     else:
         raw = bytes(source)
     where = str(path) if path else "an embedded model"

@@ -306,3 +306,31 @@ def test_set_user_id_is_not_restored(tmp_path: Path) -> None:
     restore(tmp_path / "x.callic", tmp_path / "out")
     assert (tmp_path / "out" / "tree" / "a.pgm").stat().st_mode & 0o7777 == 0o755
     assert (tmp_path / "out" / "tree").stat().st_mode & 0o7777 == 0o2775
+
+
+def test_an_index_cannot_make_a_reader_allocate_what_no_packer_takes(packed: Path) -> None:
+    def promise(row: dict[str, object]) -> dict[str, object]:
+        if row.get("method") == "image" and str(row["path"]).endswith(".pgm"):
+            stream = next(part for part in row["parts"] if "stream" in part)  # type: ignore[attr-defined]
+            stream["stream"]["shape"] = [1 << 17, 1 << 17]
+            stream["size"] = 1 << 34
+        return row
+
+    with open_archive(packed) as opened:
+        forged = {e.path for e in opened.entries if e.method == "image" and e.path.endswith(".pgm")}
+    assert forged
+    rewrite_index(packed, promise)
+    assert check(packed) == dict.fromkeys(forged, "E502")
+
+
+def test_a_codestream_of_another_type_than_the_index_says_is_refused(packed: Path) -> None:
+    def promise(row: dict[str, object]) -> dict[str, object]:
+        for part in row.get("parts", []):  # type: ignore[attr-defined]
+            if "stream" in part:
+                part["size"] += 1
+        return row
+
+    with open_archive(packed) as opened:
+        forged = {e.path for e in opened.entries if e.method == "image"}
+    rewrite_index(packed, promise)
+    assert check(packed) == dict.fromkeys(forged, "E502")

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from callic_archive.codec.codestream import inspect, parse
 from callic_archive.codec.decoder import decode_image
 from callic_archive.codec.encoder import EncodeOptions, encode_image
-from callic_archive.errors import TorchacLevelsError, UnknownModel, UnsupportedImage, UsageError
+from callic_archive.errors import (
+    CodestreamSyntaxError,
+    TorchacLevelsError,
+    UnknownModel,
+    UnsupportedImage,
+    UsageError,
+)
 from callic_archive.model.weights import ModelSet
 from pipelines.mint_conformance import scene
 from tests.unit.model.builders import CONFORMANCE, tiny_models
@@ -185,6 +191,17 @@ def test_a_region_is_the_crop(channels: int | None) -> None:
     for top, left, bottom, right in boxes:
         part = decode_image(raw, models=tiny_models(), region=(top, left, bottom, right), threads=1)
         assert np.array_equal(part, image[top:bottom, left:right])
+
+
+def test_a_region_needs_only_the_tiles_that_it_touches() -> None:
+    image = np.arange(8 * 6, dtype=np.uint8).reshape(8, 6) * 5
+    raw = bytearray(encode_image(image, models=tiny_models(), options=EncodeOptions(tile=4, threads=1)))
+    raw[-1] ^= 1  # in the last tile
+    part = decode_image(bytes(raw), models=tiny_models(), region=(0, 1, 4, 3), threads=1)
+    assert np.array_equal(part, image[:4, 1:3])
+    for region in (None, (5, 4, 8, 6)):
+        with pytest.raises(CodestreamSyntaxError, match="CRC"):
+            decode_image(bytes(raw), models=tiny_models(), region=region, threads=1)
 
 
 @pytest.mark.parametrize("region", [(-1, 0, 4, 4), (0, 0, 6, 4), (3, 0, 3, 4), (0, 3, 4, 2), (0, 0, 4, 8)])

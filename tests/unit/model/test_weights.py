@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
@@ -381,3 +384,37 @@ def test_a_damaged_package_is_named(
 def test_models_come_from_paths_too() -> None:
     models = ModelSet.from_paths([CONFORMANCE / "model-gray.safetensors"])
     assert [m.name for m in models] == ["tiny-gray"]
+
+
+def test_a_model_is_read_out_of_a_zstandard_frame_as_archives_carry_it(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors.zst"
+    path.write_bytes(zstandard.ZstdCompressor().compress(RAW))
+    assert load_model(path).digest == hashlib.sha256(RAW).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        RAW,
+        zstandard.ZstdCompressor().compress(RAW)[:-9],
+        zstandard.ZstdCompressor(write_content_size=False).compress(RAW),
+        zstandard.ZstdCompressor().compress(RAW[:-3]),
+    ],
+    ids=["empty", "not compressed", "truncated", "size not stated", "model truncated"],
+)
+def test_a_damaged_frame_is_a_damaged_model(frame: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors.zst"
+    path.write_bytes(frame)
+    with pytest.raises(DamagedModel, match=re.escape(str(path))):
+        load_model(path)
+
+
+def test_no_frame_allocates_what_it_merely_promises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.safetensors.zst"
+    path.write_bytes(zstandard.ZstdCompressor().compress(RAW))
+    monkeypatch.setattr(weights_module, "MAX_FILE", len(RAW) - 1)
+    with pytest.raises(DamagedModel, match="at most"):
+        load_model(path)
