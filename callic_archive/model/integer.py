@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from callic_archive.model import kernels
+from callic_archive.model import int16_product, kernels
 from callic_archive.model.config import causal_taps
 from callic_archive.model.weights import IntegerWeights, Linear
 
@@ -65,16 +66,33 @@ class Plane:
 class _Matrix:
     """A linear layer ready for BLAS: weight (in, out) as float32 or float64 that hold integers."""
 
-    def __init__(self, layer: Linear, dtype: type[np.floating]) -> None:
-        self.weight = np.ascontiguousarray(layer.weight.T.astype(dtype))
+    def __init__(self, layer: Linear, dtype: type[np.floating] = np.float32) -> None:
+        self.weight: NDArray[Any] = np.ascontiguousarray(layer.weight.T.astype(dtype))
         self.bias = np.ascontiguousarray(layer.bias)
         self.shift = np.ascontiguousarray(layer.shift)
+
+    def times(self, x: NDArray[Any], out: NDArray[Any]) -> None:
+        """out (M, outputs) = x (M, inputs) @ weight."""
+        np.matmul(x, self.weight, out=out)
+
+
+class _ShortMatrix(_Matrix):
+    """A linear layer for products of int16, which give int32."""
+
+    def __init__(self, layer: Linear) -> None:
+        super().__init__(layer)
+        self.weight = int16_product.pack(layer.weight.T)
+
+    def times(self, x: NDArray[Any], out: NDArray[Any]) -> None:
+        """out (M, outputs) = x (M, inputs) @ weight; M a multiple of ``int16_product.ROWS``."""
+        int16_product.multiply(x, self.weight, out)
 
 
 class CpuModel:
     """Weights laid out for the CPU backend; shared by all tiles that use the same model and adapter."""
 
-    def __init__(self, weights: IntegerWeights) -> None:
+    def __init__(self, weights: IntegerWeights, *, short: bool | None = None) -> None:
+        """``short``: products of int16 instead of float32, the same integers sooner; None where they can be."""
         config = weights.config
         if config.dim & (config.dim - 1):
             raise ValueError("exact inference needs a power-of-two dim")
@@ -82,12 +100,14 @@ class CpuModel:
         self.config = config
         self.fine = config.dim.bit_length() - 1
         self.taps = np.array(causal_taps(config.kernel, include_group=True), np.int64)
-        self.embed = _Matrix(weights.embed, np.float32)
+        self.embed = _Matrix(weights.embed)
         self.head = _Matrix(weights.head, np.float64)
-        self.blocks = [
-            {p: _Matrix(getattr(b, p), np.float32) for p in ("a", "v", "o", "up", "down")}
-            for b in weights.blocks
-        ]
+        layers = [{p: getattr(b, p) for p in ("a", "v", "o", "up", "down")} for b in weights.blocks]
+        if short is None:
+            short = all(int16_product.fits(layer.weight.T) for block in layers for layer in block.values())
+        self.short = short
+        kind = _ShortMatrix if short else _Matrix
+        self.blocks = [{name: kind(layer) for name, layer in block.items()} for block in layers]
         self.depthwise = [
             (np.ascontiguousarray(b.dw.kernel.astype(np.int16)), b.dw.bias, b.dw.shift)
             for b in weights.blocks
@@ -128,28 +148,32 @@ class CpuTile:
             self.levels, rows, self.grid, self.plane, weights.skip, weights.compand, inputs, skip
         )
         stream = np.empty((m, config.dim), np.int32)
-        acc = inputs @ model.embed.weight
-        kernels.start_stream(acc, model.embed.bias, model.embed.shift, stream)
-        normal, wide = np.empty((m, config.dim), np.float32), np.empty((m, config.hidden), np.float32)
-        wide_acc = np.empty_like(wide)
+        start = inputs @ model.embed.weight
+        kernels.start_stream(start, model.embed.bias, model.embed.shift, stream)
+        # Inputs and results of products: their last rows may be there for the vectors' sake alone.
+        narrow, sums = (np.int16, np.int32) if model.short else (np.float32, np.float32)
+        full = -(-m // int16_product.ROWS) * int16_product.ROWS if model.short else m
+        normals, accs = np.empty((full, config.dim), narrow), np.empty((full, config.dim), sums)
+        wides, wide_accs = np.empty((full, config.hidden), narrow), np.empty((full, config.hidden), sums)
+        normal, acc, wide, wide_acc = normals[:m], accs[:m], wides[:m], wide_accs[:m]
         for block, layers, (kernel, bias, shift), cache in zip(
             weights.blocks, model.blocks, model.depthwise, self.caches, strict=True
         ):
             a, v, o, up, down = (layers[p] for p in ("a", "v", "o", "up", "down"))
             kernels.normalise(stream, weights.rsqrt, weights.eps, model.fine, normal)
-            np.matmul(normal, a.weight, out=acc)
+            a.times(normals, accs)
             kernels.store_cache(acc, a.bias, a.shift, rows, cache)
-            np.matmul(normal, v.weight, out=acc)
+            v.times(normals, accs)
             kernels.gate(
                 cache, rows, self.size, self.grid, model.taps, kernel, bias, shift, block.swish,
                 acc, v.bias, v.shift, block.product_shift, normal,
             )  # fmt: skip
-            np.matmul(normal, o.weight, out=acc)
+            o.times(normals, accs)
             kernels.add_stream(acc, o.bias, o.shift, stream)
             kernels.normalise(stream, weights.rsqrt, weights.eps, model.fine, normal)
-            np.matmul(normal, up.weight, out=wide_acc)
+            up.times(normals, wide_accs)
             kernels.activate(wide_acc, up.bias, up.shift, block.gelu, wide)
-            np.matmul(wide, down.weight, out=acc)
+            down.times(wides, accs)
             kernels.add_stream(acc, down.bias, down.shift, stream)
         head = np.empty((m, config.outputs), np.int32)
         kernels.finish_head(

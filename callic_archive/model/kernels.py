@@ -2,7 +2,8 @@
 
 Each works on rows, one row a pixel, so that one pass over many pixels and a CCI step over one group run the
 same code.
-Matrix products arrive as float32 (or float64) arrays that hold exact integers (see ``weights.check_exact``).
+Matrix products arrive as int32 arrays, or as float32 (float64) arrays that hold exact integers (see
+``weights.check_exact``); their inputs leave as int16, or as float32 with the same values.
 All functions are serial and release the GIL; callers run several tiles in threads.
 """
 
@@ -31,6 +32,8 @@ F64 = NDArray[np.float64]
 I16 = NDArray[np.int16]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
+Acc = F32 | I32
+Narrow = F32 | I16
 Int = Any
 #: Head outputs are cut here; the entropy coder's own bounds are wider.
 HEAD_MAX = (1 << 26) - 1
@@ -90,7 +93,7 @@ def features(
 
 
 @njit(cache=True, nogil=True)
-def start_stream(acc: F32, bias: I32, shift: I32, stream: I32) -> None:
+def start_stream(acc: Acc, bias: I32, shift: I32, stream: I32) -> None:
     """stream = requantised acc, saturated to 16 bits. All (M, D) but bias and shift (D,)."""
     for m in range(acc.shape[0]):
         for d in range(acc.shape[1]):
@@ -100,7 +103,7 @@ def start_stream(acc: F32, bias: I32, shift: I32, stream: I32) -> None:
 
 
 @njit(cache=True, nogil=True)
-def add_stream(acc: F32, bias: I32, shift: I32, stream: I32) -> None:
+def add_stream(acc: Acc, bias: I32, shift: I32, stream: I32) -> None:
     """stream += requantised acc, saturated to 16 bits."""
     for m in range(acc.shape[0]):
         for d in range(acc.shape[1]):
@@ -110,7 +113,7 @@ def add_stream(acc: F32, bias: I32, shift: I32, stream: I32) -> None:
 
 
 @njit(cache=True, nogil=True)
-def normalise(stream: I32, rsqrt: I32, eps: Int, fine: Int, out: F32) -> None:
+def normalise(stream: I32, rsqrt: I32, eps: Int, fine: Int, out: Narrow) -> None:
     """LayerNorm without gain and bias, in integers; out (M, D) holds 10-bit values with 6 binary places.
 
     With d = 16 x - round(16 mean) and v = sum d^2 + eps, the table gives 2^22 sqrt(D) / sqrt(v) from the top
@@ -137,11 +140,11 @@ def normalise(stream: I32, rsqrt: I32, eps: Int, fine: Int, out: F32) -> None:
         half = np.int64(1) << (shift - 1)
         for d in range(n):
             value = (np.int64(16 * stream[m, d] - mean) * factor + half) >> shift
-            out[m, d] = np.float32(min(max(value, np.int64(-ACT_MAX)), np.int64(ACT_MAX)))
+            out[m, d] = min(max(value, np.int64(-ACT_MAX)), np.int64(ACT_MAX))
 
 
 @njit(cache=True, nogil=True)
-def store_cache(acc: F32, bias: I32, shift: I32, rows: I32, cache: I16) -> None:
+def store_cache(acc: Acc, bias: I32, shift: I32, rows: I32, cache: I16) -> None:
     """cache[rows] = requantised acc, 10 bits. cache (pixels, D)."""
     for m in range(acc.shape[0]):
         line = cache[rows[m]]
@@ -162,11 +165,11 @@ def gate(
     bias: I32,
     shift: I32,
     swish: I16,
-    v_acc: F32,
+    v_acc: Acc,
     v_bias: I32,
     v_shift: I32,
     product_shift: Int,
-    out: F32,
+    out: Narrow,
 ) -> None:
     """out = requantise(swish(depth-wise convolution of the cached map) * V) for some pixels.
 
@@ -199,17 +202,17 @@ def gate(
             v = (np.int32(v_acc[m, d]) + v_bias[d] + v_half) >> v_shift[d]
             v = min(max(v, -ACT_MAX), ACT_MAX)
             value = (np.int32(swish[index]) * v + ((np.int32(1) << product_shift) >> 1)) >> product_shift
-            out[m, d] = np.float32(min(max(value, -ACT_MAX), ACT_MAX))
+            out[m, d] = min(max(value, -ACT_MAX), ACT_MAX)
 
 
 @njit(cache=True, nogil=True)
-def activate(acc: F32, bias: I32, shift: I32, table: I16, out: F32) -> None:
+def activate(acc: Acc, bias: I32, shift: I32, table: I16, out: Narrow) -> None:
     """out = table[requantised acc]: GELU of the MLP's hidden layer."""
     for m in range(acc.shape[0]):
         for d in range(acc.shape[1]):
             half = (np.int32(1) << shift[d]) >> 1
             index = (np.int32(acc[m, d]) + bias[d] + half) >> shift[d]
-            out[m, d] = np.float32(table[min(max(index, -ACT_HALF), ACT_HALF - 1) + ACT_HALF])
+            out[m, d] = table[min(max(index, -ACT_HALF), ACT_HALF - 1) + ACT_HALF]
 
 
 @njit(cache=True, nogil=True)

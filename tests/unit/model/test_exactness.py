@@ -31,15 +31,26 @@ from tests.unit.model.builders import (
 )
 
 Log = dict[str, NDArray[np.int64]]
+#: Wide enough for products of int16 on every processor that has them.
+WIDE = MGCFConfig(channels=1, dim=32, depth=1, kernel=3, mlp_ratio=4, mixtures=2)
 WEIGHTS: dict[str, IntegerWeights] = {
     "random-gray": random_weights(GRAY, 1),
     "random-rgb": random_weights(RGB, 2),
     "random-deep": random_weights(MGCFConfig(channels=1, dim=16, depth=3, kernel=7, mixtures=1), 3),
     "limit": limit_weights(),
+    "limit-vectors": limit_weights(WIDE),
+    "limit-bias-vectors": limit_weights(WIDE, bias=True),
+    "random-vectors": random_weights(WIDE, 4),
     "limit-bias": limit_weights(bias=True),
     "limit-bias-shift": limit_weights(shift=30, bias=True),
     **{m.name: m.weights for m in tiny_models()},
 }
+
+
+def backends(weights: IntegerWeights) -> tuple[Any, ...]:
+    """Every way to compute that this machine has; where products of int16 are taken, float32 ones too."""
+    own = CpuModel(weights)
+    return (own, TorchModel(weights, "cpu"), *([CpuModel(weights, short=False)] if own.short else []))
 
 
 # -- head and skip ----------------------------------------------------------------------------------------
@@ -50,7 +61,7 @@ def test_every_way_to_compute_gives_the_same_integers(name: str) -> None:
     weights = WEIGHTS[name]
     check_exact(weights)
     geometry = Geometry(9, 11, 5, 7)
-    models: tuple[Any, ...] = (CpuModel(weights), TorchModel(weights, "cpu"))
+    models: tuple[Any, ...] = backends(weights)
     for plane in PLANES[weights.config.channels]:
         for levels in level_trials(weights.config.channels, 9, 11, (1 << plane.depth) - 1, plane.shift):
             expected = ReferenceModel(weights).parameters(levels, geometry, plane)
@@ -69,7 +80,7 @@ def test_any_cut_into_runs_of_groups_gives_the_same(name: str) -> None:
     levels = next(level_trials(weights.config.channels, 6, 17, 255, 5))
     order, starts = scan_order(geometry)
     rng = np.random.default_rng(6)
-    models: tuple[Any, ...] = (CpuModel(weights), TorchModel(weights, "cpu"))
+    models: tuple[Any, ...] = backends(weights)
     for model in models:
         whole = model.tile(geometry, plane, levels).parameters(order)
         for _ in range(5):
