@@ -66,6 +66,7 @@ def _trial(name: str, small: object) -> str:
 @click.option("--workers", type=int, default=None, help="worker processes [one a core]")
 @click.option("--conventional/--no-conventional", default=True, help="measure the conventional codecs too")
 @click.option("--force", is_flag=True, help="measure again what is recorded")
+@click.option("--back/--no-back", default=True, help="verify and unpack too, and compare with the source")
 def sizes(
     sets: list[str],
     adapts: tuple[str, ...],
@@ -74,6 +75,7 @@ def sizes(
     workers: int | None,
     conventional: bool,
     force: bool,
+    back: bool,
 ) -> None:
     """Whole archives of the evaluation sets beside conventional codecs; everything unpacked and compared."""
     from pipelines.benchmarks import conventional as others
@@ -82,7 +84,9 @@ def sizes(
     if conventional:
         labels = {name if limit is None else f"{name} (first {limit})": files(name, limit) for name in sets}
         others.update(labels)
-    found = own.update(sets, list(adapts), limit=limit, steps=steps, workers=workers, force=force)
+    found = own.update(
+        sets, list(adapts), limit=limit, steps=steps, workers=workers, force=force, back=back
+    )
     record.show(own.grids(found, record.load(others.NAME)))
 
 
