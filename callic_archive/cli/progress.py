@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from callic_archive.cli.options import Common
 from callic_archive.cli.report import Report, plural, size_text, time_text
+from callic_archive.codec.meter import METER
 
 
 class Progress:
@@ -80,6 +81,11 @@ class Progress:
             self.running, self.workers = running, workers
             self._refresh()
 
+    @property
+    def within(self) -> str:
+        """How far the current image is, where this process codes it itself."""
+        return METER.text()
+
     # -- as text ---------------------------------------------------------------------------------------------
 
     @property
@@ -102,6 +108,8 @@ class Progress:
             parts.append(f"ratio {self.bytes / self.stored:.2f}")
         if self.workers:
             parts.append(plural(self.workers, "worker"))
+        if self.within:
+            parts.append(self.within)
         if self.remaining is not None and self.files < self.total_files:
             parts.append(f"about {time_text(self.remaining)} left")
         return ", ".join(parts)
@@ -155,11 +163,19 @@ class _Bars:
             expand=True,
         )
         self._task: Any = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="progress", daemon=True)
 
     def start(self) -> None:
         self._rich.start()
         self._task = self._rich.add_task("starting", total=None, done="", more="")
         self._progress.report.print_over = self._print
+        self._thread.start()
+
+    def _look(self) -> None:
+        """Nobody calls while one large image is being coded, and that can take hours."""
+        while not self._ended.wait(1):
+            self.refresh()
 
     def _print(self, line: str) -> None:
         self._rich.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -173,6 +189,8 @@ class _Bars:
             more.append(f"ratio {p.bytes / p.stored:.2f}")
         if p.workers:
             more.append(f"{plural(p.running, 'batch')}, {plural(p.workers, 'worker')}")
+        if p.within:
+            more.append(p.within)
         if p.remaining is not None and p.files < p.total_files:
             more.append(f"{time_text(p.remaining)} left")
         done = f"{p.files}/{p.total_files} files, {size_text(p.bytes)} of {size_text(p.total_bytes)}"
@@ -186,5 +204,7 @@ class _Bars:
         )
 
     def stop(self) -> None:
+        self._ended.set()
+        self._thread.join(timeout=5)
         self._progress.report.print_over = None
         self._rich.stop()

@@ -122,7 +122,7 @@ def _decode_into(
                     index
                 ].unpack(part, stream.dtype)
 
-        engine.map(decode_number, tiles)
+        engine.map(decode_number, tiles, "decoded")
     for channel, source in enumerate(stream.copies):
         if source != channel:
             out[:, :, channel] = out[:, :, source]

@@ -280,7 +280,7 @@ def encode_image(
         ) -> bytes:  # fmt: skip
             return encode_tile(plan.levels(planes, box), options.patch, plan, prepared, tables, options.coder)
 
-        streams.append(tuple(engine.map(encode_box, grid.boxes())))
+        streams.append(tuple(engine.map(encode_box, grid.boxes(), "encoded")))
     patch = (min(options.patch, grid.tile_height), min(options.patch, grid.tile_width))
     return serialise(
         Codestream(

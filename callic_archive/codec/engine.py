@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from callic_archive.codec.meter import METER
 from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.model.adapter import Adapter, merge
 from callic_archive.model.integer import CpuModel, Geometry, Plane
@@ -66,15 +67,26 @@ class Engine:
         """The model, with the adapter merged in, ready for this backend. Raises ModelError."""
         return _prepare(self.uses_torch, self.device, _Key(model, adapter))
 
-    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    def map(
+        self, function: Callable[[Item], Result], items: Sequence[Item], verb: str = ""
+    ) -> list[Result]:
         """Apply ``function`` to independent tiles, in threads; the compiled loops and BLAS release the
-        GIL."""
+        GIL. ``verb`` says on the meter what becomes of them."""
         count = min(self.thread_count, len(items))
+        if verb:
+            METER.begin(verb, len(items))
+
+        def counted(item: Item) -> Result:
+            result = function(item)
+            if verb:
+                METER.step()
+            return result
+
         with _one_blas_thread():
             if count <= 1 or self.uses_torch:
-                return [function(item) for item in items]
+                return [counted(item) for item in items]
             with ThreadPoolExecutor(count) as pool:
-                return list(pool.map(function, items))
+                return list(pool.map(counted, items))
 
 
 class _Key:
