@@ -20,10 +20,10 @@ import psutil
 import tifffile
 from numpy.typing import NDArray
 
-from pipelines.benchmarks.record import RESULTS, ROOT, Grid, context, load, say, write
+from pipelines.benchmarks.record import ROOT, SCRATCH, Grid, context, load, say, write
 
 NAME = "memory"
-WORK = RESULTS / "work" / "memory"
+WORK = SCRATCH / "memory"
 INTERVAL = 0.25  # seconds between samples of the tree
 PROGRAM = [sys.executable, "-m", "callic_archive.cli.main"]
 

@@ -20,7 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "runs" / "benchmarks"
+#: Figures are kept beside the training records, so that one part can be measured again without all others.
+RESULTS = ROOT / "manifests" / "benchmarks"
+#: Archives and restored trees, while a measurement lasts.
+SCRATCH = ROOT / "runs" / "benchmarks"
 LIBRARIES = ("numpy", "numba", "torch", "torchac", "imagecodecs", "dask", "zstandard")
 
 

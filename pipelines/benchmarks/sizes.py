@@ -14,11 +14,11 @@ from typing import Any
 
 from pipelines.benchmarks import conventional
 from pipelines.benchmarks.eval_sets import SETS, counted_images, files, shared_data
-from pipelines.benchmarks.record import RESULTS, ROOT, Grid, context, load, model_digests, say, write
+from pipelines.benchmarks.record import ROOT, SCRATCH, Grid, context, load, model_digests, say, write
 from pipelines.tree_compare import compare_trees
 
 NAME = "sizes"
-WORK = RESULTS / "work"
+WORK = SCRATCH
 #: Parts of an archive that cost the same whatever is packed.
 FIXED = ("data/models", "data/FORMAT.md")
 
