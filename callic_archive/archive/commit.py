@@ -121,7 +121,14 @@ def _copy_models(folder: Path, wanted: set[str], plan: CodecPlan) -> list[Path]:
 def format_text() -> str:
     """The specification that every archive carries: the pages of docs/format, one after the other."""
     pages = _format_pages()
-    order = {"index.md": 0, "archive.md": 1, "container.md": 2, "codestream.md": 3, "errors.md": 9}
+    order = {
+        "index.md": 0,
+        "archive.md": 1,
+        "images.md": 2,
+        "container.md": 3,
+        "codestream.md": 4,
+        "errors.md": 9,
+    }
     pages.sort(key=lambda page: (order.get(page[0], 5), page[0]))
     head = (
         "# The format of this archive\n\n"
