@@ -230,7 +230,8 @@ class Layout:
         return raster
 
 
-_MOST_LAYOUTS, _MOST_BLOCKS = 1 << 17, 1 << 24  # what a recipe may ask for; archives can be hostile too
+# What a recipe may ask for, all its layouts together: archives can be hostile too.
+_MOST_LAYOUTS, _MOST_BLOCKS = 1 << 17, 1 << 22
 _FLAGS = ("whole", "planar", "flip", "transpose", "split")
 _SIZES = ("height", "width", "samples", "block_rows", "block_columns", "pitch")
 
@@ -256,11 +257,11 @@ def runs_of(values: Sequence[int]) -> list[list[int]]:
     return runs
 
 
-def unrun(runs: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The inverse of ``runs_of``. Raises RebuildMismatch on absurd counts."""
+def unrun(runs: Sequence[Sequence[int]], most: int = _MOST_BLOCKS) -> tuple[int, ...]:
+    """The inverse of ``runs_of``. Raises RebuildMismatch when they stand for more than ``most`` numbers."""
     values: list[int] = []
     for first, step, count in runs:
-        if not 0 <= count <= _MOST_BLOCKS - len(values):
+        if not 0 <= count <= most - len(values):
             raise RebuildMismatch("the recipe names more blocks than any file can hold")
         values.extend(range(first, first + step * count, step) if step else [first] * count)
     return tuple(values)
@@ -294,24 +295,33 @@ def layouts_to_json(layouts: Sequence[Layout]) -> list[dict[str, Any]]:
 def layouts_from_json(entries: Sequence[Mapping[str, Any]]) -> list[Layout]:
     """The inverse of ``layouts_to_json``. Raises RebuildMismatch on nonsense."""
     layouts: list[Layout] = []
+    blocks = 0
     for entry in entries:
         if entry["dtype"] not in DTYPES or min(int(entry[name]) for name in _SIZES) < 1:
             raise RebuildMismatch("the recipe names an unknown sample type or an empty image")
         fields: dict[str, Any] = {name: int(entry[name]) for name in _SIZES}
         fields |= {name: bool(entry.get(name, False)) for name in _FLAGS}
-        first = Layout(
-            **fields,
-            dtype=entry["dtype"],
-            offsets=unrun(entry["offsets"]),
-            lengths=unrun(entry.get("lengths", ())),
+        bare = Layout(**fields, dtype=entry["dtype"], offsets=())
+        times = int(entry.get("times", 1))
+        blocks += bare.count * max(1, times)
+        if blocks > _MOST_BLOCKS or len(layouts) + times > _MOST_LAYOUTS:
+            raise RebuildMismatch("the recipe names more images or blocks than any file may hold")
+        first = replace(
+            bare,
+            offsets=unrun(entry["offsets"], bare.count),
+            lengths=unrun(entry.get("lengths", ()), bare.count),
             order=tuple(entry.get("order", ())),
         )
         if len(first.offsets) != first.count or (first.lengths and len(first.lengths) != first.count):
             raise RebuildMismatch("the recipe names another number of blocks than its geometry needs")
+        if first.lengths and min(first.lengths) < 0:
+            raise RebuildMismatch("the recipe names a block of negative length")
+        if first.order and sorted(first.order) != list(range(first.samples)):
+            raise RebuildMismatch("the recipe orders the samples of a pixel in an impossible way")
+        if first.pitch < min(first.block_columns, first.width) * first.spp * first.itemsize:
+            raise RebuildMismatch("the recipe leaves a row of a block too little room")
         layouts.append(first)
-        if len(layouts) + int(entry.get("times", 1)) > _MOST_LAYOUTS:
-            raise RebuildMismatch("the recipe names more images than any file may hold")
-        for i in range(1, int(entry.get("times", 1))):
+        for i in range(1, times):
             shift = i * int(entry["step"])
             layouts.append(replace(first, offsets=tuple(o + shift for o in first.offsets)))
     return layouts

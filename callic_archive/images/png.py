@@ -256,6 +256,9 @@ def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image],
         raise RebuildMismatch("the surrounding bytes are too short for the recipe")
     named = recipe["deflate"]
     deflate = Stored(unrun(named["stored"])) if "stored" in named else Deflate(**named)
+    raw = lines + sum(rows * columns for *_, columns, rows in passes) * samples * itemsize
+    if isinstance(deflate, Stored) and sum(deflate.lengths) != raw:
+        raise RebuildMismatch("the recipe stores more or fewer bytes than the image has")
     sizes: Iterator[int] = repeat(_STEP)
     header = b"\x78\x9c"
     if recipe["exact"]:
@@ -264,6 +267,8 @@ def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image],
             raise RebuildMismatch("the recipe names chunks of negative size")
         sizes = iter(lengths)
     kinds = np.frombuffer(surround, np.uint8, lines, before)
+    if before < 0 or int(kinds.max(initial=0)) > 4:
+        raise RebuildMismatch("the surrounding bytes name a filter that there is not")
     rows = _filtered(images[0], passes, kinds, samples * itemsize)
     out.write(memoryview(surround)[:before])
     _write_chunks(_stream(rows, deflate, header), sizes, out)

@@ -88,9 +88,9 @@ def paste(
     encode: Encoder | None = None,
     kept: Kept = (),
 ) -> None:
-    """Write the file again.
+    """Write the file again. What ``surround`` has beyond the layouts' needs is the end of the file.
 
-    Raises RebuildMismatch when ``surround`` is too short or too long for the layouts.
+    Raises RebuildMismatch when ``surround`` is too short, or a block has another length than its place.
     """
     rest = memoryview(surround)
     used = position = 0
@@ -147,4 +147,6 @@ def rebuild_spliced(
 ) -> None:
     """The inverse of ``parse_spliced``."""
     layouts = layouts_from_json(recipe["layouts"])
+    if any(layout.lengths for layout in layouts):
+        raise RebuildMismatch("the recipe names compressed blocks and not how they are compressed")
     paste(layouts, surround, to_rasters(layouts, images), out)

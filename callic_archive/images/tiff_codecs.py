@@ -279,9 +279,18 @@ def rebuild_packed(
     layouts = layouts_from_json(recipe["layouts"])
     packs = [Packing(str(codec), int(predictor)) for codec, predictor in recipe["packings"]]
     encoders: list[Encoder] = [(str(a), int(b), int(c)) for a, b, c in recipe["encoders"]]
-    blocks = [unrun(runs) for runs in recipe["blocks"]]
-    if len(packs) != len(layouts) or any(len(b) != x.count for b, x in zip(blocks, layouts, strict=True)):
+    if not len(packs) == len(layouts) == len(recipe["blocks"]):
+        raise RebuildMismatch("the recipe names another number of rasters than it has layouts")
+    blocks = [unrun(runs, x.count) for runs, x in zip(recipe["blocks"], layouts, strict=True)]
+    if any(len(b) != x.count for b, x in zip(blocks, layouts, strict=True)):
         raise RebuildMismatch("the recipe names another number of blocks than its geometry needs")
+    for layout, packing, column in zip(layouts, packs, blocks, strict=True):
+        allowed = (*_ENCODERS.get(packing.codec, ()), *_DENSE.get(packing.codec, ()))
+        used = {encoders[e] for e in set(column) if 0 <= e < len(encoders)}
+        if max(column, default=-1) >= len(encoders) or not used <= set(allowed):
+            raise RebuildMismatch("the recipe names an encoder that there is not")
+        if packing.predictor not in (1, 2) or bool(layout.lengths) != (packing.codec != "none"):
+            raise RebuildMismatch("the recipe names a codec or predictor that its layout does not fit")
     kept = [frozenset(k for k, e in enumerate(column) if e < 0) for column in blocks]
 
     def encode(i: int, k: int, block: bytes) -> bytes:
