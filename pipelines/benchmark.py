@@ -4,16 +4,18 @@
     python -m pipelines.benchmark speed
     python -m pipelines.benchmark render
 
-Every subcommand prints tables and leaves its figures in ``runs/benchmarks/NAME.json``; ``render`` reads
-only those. The
-evaluation data is found below ``../shared`` or ``$CALLIC_SHARED``. Nothing here needs a GPU.
+Every subcommand prints tables and leaves its figures in ``manifests/benchmarks/NAME.json``; ``render`` reads only
+those. The evaluation data is found below ``../shared`` or ``$CALLIC_SHARED``. Nothing here needs a GPU.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is imported
 
 from pipelines.benchmarks import record
 from pipelines.benchmarks.eval_sets import SETS, files
@@ -139,15 +141,15 @@ def speed(image: int, threads: list[int], repeats: int, crop: int | None, patch:
 
 
 @main.command()
-@click.option("--steps", type=int, default=10, help="training steps, with the whole share of patches each")
-@click.option("--side", type=int, default=512, help="side of the images' centres")
+@click.option("--steps", type=int, default=50, help="training steps, with the whole share of patches each")
+@click.option("--side", type=int, default=384, help="side of the images' centres")
 @click.option("--threads", type=int, default=2)
 def rpft(steps: int, side: int, threads: int) -> None:
     """RPFT's schedule against all patches from the start: seconds and bits per sample (part of `speed`)."""
     from pipelines.benchmarks import rpft as part
 
     found = part.measure(steps, side, threads)
-    record.show(part.grids(record.save(_trial(part.NAME, side < 512), found)))
+    record.show(part.grids(record.save(_trial(part.NAME, side < 384 or steps < 50), found)))
 
 
 @main.command()

@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see callic_archive/cli/main.py
+
 import torch
 from torch import nn
 

@@ -32,7 +32,8 @@ def usable_cores() -> int:
 
 def worker_environment(threads: int) -> dict[str, str]:
     """Variables that must stand before a worker imports numpy: libraries read them once."""
-    return {name: str(threads) for name in _THREAD_VARIABLES}
+    waiting = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")  # see cli/main.py
+    return {name: str(threads) for name in _THREAD_VARIABLES} | {"OMP_WAIT_POLICY": waiting}
 
 
 def _config(threads: int) -> dict[str, Any]:

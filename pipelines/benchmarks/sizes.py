@@ -200,7 +200,7 @@ def grids(record: dict[str, Any], others: dict[str, Any]) -> list[Grid]:
         own = {a: _bits(f, "images") for a, f in settings.items()}
         figures = [conventional.bits(others, label, key) for key in conventional.CODECS]
         best = min(own.values()) if own else None
-        jxl = figures[0]
+        jxl = figures[list(conventional.CODECS).index("jxl9")]
         gain = f"{100 * (best / jxl - 1):+.1f} %" if best and jxl else "-"
         size_rows.append(
             (label, _cell(own.get("none")), _cell(own.get("collection")), *map(_cell, figures), gain)
@@ -247,7 +247,7 @@ def grids(record: dict[str, Any], others: dict[str, Any]) -> list[Grid]:
                 "archive, --adapt none",
                 "archive, --adapt collection",
                 *titles,
-                "better one, to JPEG XL e7",
+                "better one, to JPEG XL e9",
             ),
             size_rows,
             "Archive: everything in the directory (metadata, file headers, digests, index, adapters, "

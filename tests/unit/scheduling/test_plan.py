@@ -90,6 +90,7 @@ def test_threads_of_all_workers_fit_the_cores() -> None:
         assert Resources(workers=workers).threads == max(1, cores // workers)
     assert worker_environment(3)["OPENBLAS_NUM_THREADS"] == "3"
     assert worker_environment(3)["NUMBA_NUM_THREADS"] == "3"
+    assert worker_environment(3)["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 # -- devices -----------------------------------------------------------------------------------------------------
