@@ -189,7 +189,7 @@ class TorchTile:
         )  # (6, C, M)
         total = (model.skip.t()[:, :, None] * (taps[1:] - west)).sum(dim=0)
         skip = 256 * west + ((total + 32) >> 6)
-        shift = 6 + plane.shift
+        shift = 8 - tables.COMPAND_IN + plane.shift
         q = (256 * taps[:4] - skip + (1 << (shift - 1))) >> shift
         residual = model.compand[q.abs().clamp_max(tables.COMPAND_SIZE - 1)] * q.sign()
         drop = plane.depth - 8

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from callic_archive.model.tables import (
     ACT_HALF,
     ACT_MAX,
+    COMPAND_IN,
     COMPAND_SIZE,
     NORM_FRACTION,
     RSQRT_BITS,
@@ -82,7 +83,7 @@ def features(
             prediction = 256 * west + round_shift(total, np.int64(6))
             skip[m, c] = prediction
             for t in range(4):
-                q = round_shift(256 * taps[t] - prediction, np.int64(6) + shift)
+                q = round_shift(256 * taps[t] - prediction, np.int64(8 - COMPAND_IN) + shift)
                 magnitude = min(abs(q), np.int64(COMPAND_SIZE - 1))
                 value = np.float32(compand[magnitude])
                 out[m, t * channels + c] = -value if q < 0 else value

@@ -25,7 +25,7 @@ from callic_archive.model.depthwise import masked_depthwise
 #: Knee of the companding of residual features, in units: linear below, logarithmic above.
 COMPAND_KNEE = 16.0
 #: Residual features are cut at this many units (the integer table ends there).
-COMPAND_LIMIT = 1023.75
+COMPAND_LIMIT = 1023.9375
 #: One head output moves a mean by this many units ("scaled mean outputs": larger steps make early training
 #: unstable).
 MEAN_GAIN = 8.0

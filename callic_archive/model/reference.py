@@ -89,7 +89,7 @@ class ReferenceModel:
                     )
                     skip[i, j, c] = 256 * int(west) + (weighted + 32) // 64
                     for t in range(4):
-                        step = 1 << (6 + plane.shift)
+                        step = 1 << (4 + plane.shift)
                         q = (2 * (256 * int(taps[t]) - int(skip[i, j, c])) + step) // (2 * step)
                         size = int(self.weights.compand[min(abs(q), len(self.weights.compand) - 1)])
                         out[i, j, t * channels + c] = -size if q < 0 else size

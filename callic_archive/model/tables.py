@@ -12,9 +12,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-#: Companding of residual features: input in quarter units, |q| < COMPAND_SIZE; output in 1/8 unit.
-COMPAND_SIZE = 4096
-COMPAND_OUT = 3
+#: Companding of residual features: binary places of its input (units) and output, number of its entries, and the
+#: largest entry. A coarser input hides where between two levels the prediction lies, which a smooth image pays for.
+COMPAND_IN, COMPAND_OUT = 4, 4
+COMPAND_SIZE = 1024 << COMPAND_IN
+COMPAND_MAX = 1279
 #: Activation tables (swish, GELU): signed input of 12 bits.
 ACT_HALF = 2048
 #: Reciprocal square root: index 1024..4095, value scaled by 2^RSQRT_BITS.
@@ -28,8 +30,8 @@ NORM_FRACTION = 6
 
 
 def compand_table(knee: float) -> NDArray[np.int16]:
-    """Magnitudes of ``knee * asinh(q / 4 / knee)`` in 1/8 unit for q = 0..COMPAND_SIZE - 1."""
-    q = np.arange(COMPAND_SIZE) / 4.0
+    """Magnitudes of ``knee * asinh(u / knee)`` for u = 0..1024 units, both in 1/16 unit."""
+    q = np.arange(COMPAND_SIZE) / 2.0**COMPAND_IN
     table: NDArray[np.int16] = np.rint(knee * np.arcsinh(q / knee) * 2**COMPAND_OUT).astype(np.int16)
     return table
 

@@ -108,7 +108,7 @@ class IntegerWeights:
 
 def feature_limits(config: MGCFConfig) -> NDArray[np.int64]:
     """Largest magnitude of each embedding input: companded residuals, levels, shift."""
-    residual = np.full(EMBED_TAPS * config.channels, 1023)
+    residual = np.full(EMBED_TAPS * config.channels, tables.COMPAND_MAX)
     return np.concatenate([residual, np.full(config.channels, 512), [64]]).astype(np.int64)
 
 
@@ -155,8 +155,8 @@ def check_exact(weights: IntegerWeights) -> None:
         raise InexactModel("the reciprocal square root table leaves 24 bits")
     if np.abs(weights.skip.astype(np.int64)).sum() >= 1 << 20:
         raise InexactModel("the skip prediction's weights exceed their range")
-    if weights.compand.min() < 0 or weights.compand.max() > 1023:
-        raise InexactModel("the companding table leaves 10 bits")
+    if weights.compand.min() < 0 or weights.compand.max() > tables.COMPAND_MAX:
+        raise InexactModel(f"the companding table goes beyond {tables.COMPAND_MAX}")
 
 
 # -- the file

@@ -117,7 +117,7 @@ def check_bounds(model: Model) -> None:
         need(least <= a[name].min() and a[name].max() <= most, "E303", name)
 
     need(d >= 2 and d & (d - 1) == 0, "E303", "dim")
-    layer("embed", np.array([1023] * (4 * c) + [512] * c + [64]), 1 << 24, 1 << 30)
+    layer("embed", np.array([1279] * (4 * c) + [512] * c + [64]), 1 << 24, 1 << 30)
     for b in range(model.size["depth"]):
         for part in ("a", "v", "o", "dw", "up", "down"):
             layer(f"{b}.{part}", 511, 1 << 24, 1 << 30)
@@ -125,7 +125,7 @@ def check_bounds(model: Model) -> None:
         within(f"{b}.gelu", -511, 511)
         need(0 <= model.product_shift[b] <= 20, "E303", "product_shift")
     layer("head", 32767, 1 << 53, 1 << 52)
-    within("compand", 0, 1023)
+    within("compand", 0, 1279)
     within("rsqrt", 1, (1 << 24) - 1)
     need(int(np.abs(a["skip"]).sum()) < 1 << 20, "E303", "skip")
     need(1 << 14 <= model.eps < 1 << 40, "E303", "eps")
@@ -247,8 +247,8 @@ class Patch:
             skip = 256 * known[0] + int(rounded(total, 6))
             skips.append(skip)
             for t in range(4):
-                q = int(rounded(256 * known[t] - skip, 6 + self.shift))
-                size = int(a["compand"][min(abs(q), 4095)])
+                q = int(rounded(256 * known[t] - skip, 4 + self.shift))
+                size = int(a["compand"][min(abs(q), 16383)])
                 residuals[t].append(-size if q < 0 else size)
             f.append(min(max(int(rounded(4 * (known[0] - mid), self.depth - 8)), -512), 512))
         return np.array([*chain.from_iterable(residuals), *f, 4 * self.shift], np.int64), skips

@@ -129,7 +129,7 @@ def limit_weights(config: MGCFConfig = GRAY, *, shift: int = 0, bias: bool = Fal
         embed,
         (block,) * config.depth,
         head,
-        np.full(tables.COMPAND_SIZE, 1023, np.int16),
+        np.full(tables.COMPAND_SIZE, tables.COMPAND_MAX, np.int16),
         np.full(tables.RSQRT_HIGH - tables.RSQRT_LOW, (1 << 24) - 1, np.int32),
         (1 << 40) - 1,
         6,
