@@ -84,6 +84,18 @@ class Parsed:
     )  # recipe keys that describe compression alone
 
 
+@dataclass(frozen=True)
+class Context:
+    """What lies beside a file and tells how to read it: a chunk of a zarr array does not describe itself.
+
+    All that is needed to put the file together again goes into the recipe; the context serves ``parse`` alone.
+    """
+
+    name: str  # of the document: ``.zarray`` or ``zarr.json``
+    document: bytes
+    key: str  # path of the file below the document's folder
+
+
 _STREAM = (struct.error, zlib.error)
 _MODULES = {
     "npy": "callic_archive.images.npy",
@@ -92,7 +104,9 @@ _MODULES = {
     "png": "callic_archive.images.png",
     "tiff": "callic_archive.images.tiff",
     "dicom": "callic_archive.images.dicom",
+    "zarr": "callic_archive.images.zarr_chunk",
 }
+_PARSERS = {**_MODULES, "zip": "callic_archive.images.zarr_zip"}  # a ZIP comes back by the recipe of its chunks
 
 
 def sniff(data: memoryview | bytes) -> str | None:
@@ -109,6 +123,8 @@ def sniff(data: memoryview | bytes) -> str | None:
         return "tiff"
     if head.startswith(b"\x93NUMPY"):
         return "npy"
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"  # it may hold a zarr store
     if head[:3] == b"P7\n":
         return "pnm"
     if head[:2] in (b"P5", b"P6") and head[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
@@ -131,21 +147,24 @@ def _looks_like_bare_dicom(head: bytes) -> bool:
     return big and head[2] == 0 and head[3] <= 0x18
 
 
-def parse(data: memoryview | bytes, name: str = "", limits: Limits | None = None) -> Parsed | None:
+def parse(
+    data: memoryview | bytes, name: str = "", limits: Limits | None = None, context: Context | None = None
+) -> Parsed | None:
     """Take a file apart.
 
     ``data`` is the whole file, usually a view of a memory map; images may be views of it. ``name`` serves
-    messages only. Returns None for what no model takes: unknown types, palettes, 1-bit, 32-bit and float
+    messages only. With a ``context`` the file is what that says, whatever its first bytes look like. Returns None for what no model takes: unknown types, palettes, 1-bit, 32-bit and float
     samples, lossy compression. Raises a SourceError subclass when the file claims a supported format but is
     truncated, lies or asks for too much.
     """
     view = memoryview(data).cast("B")
-    kind = sniff(view)
-    if kind not in _MODULES:
+    kind = "zarr" if context is not None else sniff(view)
+    if kind not in _PARSERS:
         return None
-    module = import_module(_MODULES[kind])
+    module = import_module(_PARSERS[kind])
+    arguments = (limits or Limits(),) if context is None else (context, limits or Limits())
     try:
-        return cast("Parsed | None", module.parse(view, limits or Limits()))
+        return cast("Parsed | None", module.parse(view, *arguments))
     except SourceError as error:
         if name:
             raise type(error)(f"{name}: {error}") from error
