@@ -153,9 +153,10 @@ def parse(
     """Take a file apart.
 
     ``data`` is the whole file, usually a view of a memory map; images may be views of it. ``name`` serves
-    messages only. With a ``context`` the file is what that says, whatever its first bytes look like. Returns None for what no model takes: unknown types, palettes, 1-bit, 32-bit and float
-    samples, lossy compression. Raises a SourceError subclass when the file claims a supported format but is
-    truncated, lies or asks for too much.
+    messages only. With a ``context`` the file is what that says, whatever its first bytes look like. Returns
+    None for what no model takes: unknown types, palettes, 1-bit, 32-bit and float samples, lossy compression.
+    Raises a SourceError subclass when the file claims a supported format but is truncated, lies or asks for
+    too much.
     """
     view = memoryview(data).cast("B")
     kind = "zarr" if context is not None else sniff(view)
