@@ -38,9 +38,11 @@ class FrameOptions:
     level: int = 9
 
     def __post_init__(self) -> None:
-        if self.coder not in ("range", "torchac"):
+        coder: object = self.coder
+        level: object = self.level
+        if coder not in ("range", "torchac"):
             raise ValueError(f"there is no coder {self.coder!r}, only range and torchac")
-        if isinstance(self.level, bool) or not isinstance(self.level, int) or not 1 <= self.level <= 22:
+        if type(level) is not int or not 1 <= level <= 22:
             raise ValueError(f"level is {self.level!r}, not a whole number from 1 to 22")
 
 
@@ -49,10 +51,10 @@ def encode_chunk(chunk: NDArray[Any], options: FrameOptions) -> bytes:
 
     The bytes of ``chunk`` come back, in its own byte order; its shape only helps to predict them.
     """
-    big = chunk.dtype.byteorder == ">" or (chunk.dtype.byteorder == "=" and np.dtype("=u2").str[0] == ">")
+    big = chunk.dtype.str[0] == ">"
     raw = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8)
     compressor = zstandard.ZstdCompressor(level=options.level, write_content_size=True, write_checksum=True)
-    best = _head(_ZSTD, big) + compressor.compress(raw)
+    best = _head(_ZSTD, big) + compressor.compress(raw.data)
     taken = _image(chunk)
     if taken is not None:
         form, image = taken
@@ -115,7 +117,8 @@ def decode_chunk(frame: memoryview | bytes, size: int | None = None) -> NDArray[
 def _unfold(body: memoryview, most: int, size: int | None) -> bytes:
     try:
         told = zstandard.frame_content_size(body)
-        if told < 0 or told > most or (size is not None and told != size):
+        # A block of Zstandard has at most 128 KiB and at least three bytes: no frame unfolds further.
+        if not 0 <= told <= min(most, (len(body) + 64) << 16) or (size is not None and told != size):
             raise ChunkFrameError(f"the chunk promises {told} bytes, {most} are expected")
         raw = zstandard.ZstdDecompressor().decompress(body, max_output_size=told, allow_extra_data=False)
     except zstandard.ZstdError as error:

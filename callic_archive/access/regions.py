@@ -28,7 +28,7 @@ def region_of(text: str) -> Region:
     return slice(y0, y1), slice(x0, x1)
 
 
-def box_of(region: Region, shape: tuple[int, ...]) -> Box:
+def box_of(region: Region | Any, shape: tuple[int, ...]) -> Box:
     """The region as (top, left, bottom, right) within an image of ``shape`` (H, W, ...).
 
     Ends that a slice leaves out are those of the image, and its negative numbers count from there. Unlike
@@ -41,7 +41,7 @@ def box_of(region: Region, shape: tuple[int, ...]) -> Box:
     if not isinstance(region, tuple) or not 1 <= len(region) <= 4:
         raise RegionError(f"{region!r} is no region; give (top, left, bottom, right) or slices of rows and columns")
     if len(region) == 4 and all(_whole(end) for end in region):
-        top, left, bottom, right = (int(end) for end in region)  # type: ignore[arg-type]
+        top, left, bottom, right = (int(end) for end in region)
     elif len(region) <= 2 and all(isinstance(part, slice) for part in region):
         parts: list[Any] = [*region, slice(None)][:2]
         top, bottom = _ends(parts[0], height, "rows")

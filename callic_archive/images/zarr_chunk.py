@@ -28,6 +28,8 @@ def parse(data: memoryview, context: Context, limits: Limits) -> Parsed | None:
 def chunk_group(data: memoryview, array: ArrayForm, span: Span, limits: Limits) -> Group | None:
     """The group of the chunk or shard that lies at ``span`` of ``data``; None for what no model takes."""
     form = array.chunk
+    if not span[1]:
+        raise TruncatedSource("the chunk has no bytes")
     if form.shard is not None:
         return _shard(data, form, span, limits)
     if form.bytes > limits.max_decoded_bytes:

@@ -67,7 +67,10 @@ def _undo(step: Step, code: memoryview, size: int) -> bytes | memoryview:
     if name == "gzip":
         return zlib.decompressobj(-15).decompress(code[:-8], size + 1)
     if name == "bz2":
-        return bz2.BZ2Decompressor().decompress(code, size + 1)
+        try:
+            return bz2.BZ2Decompressor().decompress(code, size + 1)
+        except OSError as error:
+            raise MalformedSource(f"a bzip2 chunk is broken: {error}") from error
     if name == "zstd":
         try:
             reader = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(code)
