@@ -163,7 +163,11 @@ class OpenArchive(Mapping[str, Entry]):
 
 def _numbered(found: tuple[Any, ...], page: int, path: str) -> Any:
     if not 0 <= page < len(found):
-        have = f"those it holds are numbered 0 to {len(found) - 1}" if found else "it holds none that the codec takes"
+        have = (
+            f"those it holds are numbered 0 to {len(found) - 1}"
+            if found
+            else "it holds none that the codec takes"
+        )
         raise NoSuchImage(f"{path} has no image {page}; {have}")
     return found[page]
 

@@ -39,7 +39,9 @@ def box_of(region: Region | Any, shape: tuple[int, ...]) -> Box:
     if isinstance(region, slice):
         region = (region,)
     if not isinstance(region, tuple) or not 1 <= len(region) <= 4:
-        raise RegionError(f"{region!r} is no region; give (top, left, bottom, right) or slices of rows and columns")
+        raise RegionError(
+            f"{region!r} is no region; give (top, left, bottom, right) or slices of rows and columns"
+        )
     if len(region) == 4 and all(_whole(end) for end in region):
         top, left, bottom, right = (int(end) for end in region)
     elif len(region) <= 2 and all(isinstance(part, slice) for part in region):
@@ -47,7 +49,9 @@ def box_of(region: Region | Any, shape: tuple[int, ...]) -> Box:
         top, bottom = _ends(parts[0], height, "rows")
         left, right = _ends(parts[1], width, "columns")
     else:
-        raise RegionError(f"{region!r} is no region; give (top, left, bottom, right) or slices of rows and columns")
+        raise RegionError(
+            f"{region!r} is no region; give (top, left, bottom, right) or slices of rows and columns"
+        )
     if not (0 <= top <= bottom <= height and 0 <= left <= right <= width):
         raise RegionError(f"rows {top} to {bottom}, columns {left} to {right} do not lie within {whole}")
     if top == bottom or left == right:

@@ -48,7 +48,10 @@ def unpack_regions(
             failed += 1
             report.problem(done.problem)
 
-    with OpenArchive(archive, plan=plan, threads=threads) as opened, Progress(report, common, "read") as progress:
+    with (
+        OpenArchive(archive, plan=plan, threads=threads) as opened,
+        Progress(report, common, "read") as progress,
+    ):
         for problem in opened.problems:
             report.problem(problem)
         files = [entry for entry in select(opened.values(), patterns) if entry.kind == "file"]
@@ -67,6 +70,8 @@ def unpack_regions(
                 "failed": failed,
                 "written_bytes": count,
             }
-    report.text(f"wrote the region of {plural(written, 'image')}, {size_text(count)}, below {report.shown(output)}")
+    report.text(
+        f"wrote the region of {plural(written, 'image')}, {size_text(count)}, below {report.shown(output)}"
+    )
     if failed:
         report.text(f"  {plural(failed, 'file')} gave none or not all, each named above", always=True)

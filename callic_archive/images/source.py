@@ -106,7 +106,10 @@ _MODULES = {
     "dicom": "callic_archive.images.dicom",
     "zarr": "callic_archive.images.zarr_chunk",
 }
-_PARSERS = {**_MODULES, "zip": "callic_archive.images.zarr_zip"}  # a ZIP comes back by the recipe of its chunks
+_PARSERS = {
+    **_MODULES,
+    "zip": "callic_archive.images.zarr_zip",
+}  # a ZIP comes back by the recipe of its chunks
 
 
 def sniff(data: memoryview | bytes) -> str | None:

@@ -130,9 +130,7 @@ def parse_groups(data: memoryview, groups: Sequence[Group], limits: Limits) -> P
     total = sum(sum(layout.lengths) for layout in layouts)
     if not total or search.missed > _KEPT_SHARE * total or len(search.chains) > _MOST_CHAINS:
         return None
-    kept = [
-        frozenset(k for k in range(x.count) if search.found[i, k] < 0) for i, x in enumerate(layouts)
-    ]
+    kept = [frozenset(k for k in range(x.count) if search.found[i, k] < 0) for i, x in enumerate(layouts)]
     recipe: dict[str, Any] = {
         "layouts": layouts_to_json(layouts),
         "chains": [[list(step) for step in chain] for chain in search.chains],
@@ -233,4 +231,3 @@ def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image],
         return encode(chains[blocks[i][k]], raw)
 
     paste(layouts, surround, to_rasters(layouts, images), out, apply, kept)
-

@@ -69,6 +69,7 @@ class ArrayForm:
     """One array: its chunks' form, and how their keys are written."""
 
     chunk: ChunkForm
+    grid: tuple[int, ...]  # chunks along each axis of the array
     prefix: str  # "c" for the default keys of version 3, else empty
     separator: str
 
@@ -82,6 +83,10 @@ class ArrayForm:
         rest = key[len(lead) :]
         other = "/" if self.separator == "." else "."
         return other not in rest and len(rest.split(self.separator)) == len(self.chunk.shape)
+
+    def place(self, key: str) -> tuple[int, ...]:
+        """The chunk's place in the grid; ``key`` must be that of a chunk."""
+        return tuple(int(n) for n in re.split(r"[./]", key.removeprefix("c")) if n)
 
 
 def may_be_key(name: str) -> bool:
@@ -104,7 +109,9 @@ def array_form(name: str, document: bytes) -> ArrayForm | None:
     try:
         found = json.loads(document)
     except (ValueError, RecursionError) as error:
-        raise MalformedSource(f"the metadata document {name} is not JSON that can be read: {error}") from error
+        raise MalformedSource(
+            f"the metadata document {name} is not JSON that can be read: {error}"
+        ) from error
     if not isinstance(found, dict):
         raise MalformedSource(f"the metadata document {name} is no JSON object")
     try:
@@ -129,6 +136,10 @@ def _chunk_shape(value: Json, shape: tuple[int, ...]) -> tuple[int, ...]:
     if max(found, default=1) >= _MAX_EXTENT or math.prod(found) >= 1 << 40:
         raise ValueError("chunks are larger than any file")
     return found
+
+
+def _grid(shape: tuple[int, ...], chunk: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(-(-whole // part) for whole, part in zip(shape, chunk, strict=True))
 
 
 def _mapping(value: Json, what: str) -> Mapping[str, Json]:
@@ -180,7 +191,7 @@ def _version_2(found: Mapping[str, Json]) -> ArrayForm | None:
     axes = tuple(range(len(chunk)))
     axes = axes[::-1] if order == "F" else axes
     form = ChunkForm(tuple(chunk[a] for a in axes), axes, stored, tuple(steps), 0, _fill(found["fill_value"]))
-    return ArrayForm(form, "", separator) if _outermost(form.steps) else None
+    return ArrayForm(form, _grid(shape, chunk), "", separator) if _outermost(form.steps) else None
 
 
 # -- version 3 -----------------------------------------------------------------------------------------------
@@ -205,7 +216,12 @@ def _version_3(found: Mapping[str, Json]) -> ArrayForm | None:
     grid, grid_config = _named(found["chunk_grid"])
     keys, keys_config = _named(found["chunk_key_encoding"])
     kind = _V3_TYPES.get(found["data_type"]) if isinstance(found["data_type"], str) else None
-    if grid != "regular" or keys not in ("default", "v2") or kind is None or found.get("storage_transformers"):
+    if (
+        grid != "regular"
+        or keys not in ("default", "v2")
+        or kind is None
+        or found.get("storage_transformers")
+    ):
         return None
     chunk = _chunk_shape(grid_config["chunk_shape"], shape)
     separator = keys_config.get("separator", "/" if keys == "default" else ".")
@@ -215,7 +231,8 @@ def _version_3(found: Mapping[str, Json]) -> ArrayForm | None:
         return None
     bare = ChunkForm(chunk, tuple(range(len(chunk))), f"|{kind}", fill=_fill(found.get("fill_value")))
     form = _through(found["codecs"], bare)
-    return ArrayForm(form, "c" if keys == "default" else "", separator) if form is not None else None
+    prefix = "c" if keys == "default" else ""
+    return ArrayForm(form, _grid(shape, chunk), prefix, separator) if form is not None else None
 
 
 def _through(codecs: Json, form: ChunkForm, inner: bool = False) -> ChunkForm | None:
@@ -261,9 +278,7 @@ def _transposed(order: Json, form: ChunkForm) -> ChunkForm:
         order = list(range(count))[:: -1 if order == "F" else 1]
     if not isinstance(order, list) or sorted(_extents(order, "the order", 0)) != list(range(count)):
         raise ValueError("the order of a transpose names each axis not once")
-    return replace(
-        form, shape=tuple(form.shape[a] for a in order), axes=tuple(form.axes[a] for a in order)
-    )
+    return replace(form, shape=tuple(form.shape[a] for a in order), axes=tuple(form.axes[a] for a in order))
 
 
 def _shard(config: Mapping[str, Json], form: ChunkForm) -> ShardForm | None:
@@ -336,4 +351,11 @@ def _blosc(config: Mapping[str, Json], size: int) -> Step:
     if shuffle == -1:
         shuffle = 2 if size == 1 else 1
     level = _integer(config.get("clevel", 5), 0, 9, "clevel")
-    return ("blosc", cname, level, shuffle, _integer(config.get("blocksize", 0), 0, 1 << 31, "blocksize"), size)
+    return (
+        "blosc",
+        cname,
+        level,
+        shuffle,
+        _integer(config.get("blocksize", 0), 0, 1 << 31, "blocksize"),
+        size,
+    )

@@ -7,12 +7,14 @@ of the file is surrounding bytes. A ZIP without array metadata is no image.
 from __future__ import annotations
 
 import io
+import math
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product
 
 from callic_archive.errors import SourceError
 from callic_archive.images.source import Limits, Parsed
-from callic_archive.images.zarr_blocks import Group, Span, column, parse_groups, rebuild
+from callic_archive.images.zarr_blocks import Group, Span, column, mosaic, parse_groups, rebuild
 from callic_archive.images.zarr_chunk import chunk_group
 from callic_archive.images.zarr_metadata import (
     DOCUMENTS,
@@ -25,6 +27,7 @@ from callic_archive.images.zarr_metadata import (
 
 __all__ = ["parse", "rebuild"]
 _LOCAL_HEADER = 30  # bytes before a member's name
+_MOST_PLACES = 2  # places of the grid for each chunk that is there; emptier arrays become a column
 _LEVELS = 34  # parts of a chunk's key at most
 
 
@@ -61,7 +64,7 @@ class _Array:
     """An array of the ZIP, and where its chunks lie."""
 
     form: ArrayForm
-    spans: list[Span] = field(default_factory=list)
+    spans: dict[tuple[int, ...], Span] = field(default_factory=dict)  # by place in the grid
 
 
 def parse(data: memoryview, limits: Limits) -> Parsed | None:
@@ -80,7 +83,8 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
         if found is not None and member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1:
             span = _span(data, member)
             if span is not None:
-                found.spans.append(span)
+                array, place = found
+                array.spans[place] = span  # of members with one name the last counts
     groups = [group for array in arrays.values() for group in _groups(data, array, limits)]
     return parse_groups(data, groups, limits) if groups else None
 
@@ -102,15 +106,16 @@ def _arrays(opened: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> dict[str
     return found
 
 
-def _array_of(name: str, arrays: dict[str, _Array]) -> _Array | None:
-    """The array of which a member is a chunk."""
+def _array_of(name: str, arrays: dict[str, _Array]) -> tuple[_Array, tuple[int, ...]] | None:
+    """The array of which a member is a chunk, and the chunk's place in it."""
     parts = name.split("/")
     if not may_be_key(parts[-1]):
         return None
     for level in range(1, min(len(parts), _LEVELS) + 1):
         array = arrays.get("/".join(parts[:-level]))
         if array is not None:
-            return array if array.form.is_key("/".join(parts[-level:])) else None
+            key = "/".join(parts[-level:])
+            return (array, array.form.place(key)) if array.form.is_key(key) else None
         if level < len(parts) and not is_key_folder(parts[-level - 1]):
             return None
     return None
@@ -128,10 +133,22 @@ def _span(data: memoryview, member: zipfile.ZipInfo) -> Span | None:
 
 
 def _groups(data: memoryview, array: _Array, limits: Limits) -> list[Group]:
-    """One group for all chunks of an array, or one for each of its shards."""
-    spans = sorted(set(array.spans))
-    if array.form.chunk.shard is None:
-        group = column(array.form.chunk, spans)
-        return [group] if group is not None else []
-    found = [chunk_group(data, array.form, span, limits) for span in spans]
-    return [group for group in found if group is not None]
+    """One group for all chunks of an array, at their places where most of them are there, or one for each shard."""
+    form, grid, spans = array.form.chunk, array.form.grid, array.spans
+    places = sorted(spans)
+    if form.shard is not None:
+        found = [chunk_group(data, array.form, spans[place], limits) for place in places]
+        return [group for group in found if group is not None]
+    count = math.prod(grid)
+    inside = all(n < limit for place in places for n, limit in zip(place, grid, strict=True))
+    if inside and count <= _MOST_PLACES * len(places):
+        limits.check_blocks(count)
+        whole = replace(
+            form, shape=tuple(n * grid[axis] for n, axis in zip(form.shape, form.axes, strict=True))
+        )
+        if whole.bytes <= limits.max_decoded_bytes and form.axes == tuple(range(len(grid))):
+            everywhere = [spans.get(place, (0, 0)) for place in product(*(range(n) for n in grid))]
+            group = mosaic(whole, form, everywhere)
+            return [group] if group is not None else []
+    group = column(form, [spans[place] for place in places])
+    return [group] if group is not None else []

@@ -28,7 +28,10 @@ from tests.trees import make_tree, pack_tree, smooth, write_pnm
 
 def test_importing_the_package_stays_cheap() -> None:
     code = "import callic_archive, sys; print(sorted(set(sys.modules) & {'numpy', 'zarr', 'torch', 'numba', 'numcodecs'}))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )
 
 
 def test_every_public_name_is_there() -> None:

@@ -85,7 +85,9 @@ def test_noise_never_grows_beyond_a_few_bytes() -> None:
 @pytest.mark.parametrize("name", [*ARRAYS, *OTHERS])
 def test_zarr_3(name: str, shards: bool) -> None:
     array = (ARRAYS | OTHERS)[name]
-    chunks = tuple(max(1, -(-n // 2)) if n > 4 else n for n in array.shape)  # the last chunks are partial ones
+    chunks = tuple(
+        max(1, -(-n // 2)) if n > 4 else n for n in array.shape
+    )  # the last chunks are partial ones
     whole = tuple(2 * n for n in chunks) if shards else None
     store = MemoryStore()
     made = zarr.create_array(
@@ -95,14 +97,18 @@ def test_zarr_3(name: str, shards: bool) -> None:
     made[:] = array
     opened = zarr.open_array(store, mode="r")
     assert np.array_equal(opened[:], array)
-    assert np.array_equal(opened[tuple(slice(1, 3) for _ in array.shape)], array[tuple(slice(1, 3) for _ in array.shape)])
+    assert np.array_equal(
+        opened[tuple(slice(1, 3) for _ in array.shape)], array[tuple(slice(1, 3) for _ in array.shape)]
+    )
     codec = opened.metadata.codecs[0]
     assert shards or codec == CallicCodec(level=3)
 
 
 def test_fill_values_and_chunks_that_were_never_written() -> None:
     store = MemoryStore()
-    made = zarr.create_array(store, shape=(100, 90), chunks=(64, 64), dtype="i2", fill_value=-7, serializer=CallicCodec())
+    made = zarr.create_array(
+        store, shape=(100, 90), chunks=(64, 64), dtype="i2", fill_value=-7, serializer=CallicCodec()
+    )
     made[10:20, 70:80] = 5
     found = zarr.open_array(store, mode="r")[:]
     wanted = np.full((100, 90), -7, "i2")
@@ -140,7 +146,9 @@ def test_objects_are_refused_when_the_array_is_made() -> None:
         zarr.create_array(MemoryStore(), shape=(3,), dtype=str, serializer=CallicCodec())
 
 
-@pytest.mark.parametrize("bad", [{"coder": "huffman"}, {"level": 0}, {"level": 23}, {"level": "9"}, {"level": True}, {"depth": 1}])
+@pytest.mark.parametrize(
+    "bad", [{"coder": "huffman"}, {"level": 0}, {"level": 23}, {"level": "9"}, {"level": True}, {"depth": 1}]
+)
 def test_wrong_configurations(bad: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError)):
         CallicCodec.from_dict({"name": "callic", "configuration": bad})
@@ -183,7 +191,9 @@ def test_any_chunk_of_a_zarr_array(data: st.DataObject) -> None:
     ramp = np.indices(shape).sum(axis=0) * data.draw(st.integers(0, 40))
     array = (ramp + data.draw(st.integers(0, 200))).astype(dtype)
     store = MemoryStore()
-    made = zarr.create_array(store, shape=shape, chunks=chunks, dtype=dtype, fill_value=fill, serializer=CallicCodec())
+    made = zarr.create_array(
+        store, shape=shape, chunks=chunks, dtype=dtype, fill_value=fill, serializer=CallicCodec()
+    )
     made[:] = array
     assert np.array_equal(zarr.open_array(store, mode="r")[:], array)
 
@@ -252,5 +262,10 @@ def test_the_entry_points_lead_to_the_codecs(tmp_path: Path) -> None:
         "print(type(array.metadata.codecs[0]).__module__, type(codec).__module__)\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.split() == ["callic_archive.access.zarr_codec", "callic_archive.access.numcodecs_codec"]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.split() == [
+        "callic_archive.access.zarr_codec",
+        "callic_archive.access.numcodecs_codec",
+    ]

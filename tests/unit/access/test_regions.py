@@ -59,7 +59,10 @@ def test_slices_mean_what_numpy_means_where_they_lie_within(
         top, left, bottom, right = box_of((slice(y0, y1), slice(x0, x1)), shape)
     except RegionError:
         inside = all(
-            -n <= end <= n for ends, n in (((y0, y1), shape[0]), ((x0, x1), shape[1])) for end in ends if end is not None
+            -n <= end <= n
+            for ends, n in (((y0, y1), shape[0]), ((x0, x1), shape[1]))
+            for end in ends
+            if end is not None
         )
         assert not inside or image[y0:y1, x0:x1].size == 0
         return
@@ -75,7 +78,9 @@ def test_text(text: str, box: tuple[int, ...]) -> None:
     assert box_of(region_of(text), SHAPE) == box
 
 
-@pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,4,5", "a:b,c:d", "0:1", "0:1:2,0:1", "1.5,0,2,2", "9" * 30 + ",0,1,1"])
+@pytest.mark.parametrize(
+    "text", ["", "1,2,3", "1,2,3,4,5", "a:b,c:d", "0:1", "0:1:2,0:1", "1.5,0,2,2", "9" * 30 + ",0,1,1"]
+)
 def test_text_that_is_no_region(text: str) -> None:
     with pytest.raises(RegionError):
         region_of(text)
