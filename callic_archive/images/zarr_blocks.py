@@ -169,7 +169,7 @@ class _Search:
         for chain in [*known, *(c for c in variants(steps, code) if c not in known)]:
             try:
                 repeated = encode(chain, raw) == code
-            except (ValueError, RuntimeError, OverflowError):
+            except (RebuildMismatch, ValueError, RuntimeError, OverflowError):
                 continue
             if repeated:
                 if chain in self._recent:

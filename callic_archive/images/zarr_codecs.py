@@ -25,6 +25,7 @@ _BLOSC_HEADER = 16
 _BLOSC_LOCK = threading.Lock()
 _OTHER_LEVELS = (6, 9, 1, 5)  # of deflate: what writers use that ignore the level they record
 _MAX_WINDOW = 1 << 27
+_MOST_BLOCKS = 1 << 14  # blocks of a Blosc frame whose order a recipe tells
 _ARGUMENTS = {
     "delta": 1, "shuffle": 1, "crc32": 0, "adler32": 0, "zlib": 1, "gzip": 1, "bz2": 1, "lz4": 1, "zstd": 2, "blosc": 5,
 }  # fmt: skip
@@ -139,7 +140,10 @@ def encode(steps: Sequence[Step], raw: bytes) -> bytes:
 def check_step(value: Any) -> Step:
     """A step as a recipe holds it. Raises RebuildMismatch."""
     known = isinstance(value, (list, tuple)) and value and value[0] in _ARGUMENTS
-    if not known or len(value) != 1 + _ARGUMENTS[value[0]]:
+    count = len(value) - 1 if known else 0
+    if not known or (
+        count != _ARGUMENTS[value[0]] and (value[0] != "blosc" or not 5 < count <= 5 + _MOST_BLOCKS)
+    ):
         raise RebuildMismatch("the recipe names a codec that there is not")
     numbers = value[2:] if value[0] == "blosc" else value[1:]
     if not all(type(n) is int and abs(n) <= 1 << 31 for n in numbers):
@@ -184,19 +188,50 @@ def _apply(step: Step, raw: bytes) -> bytes:
     raise RebuildMismatch(f"there is no codec {name!r}")
 
 
+def block_order(frame: bytes | memoryview) -> list[int] | None:
+    """The blocks of a Blosc frame by their places in it; None for frames without blocks, or broken ones.
+
+    Writers with threads put the blocks there in the order in which they got ready.
+    """
+    size, block = int.from_bytes(frame[4:8], "little"), int.from_bytes(frame[8:12], "little")
+    if len(frame) < _BLOSC_HEADER or frame[2] & 2 or not block:  # 2: the chunk is only copied
+        return None
+    count = -(-size // block)
+    if not 0 < count <= _MOST_BLOCKS or _BLOSC_HEADER + 4 * count > len(frame):
+        return None
+    starts = np.frombuffer(frame, "<u4", count, _BLOSC_HEADER)
+    order: list[int] = np.argsort(starts, kind="stable").tolist()
+    return order
+
+
+def _reordered(frame: bytes, order: Sequence[int]) -> bytes:
+    """A frame whose blocks lie one after the other, with its blocks in another order. Raises RebuildMismatch."""
+    if block_order(frame) != list(range(len(order))) or sorted(order) != list(range(len(order))):
+        raise RebuildMismatch("the recipe orders the blocks of a chunk in an impossible way")
+    starts = [*np.frombuffer(frame, "<u4", len(order), _BLOSC_HEADER).tolist(), len(frame)]
+    moved = np.empty(len(order), "<u4")
+    pieces, at = [], starts[0]
+    for number in order:
+        moved[number] = at
+        pieces.append(frame[starts[number] : starts[number + 1]])
+        at += len(pieces[-1])
+    return b"".join([frame[:_BLOSC_HEADER], moved.tobytes(), *pieces])
+
+
 def _apply_blosc(cname: str, numbers: Sequence[int], raw: bytes) -> bytes:
     import numcodecs
     from numcodecs import blosc
 
-    level, shuffle, block, size = numbers
+    level, shuffle, block, size, *order = numbers
     codec = numcodecs.Blosc(cname=cname, clevel=level, shuffle=shuffle, blocksize=block)
     values = np.frombuffer(raw, np.dtype((np.void, size)) if size not in (1, 2, 4, 8) else f"u{size}")
     with _BLOSC_LOCK:  # with threads, the blocks of a chunk would come in the order in which they get ready
         before, blosc.use_threads = blosc.use_threads, False
         try:
-            return bytes(codec.encode(values))
+            frame = bytes(codec.encode(values))
         finally:
             blosc.use_threads = before
+    return _reordered(frame, order) if order else frame
 
 
 # -- finding what repeats a chunk ----------------------------------------------------------------------------
@@ -204,17 +239,21 @@ def _apply_blosc(cname: str, numbers: Sequence[int], raw: bytes) -> bytes:
 
 def variants(steps: tuple[Step, ...], code: memoryview) -> Iterator[tuple[Step, ...]]:
     """Chains that may have made ``code``: the recorded one, then those of writers that took liberties."""
-    yield steps
     if not steps:
+        yield steps
         return
     last = steps[-1]
+    if last[0] == "blosc" and len(code) >= _BLOSC_HEADER:
+        order = block_order(code)
+        moved = () if order is None or order == sorted(order) else tuple(order)
+        told, size = int.from_bytes(code[8:12], "little"), max(1, code[3])
+        # Blosc multiplies the wanted size of blocks by that of an element where it splits them.
+        for block, each in dict.fromkeys([last[4:6], (0, size), (told // size, size), (told, size)]):
+            yield (*steps[:-1], (*last[:4], block, each, *moved))
+        return
+    yield steps
     if last[0] in ("zlib", "gzip"):
         yield from ((*steps[:-1], (last[0], level)) for level in _OTHER_LEVELS if level != last[1])
-    if last[0] == "blosc" and len(code) >= _BLOSC_HEADER:
-        block, size = int.from_bytes(code[8:12], "little"), code[3]
-        if size and (block, size) != last[4:]:
-            for blocksize in (0, block):
-                yield (*steps[:-1], (*last[:4], blocksize, size))
 
 
 def has_gzip_header(code: memoryview) -> bool:

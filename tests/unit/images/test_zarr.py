@@ -230,6 +230,61 @@ def test_gzip_headers_are_kept() -> None:
     assert parse(bytes(data), context=context) is None
 
 
+@pytest.mark.parametrize("cname", ["lz4", "zstd", "blosclz"])
+def test_blosc_blocks_in_the_order_in_which_threads_made_them(cname: str) -> None:
+    codec = numcodecs.Blosc(cname, 5, numcodecs.Blosc.SHUFFLE, blocksize=1 << 15)
+    raw = volume("u2", (700, 700))
+    frame = codec.encode(raw)
+    count = -(-raw.nbytes // int.from_bytes(frame[8:12], "little"))
+    assert count > 10
+    starts = np.frombuffer(frame, "<u4", count, 16)
+    assert (np.diff(starts.astype(int)) > 0).all(), "one thread writes block after block"
+    ends = [*starts[1:].tolist(), len(frame)]
+    order = np.random.default_rng(0).permutation(count)
+    at, moved = int(starts[0]), np.empty(count, "<u4")
+    pieces = []
+    for block in order:
+        moved[block] = at
+        pieces.append(frame[starts[block] : ends[block]])
+        at += len(pieces[-1])
+    shuffled = frame[:16] + moved.tobytes() + b"".join(pieces)
+    assert bytes(codec.decode(shuffled)) == raw.tobytes()
+    metadata = {
+        "dtype": "<u2",
+        "compressor": {"id": "blosc", "cname": cname, "clevel": 5, "shuffle": 1, "blocksize": 0},
+    }
+    context = Context(".zarray", document([700, 700], **metadata), "0.0")
+    parsed = parse(shuffled, context=context)
+    assert parsed is not None
+    assert back(parsed) == shuffled
+    recipe = json.loads(json.dumps(parsed.recipe))
+    recipe["chains"][0][0][-1] = recipe["chains"][0][0][-2]
+    with pytest.raises(RebuildMismatch):
+        rebuild("zarr", recipe, parsed.surround, parsed.images, io.BytesIO())
+
+
+def test_what_threads_really_write() -> None:
+    from numcodecs import blosc
+
+    raw = np.random.default_rng(0).integers(0, 40, (700, 700)).astype("<u2")
+    before, threads = blosc.use_threads, blosc.set_nthreads(4)
+    blosc.use_threads = True
+    try:
+        frames = {numcodecs.Blosc(blocksize=1 << 14).encode(raw) for _ in range(20)}
+    finally:
+        blosc.use_threads = before
+        blosc.set_nthreads(threads)
+    metadata = {
+        "dtype": "<u2",
+        "compressor": {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0},
+    }
+    context = Context(".zarray", document([700, 700], **metadata), "0.0")
+    for frame in frames:
+        parsed = parse(frame, context=context)
+        assert parsed is not None
+        assert back(parsed) == frame
+
+
 def test_a_chunk_that_nothing_repeats_stays_as_it_is() -> None:
     engine = zlib.compressobj(9, zlib.DEFLATED, 15, 1)  # a memory level that no writer of zarr uses
     odd = engine.compress(RAW) + engine.flush()
