@@ -30,7 +30,7 @@ from callic_archive.errors import (
     SourceError,
     UnexpectedFailure,
 )
-from callic_archive.images.source import Context, Limits, Parsed, images_equal, parse, rebuild
+from callic_archive.images.source import Context, Limits, Parsed, images_equal, parse, parse_again, rebuild
 
 # bytes of a file in one STORED or SURROUND record: bounds memory, and what one damaged record costs
 CHUNK = 64 << 20
@@ -250,7 +250,7 @@ def prove_rebuild(parsed: Parsed, digest: str, options: PackOptions) -> Literal[
 def content_equal(parsed: Parsed, again: bytes | memoryview, limits: Limits) -> bool:
     """Whether the file ``again`` has the pixels and metadata of ``parsed``."""
     try:
-        other = parse(again, "", limits)
+        other = parse_again(again, parsed.format, parsed.recipe, limits)
     except SourceError:
         return False
     return other is not None and images_equal(parsed, other)

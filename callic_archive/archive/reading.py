@@ -37,7 +37,7 @@ from callic_archive.errors import (
     MissingPath,
     NotAnArchive,
 )
-from callic_archive.images.source import Limits, Parsed, images_equal, parse, rebuild
+from callic_archive.images.source import Limits, Parsed, images_equal, parse_again, rebuild
 
 FORMAT_VERSION = 1
 INDEX = "index.jsonl.zst"
@@ -352,7 +352,7 @@ def _prove_content(entry: Entry, surround: bytes, images: list[Image]) -> None:
     """Put the file together once more, read it, and compare pixels and metadata. Raises DigestMismatch."""
     made = io.BytesIO()
     rebuild(entry.format or "", entry.recipe, surround, images, made)
-    again = parse(made.getbuffer())
+    again = parse_again(made.getbuffer(), entry.format or "", entry.recipe)
     if again is None:
         raise DigestMismatch("the restored file is not understood as the image it was")
     recipe = dict(entry.recipe)

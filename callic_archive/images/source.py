@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, BinaryIO, Literal, cast
@@ -167,15 +167,33 @@ def parse(
         return None
     module = import_module(_PARSERS[kind])
     arguments = (limits or Limits(),) if context is None else (context, limits or Limits())
+    return _guarded(lambda: module.parse(view, *arguments), name or kind, name)
+
+
+def parse_again(
+    data: memoryview | bytes, format: str, recipe: Mapping[str, Json], limits: Limits | None = None
+) -> Parsed | None:
+    """Take a file apart that ``rebuild`` wrote from ``recipe``, to compare it with what it was written from.
+
+    What else ``parse`` needs a context for is known from the recipe. Raises a SourceError subclass.
+    """
+    view = memoryview(data).cast("B")
+    if format != "zarr":
+        return parse(view, "", limits)
+    module = import_module(_MODULES[format])
+    return _guarded(lambda: module.parse_again(view, recipe, limits or Limits()), format, "")
+
+
+def _guarded(step: Callable[[], Any], what: str, name: str) -> Parsed | None:
     try:
-        return cast("Parsed | None", module.parse(view, *arguments))
+        return cast("Parsed | None", step())
     except SourceError as error:
         if name:
             raise type(error)(f"{name}: {error}") from error
         raise
     except (ValueError, LookupError, TypeError, RecursionError, ArithmeticError, *_STREAM) as error:
         # A broken file that slipped past a check is still a broken file, never a crash of the run.
-        raise MalformedSource(f"{name or kind}: {type(error).__name__}: {error}") from error
+        raise MalformedSource(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def rebuild(

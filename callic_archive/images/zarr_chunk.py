@@ -8,10 +8,10 @@ import numpy as np
 
 from callic_archive.errors import MalformedSource, TruncatedSource
 from callic_archive.images.source import Context, Limits, Parsed
-from callic_archive.images.zarr_blocks import Group, Span, column, mosaic, parse_groups, rebuild
+from callic_archive.images.zarr_blocks import Group, Span, column, mosaic, parse_again, parse_groups, rebuild
 from callic_archive.images.zarr_metadata import ArrayForm, ChunkForm, array_form
 
-__all__ = ["chunk_group", "parse", "rebuild"]
+__all__ = ["chunk_group", "parse", "parse_again", "rebuild"]
 _ENTRY = 16  # bytes of an inner chunk in a shard's index: offset and length
 _MISSING = (1 << 64) - 1
 

@@ -64,25 +64,29 @@ def decode(steps: Sequence[Step], code: memoryview, size: int) -> bytes:
 def _undo(step: Step, code: memoryview, size: int) -> bytes | memoryview:
     name = step[0]
     if name == "zlib":
-        return zlib.decompressobj().decompress(code, size + 1)
+        return _inflate(code, size, 15)
     if name == "gzip":
-        return zlib.decompressobj(-15).decompress(code[:-8], size + 1)
+        raw = _inflate(code[:-8], size, -15)
+        if bytes(code[-8:]) != _gzip_trailer(raw):
+            raise MalformedSource("the checksum of a gzip chunk is wrong")
+        return raw
     if name == "bz2":
+        engine = bz2.BZ2Decompressor()
         try:
-            return bz2.BZ2Decompressor().decompress(code, size + 1)
+            raw = engine.decompress(code, size + 1)
         except OSError as error:
             raise MalformedSource(f"a bzip2 chunk is broken: {error}") from error
+        return _complete(raw, engine)
     if name == "zstd":
-        try:
-            reader = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(code)
-            return reader.read(size + 1)
-        except zstandard.ZstdError as error:
-            raise MalformedSource(f"a Zstandard chunk is broken: {error}") from error
+        return _undo_zstd(code, size)
     if name == "lz4":
         return _undo_lz4(code, size)
     if name == "blosc":
         return _undo_blosc(code, size)
     if name == "crc32" or name == "adler32":
+        checksum = zlib.crc32(code[4:]) if name == "crc32" else zlib.adler32(code[4:])
+        if bytes(code[:4]) != checksum.to_bytes(4, "little"):
+            raise MalformedSource("the checksum of a chunk is wrong")
         return code[4:]
     if name == "shuffle":
         return _unshuffle(np.frombuffer(code, np.uint8), int(step[1]))
@@ -90,6 +94,40 @@ def _undo(step: Step, code: memoryview, size: int) -> bytes | memoryview:
         differences = np.frombuffer(code, f"<u{step[1]}")
         return np.cumsum(differences, dtype=differences.dtype).tobytes()
     raise MalformedSource(f"there is no codec {name!r}")
+
+
+def _complete(raw: bytes, engine: Any) -> bytes:
+    """``raw``, if the stream that gave it has its end there. Raises MalformedSource."""
+    if not engine.eof or engine.unused_data:
+        raise MalformedSource("a compressed chunk goes on beyond its samples, or ends before them")
+    return raw
+
+
+def _inflate(code: memoryview, size: int, bits: int) -> bytes:
+    engine = zlib.decompressobj(bits)
+    raw = engine.decompress(code, size + 1)
+    if len(raw) == size and not engine.eof:  # the end of the stream may be still to come
+        raw += engine.decompress(engine.unconsumed_tail, 1)
+    return _complete(raw, engine)
+
+
+def _gzip_trailer(raw: bytes) -> bytes:
+    return zlib.crc32(raw).to_bytes(4, "little") + (len(raw) & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def _undo_zstd(code: memoryview, size: int) -> bytes:
+    try:
+        raw: bytes = (
+            zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(code).read(size + 1)
+        )
+        if len(raw) != size:
+            raise MalformedSource(f"a Zstandard chunk unfolds to {len(raw)} bytes and not to {size}")
+        engine = zstandard.ZstdDecompressor(
+            max_window_size=_MAX_WINDOW
+        ).decompressobj()  # known to be small now
+        return _complete(engine.decompress(code), engine)
+    except zstandard.ZstdError as error:
+        raise MalformedSource(f"a Zstandard chunk is broken: {error}") from error
 
 
 def _undo_lz4(code: memoryview, size: int) -> bytes:
@@ -161,8 +199,7 @@ def _apply(step: Step, raw: bytes) -> bytes:
         return zlib.compress(raw, numbers[0])
     if name == "gzip":
         engine = zlib.compressobj(numbers[0], zlib.DEFLATED, -15, 8)
-        trailer = zlib.crc32(raw).to_bytes(4, "little") + (len(raw) & 0xFFFFFFFF).to_bytes(4, "little")
-        return engine.compress(raw) + engine.flush() + trailer
+        return engine.compress(raw) + engine.flush() + _gzip_trailer(raw)
     if name == "bz2":
         return bz2.compress(raw, numbers[0])
     if name == "crc32":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from callic_archive import OpenArchive, zarr_store
 from callic_archive.access.zarr_store import ArchiveStore
 from callic_archive.archive.context import ContextFinder, read_beside
 from callic_archive.archive.entries import Entry
+from callic_archive.archive.pack_one import PackOptions
 from callic_archive.errors import NoSuchEntry
 from callic_archive.scheduling.pack import Resources
 from callic_archive.scheduling.read import unpack, verify
@@ -161,6 +163,53 @@ def test_what_is_odd_is_kept_and_named(tmp_path: Path) -> None:
     problems = {path: entry.problem[0] for path, entry in entries.items() if entry.problem}
     assert problems == {"store/a/0.0": "E102", "store/a/9.9": "E102", "store/broken/0.0": "E102"}
     assert entries["store/a/1.0"].format == "zarr"
+
+
+@pytest.mark.parametrize("fidelity", ["auto", "bytes"])
+def test_chunks_of_a_library_that_is_not_at_hand(tmp_path: Path, fidelity: Any) -> None:
+    tree = tmp_path / "store"
+    array = zarr.create_array(
+        tree, shape=(200, 130), chunks=(200, 130), dtype="u1", zarr_format=2, compressors=numcodecs.Zlib(6)
+    )
+    array[:] = smooth(200, 130)
+    engine = zlib.compressobj(9, zlib.DEFLATED, 15, 1)
+    (tree / "0.0").write_bytes(engine.compress(smooth(200, 130).tobytes()) + engine.flush())
+    run = pack_tree(tree, tmp_path / "a.callic", options=PackOptions(fidelity=fidelity))
+    entry = run.entries["store/0.0"]
+    assert (entry.method, entry.fidelity) == (
+        ("image", "content") if fidelity == "auto" else ("stored", "bytes")
+    )
+    with OpenArchive(tmp_path / "a.callic", plan=DeflatePlan()) as archive:
+        assert np.array_equal(zarr.open_array(zarr_store(archive, "store"), mode="r")[:], smooth(200, 130))
+    with open_archive(tmp_path / "a.callic") as archive:
+        problems: list[object] = []
+        verify(
+            archive, archive.entries, full=True, plan=DeflatePlan(), resources=Resources(workers=1),
+            watch=lambda done: problems.append(done.problem) if done.problem else None, tick=lambda *_: None,
+        )  # fmt: skip
+        assert problems == []
+
+
+def test_another_library_gives_equal_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was packed as ``bytes`` still decodes where the library makes longer chunks now; that is said."""
+    tree = tmp_path / "store"
+    zarr.create_array(
+        tree, shape=(200, 130), chunks=(200, 130), dtype="u1", zarr_format=2, compressors=numcodecs.Zlib(6)
+    )[:] = smooth(200, 130)
+    pack_tree(tree, tmp_path / "a.callic")
+    compress = zlib.compress
+    monkeypatch.setattr(
+        "callic_archive.images.zarr_codecs.zlib.compress", lambda raw, level: compress(raw, 1)
+    )
+    done: list[Any] = []
+    with open_archive(tmp_path / "a.callic") as archive:
+        unpack(
+            archive, archive.entries, tmp_path / "out", overwrite=False, plan=DeflatePlan(),
+            resources=Resources(workers=1), watch=done.append, tick=lambda *_: None,
+        )  # fmt: skip
+    problems = [item.problem.code for item in done if item.problem]
+    assert problems == ["E503"]
+    assert np.array_equal(zarr.open_array(str(tmp_path / "out" / "store"), mode="r")[:], smooth(200, 130))
 
 
 def test_a_chunk_that_looks_like_another_format(tmp_path: Path) -> None:
