@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -269,3 +270,11 @@ def test_the_entry_points_lead_to_the_codecs(tmp_path: Path) -> None:
         "callic_archive.access.zarr_codec",
         "callic_archive.access.numcodecs_codec",
     ]
+
+
+def test_the_page_on_zarr_tells_the_json_forms() -> None:
+    page = (ROOT / "docs/format/zarr.md").read_text("utf-8")
+    assert f"    {json.dumps(CallicCodec().to_dict())} " in page
+    assert f"    {json.dumps({'id': 'callic', 'coder': 'range', 'level': 9})} " in page
+    assert Callic().get_config() == {"id": "callic", "coder": "range", "level": 9}
+    assert MAGIC.hex(" ").upper() in page

@@ -646,3 +646,12 @@ def test_raw_chunks_need_no_library_to_come_back() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_example_of_the_page() -> None:
+    page = (Path(__file__).parents[3] / "docs/format/zarr.md").read_text("utf-8")
+    text, shown = page.split("*Example:*")[1].split("    file    ")
+    recipe = json.loads(text[text.index("{") :])
+    out = io.BytesIO()
+    rebuild("zarr", recipe, b"", [np.arange(6, dtype=np.uint8).reshape(2, 3)], out)
+    assert out.getvalue().hex(" ") == shown.split("\n")[0].strip()
