@@ -13,7 +13,7 @@ from callic_archive.images.source import Context
 from callic_archive.images.zarr_metadata import DOCUMENTS, MAX_DOCUMENT, is_key_folder, may_be_key
 
 _LEVELS = 34  # parts of a chunk's key at most
-_KEPT = 256  # documents remembered: the files of one array come one after the other
+_KEPT = 32  # documents remembered: the files of one array come one after the other
 
 Read = Callable[[str], bytes | None]
 
@@ -24,7 +24,7 @@ class ContextFinder:
     def __init__(self, read: Read) -> None:
         """``read`` gives the bytes of the document at a path, None when there is none."""
         self._read = read
-        self._known: OrderedDict[str, tuple[str, bytes] | None] = OrderedDict()
+        self._known: OrderedDict[str, dict[str, bytes]] = OrderedDict()
 
     def of(self, path: str, levels: int = _LEVELS) -> Context | None:
         """The context of the file at ``path``, looked for at most ``levels`` folders up.
@@ -35,23 +35,25 @@ class ContextFinder:
         if not may_be_key(parts[-1]):
             return None
         for level in range(1, min(len(parts) - 1, levels, _LEVELS) + 1):
-            found = self._document("/".join(parts[:-level]))
-            if found is not None:
-                return Context(*found, "/".join(parts[-level:]))
+            found = self._documents("/".join(parts[:-level]))
+            if found:
+                # Some stores have the documents of both versions; keys that begin with c are of version 3.
+                names = [
+                    name
+                    for name in (DOCUMENTS[::-1] if parts[-level][0] == "c" else DOCUMENTS)
+                    if name in found
+                ]
+                return Context(names[0], found[names[0]], "/".join(parts[-level:]))
             if not is_key_folder(parts[-level - 1]):
                 return None
         return None
 
-    def _document(self, folder: str) -> tuple[str, bytes] | None:
+    def _documents(self, folder: str) -> dict[str, bytes]:
         if folder in self._known:
             self._known.move_to_end(folder)
             return self._known[folder]
-        found = None
-        for name in DOCUMENTS:
-            document = self._read(f"{folder}/{name}")
-            if document is not None:
-                found = (name, document)
-                break
+        read = {name: self._read(f"{folder}/{name}") for name in DOCUMENTS}
+        found = {name: document for name, document in read.items() if document is not None}
         self._known[folder] = found
         if len(self._known) > _KEPT:
             self._known.popitem(last=False)

@@ -13,13 +13,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from callic_archive.errors import MalformedSource
 
 Step = tuple[str | int, ...]  # a codec's name and its numbers, as it stands in a recipe
 Json = Any
-MAX_DOCUMENT = 1 << 20  # bytes of a metadata document
+MAX_DOCUMENT = 4 << 20  # bytes of a metadata document
 DOCUMENTS = (".zarray", "zarr.json")
 _MAX_AXES = 32
 _MAX_EXTENT = 1 << 31
@@ -99,6 +100,7 @@ def is_key_folder(name: str) -> bool:
     return name == "c" or (name.isascii() and name.isdigit())
 
 
+@lru_cache(maxsize=8)  # the chunks of an array come one after the other
 def array_form(name: str, document: bytes) -> ArrayForm | None:
     """The array that a metadata document named ``name`` describes; None for groups and what is not taken.
 

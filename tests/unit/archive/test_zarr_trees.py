@@ -251,6 +251,9 @@ def test_documents_are_looked_for_only_where_they_can_be() -> None:
     assert found is not None
     assert (found.name, found.key) == ("zarr.json", "c/0/1")
     assert finder.of("s/other/0/1") is None
+    tree["s/d/.zarray"], tree["s/d/zarr.json"] = b"D2", b"D3"
+    both = [finder.of(path) for path in ("s/d/0.0", "s/d/c/0/0")]
+    assert [context and context.document for context in both] == [b"D2", b"D3"]
     assert finder.of("s/a/0/1/2", levels=2) is None, "nothing above what is packed"
     count = len(asked)
     for number in range(50):
@@ -260,9 +263,9 @@ def test_documents_are_looked_for_only_where_they_can_be() -> None:
 
 
 def test_documents_beside_a_file(tmp_path: Path) -> None:
-    (tmp_path / "large").write_bytes(bytes(3 << 20))
+    (tmp_path / "large").write_bytes(bytes(5 << 20))
     os.mkfifo(tmp_path / "pipe")
-    assert len(read_beside(str(tmp_path / "large")) or b"") == (1 << 20) + 1
+    assert len(read_beside(str(tmp_path / "large")) or b"") == (4 << 20) + 1
     assert read_beside(str(tmp_path / "pipe")) is None
     assert read_beside(str(tmp_path)) is None
     assert read_beside(str(tmp_path / "none")) is None
