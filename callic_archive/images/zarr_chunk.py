@@ -56,4 +56,7 @@ def _shard(data: memoryview, form: ChunkForm, span: Span, limits: Limits) -> Gro
             raise MalformedSource(f"the index of a shard points beyond its {length} bytes")
         else:
             spans.append((start + offset, size_))
+    there = [span for span in spans if span[1]]
+    if 2 * len(there) < count:  # of a mostly empty shard only what is there takes memory
+        return column(shard.inner, there)
     return mosaic(form, shard.inner, spans)

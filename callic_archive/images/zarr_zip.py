@@ -7,8 +7,10 @@ of the file is surrounding bytes. A ZIP without array metadata is no image.
 from __future__ import annotations
 
 import io
+import lzma
 import math
 import zipfile
+import zlib
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -27,6 +29,8 @@ from callic_archive.images.zarr_metadata import (
 
 __all__ = ["parse", "rebuild"]
 _LOCAL_HEADER = 30  # bytes before a member's name
+_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+_MOST_DOCUMENTS = 64 << 20  # bytes of all metadata documents of one ZIP
 _MOST_PLACES = 2  # places of the grid for each chunk that is there; emptier arrays become a column
 _LEVELS = 34  # parts of a chunk's key at most
 
@@ -73,7 +77,7 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
         with zipfile.ZipFile(io.BufferedReader(_View(data))) as opened:
             members = opened.infolist()
             arrays = _arrays(opened, members)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError, UnicodeError):
+    except (*_BROKEN, NotImplementedError, EOFError, OSError, RuntimeError, UnicodeError):
         return None
     if not arrays:
         return None
@@ -91,11 +95,15 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
 
 def _arrays(opened: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> dict[str, _Array]:
     found: dict[str, _Array] = {}
+    budget = _MOST_DOCUMENTS
     for member in members:  # of members with one name the last counts
         folder, _, name = member.filename.rpartition("/")
         if name in DOCUMENTS and member.file_size <= MAX_DOCUMENT:
             with opened.open(member) as stream:
                 document = stream.read(MAX_DOCUMENT + 1)
+            budget -= len(document)
+            if budget < 0:
+                return {}  # no store has so much to say about itself
             try:
                 form = array_form(name, document)
             except SourceError:
