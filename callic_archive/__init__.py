@@ -3,9 +3,54 @@
 import os
 import tempfile
 from collections.abc import MutableMapping
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from callic_archive.access.archive import OpenArchive, open_archive
+    from callic_archive.access.images import decode_image, encode_image
+    from callic_archive.access.zarr_store import ArchiveStore, zarr_store
+    from callic_archive.archive.entries import Entry
+    from callic_archive.errors import CallicError
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ArchiveStore",
+    "CallicError",
+    "Entry",
+    "OpenArchive",
+    "__version__",
+    "decode_image",
+    "encode_image",
+    "open_archive",
+    "zarr_store",
+]
+
+# Public names are loaded when first used, so that importing the package costs next to nothing.
+_HOMES = {
+    "ArchiveStore": "access.zarr_store",
+    "CallicError": "errors",
+    "Entry": "archive.entries",
+    "OpenArchive": "access.archive",
+    "decode_image": "access.images",
+    "encode_image": "access.images",
+    "open_archive": "access.archive",
+    "zarr_store": "access.zarr_store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def place_compiled_code(environment: MutableMapping[str, str], package: Path) -> None:

@@ -54,6 +54,27 @@ class NoSuchEntry(UsageError):
     code = "E005"
 
 
+class RegionError(UsageError):
+    """A region cannot be read as one, is empty, or does not lie within the image."""
+
+    code = "E020"
+
+
+class UnknownPath(UsageError, KeyError):
+    """The archive has no entry of this path."""
+
+    code = "E021"
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""  # a KeyError would show its repr
+
+
+class NoSuchImage(UsageError):
+    """An entry is no file, holds no image that can be decoded, or not as many as were asked for."""
+
+    code = "E022"
+
+
 # -- E1xx: sources and image files ---------------------------------------------------------------------------
 
 
@@ -179,6 +200,12 @@ class UnsupportedImage(CodestreamError):
 
     code = "E223"
     exit_code = 2
+
+
+class ChunkFrameError(CodestreamError):
+    """A chunk of a zarr array that should hold a frame of the callic codec holds none, or a damaged one."""
+
+    code = "E230"
 
 
 # -- E3xx: models and adapters -------------------------------------------------------------------------------

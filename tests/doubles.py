@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from callic_archive.archive.codecs import Image, StreamInfo
+from callic_archive.archive.codecs import Box, Image, StreamInfo
 from callic_archive.errors import CodestreamError
 
 
@@ -39,7 +39,7 @@ class DeflateCodec:
         body = header + b"\n" + zlib.compress(samples.tobytes(), 9)
         return body + zlib.crc32(body).to_bytes(4, "little")
 
-    def decode(self, codestream: bytes) -> Image:
+    def decode(self, codestream: bytes, region: Box | None = None) -> Image:
         if zlib.crc32(codestream[:-4]) != int.from_bytes(codestream[-4:], "little"):
             raise CodestreamError("the test codec's stream is damaged")
         header, body = codestream[:-4].split(b"\n", 1)
@@ -47,7 +47,8 @@ class DeflateCodec:
         kind = np.dtype(dtype)
         differences = np.frombuffer(zlib.decompress(body), f"u{kind.itemsize}").reshape(shape)
         samples = differences.cumsum(axis=1, dtype=differences.dtype).cumsum(axis=0, dtype=differences.dtype)
-        return samples.view(kind)
+        image = samples.view(kind)
+        return image if region is None else image[region[0] : region[2], region[1] : region[3]].copy()
 
     def inspect(self, codestream: bytes) -> StreamInfo:
         shape, dtype = json.loads(codestream.split(b"\n", 1)[0])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 Image = NDArray[Any]
 Json = Any
+Box = tuple[int, int, int, int]  # top, left, bottom, right: pixels, the last two not included
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,11 @@ class StreamInfo:
 class Decoder(Protocol):
     """Turns codestreams back into images."""
 
-    def decode(self, codestream: bytes) -> Image:
-        """The image, exactly. Raises CallicError on a damaged stream or a missing model."""
+    def decode(self, codestream: bytes, region: Box | None = None) -> Image:
+        """The image, exactly, or the part of it that lies in ``region``.
+
+        Raises CallicError on a damaged stream or a missing model.
+        """
         ...
 
     def inspect(self, codestream: bytes) -> StreamInfo:
@@ -208,7 +212,7 @@ class _CallicCodec:
             options=EncodeOptions(**options),
         )
 
-    def decode(self, codestream: bytes) -> Image:
+    def decode(self, codestream: bytes, region: Box | None = None) -> Image:
         from callic_archive.codec.decoder import decode_image
 
         return decode_image(
@@ -217,6 +221,7 @@ class _CallicCodec:
             adapters=self._adapters,
             device=self._plan.device,
             threads=self._threads,
+            region=region,
         )
 
     def inspect(self, codestream: bytes) -> StreamInfo:

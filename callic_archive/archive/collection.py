@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from callic_archive.archive.codecs import CodecPlan, Image
+from callic_archive.archive.context import ContextFinder, read_beside
 from callic_archive.archive.packer import MAPPED_FROM, read_source
 from callic_archive.archive.scan import Source
 from callic_archive.archive.staging import Staging
@@ -62,11 +63,12 @@ def take_sample(sources: list[Source]) -> Sample:
     order = [source for source in sources if source.kind == "file" and source.size]
     random.Random(SEED).shuffle(order)
     images: list[Image] = []
+    contexts = ContextFinder(read_beside)
     taken = seen_bytes = seen_pixels = 0
     for source in order[:MOST_FILES]:
         if taken >= SAMPLE_BYTES:
             break
-        found = _images_of(source)
+        found = _images_of(source, contexts)
         seen_bytes += source.size
         seen_pixels += sum(image.shape[0] * image.shape[1] for image in found)
         for image in found:
@@ -76,12 +78,12 @@ def take_sample(sources: list[Source]) -> Sample:
     return Sample(tuple(images), seen_pixels * total // max(1, seen_bytes))
 
 
-def _images_of(source: Source) -> tuple[Image, ...]:
+def _images_of(source: Source, contexts: ContextFinder) -> tuple[Image, ...]:
     try:
         data, _ = read_source(source.file)
         if len(data) >= MAPPED_FROM and sniff(data) in ("png",):
             return ()  # decoding it wholly for a sample would cost more memory than it is worth
-        parsed = parse(data)
+        parsed = parse(data, context=contexts.of(source.file, source.path.count("/")))
     except EnvironmentFailure:
         raise
     except (CallicError, OSError, MemoryError):

@@ -68,6 +68,11 @@ class Entry:
         """Samples of all its images."""
         return sum(part.stream.samples for part in self.parts if part.stream is not None)
 
+    @property
+    def images(self) -> tuple[StreamInfo, ...]:
+        """Shape, type and needs of each image that went through the codec; none of a file that did not."""
+        return tuple(part.stream for part in self.parts if part.stream is not None)
+
     def models(self) -> set[str]:
         """Digests of the models it needs."""
         return {digest for part in self.parts if part.stream is not None for digest in part.stream.models}

@@ -30,7 +30,7 @@ from callic_archive.errors import (
     SourceError,
     UnexpectedFailure,
 )
-from callic_archive.images.source import Limits, Parsed, images_equal, parse, rebuild
+from callic_archive.images.source import Context, Limits, Parsed, images_equal, parse, parse_again, rebuild
 
 # bytes of a file in one STORED or SURROUND record: bounds memory, and what one damaged record costs
 CHUNK = 64 << 20
@@ -112,11 +112,13 @@ def pack_one(
     codec: Callable[[], Codec] | None,
     options: PackOptions | None = None,
     digest: str | None = None,
+    context: Context | None = None,
 ) -> Packed:
     """Turn the bytes of one file into pieces.
 
     ``codec`` gives the codec and is called for understood images only; None stores verbatim without looking.
-    ``digest`` is the file's SHA-256 where it is known already. Never raises for anything in ``data``:
+    ``digest`` is the file's SHA-256 where it is known already; ``context`` what beside it tells how to read
+    it. Never raises for anything in ``data``:
     failures of parsers and codecs come back as ``failure``, with the file stored verbatim. What ``codec``
     itself raises, and every EnvironmentFailure, is no matter of this file and passes through.
     """
@@ -127,7 +129,7 @@ def pack_one(
         return Packed(digest, 0, "none", "bytes", iter(()))
     failure: CallicError | None = None
     if codec is not None:
-        taken = _attempt(lambda: _take_apart(data, digest, options))
+        taken = _attempt(lambda: _take_apart(data, digest, options, context))
         if isinstance(taken, _Taken):
             packed = _attempt(partial(_encode, data, digest, taken, codec(), options))
             if isinstance(packed, Packed):
@@ -171,9 +173,11 @@ def is_device_failure(error: BaseException) -> bool:
     return bool(names & {"OutOfMemoryError", "AcceleratorError"}) or "CUDA error" in str(error)
 
 
-def _take_apart(data: bytes | memoryview, digest: str, options: PackOptions) -> _Taken | None:
+def _take_apart(
+    data: bytes | memoryview, digest: str, options: PackOptions, context: Context | None
+) -> _Taken | None:
     """The file as images with what ``rebuild`` was proven to give, or None when it should rather be stored."""
-    parsed = parse(data, "", options.limits)
+    parsed = parse(data, "", options.limits, context)
     if parsed is None or not parsed.images:
         return None
     fidelity = prove_rebuild(parsed, digest, options)
@@ -246,7 +250,7 @@ def prove_rebuild(parsed: Parsed, digest: str, options: PackOptions) -> Literal[
 def content_equal(parsed: Parsed, again: bytes | memoryview, limits: Limits) -> bool:
     """Whether the file ``again`` has the pixels and metadata of ``parsed``."""
     try:
-        other = parse(again, "", limits)
+        other = parse_again(again, parsed.format, parsed.recipe, limits)
     except SourceError:
         return False
     return other is not None and images_equal(parsed, other)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from callic_archive.archive.codecs import Codec, CodecPlan
+from callic_archive.archive.context import ContextFinder, read_beside
 from callic_archive.archive.digests import sha256
 from callic_archive.archive.entries import Entry, Part, relocated
 from callic_archive.archive.pack_one import Packed, PackOptions, pack_one
@@ -132,6 +133,7 @@ class Packer:
         self.job = job
         self.sink = ShardSink(job.data, job.shard_bytes)
         self._codec: Codec | None = None
+        self._contexts = ContextFinder(read_beside)
 
     def codec(self) -> Codec:
         """The codec, opened when the first image asks for it."""
@@ -180,7 +182,11 @@ class Packer:
                 problems.append(Problem(source.file, *entry.problem, kept=True))
         else:
             packed = pack_one(
-                data, codec=None if verbatim else self.codec, options=self.job.options, digest=digest
+                data,
+                codec=None if verbatim else self.codec,
+                options=self.job.options,
+                digest=digest,
+                context=self._contexts.of(source.file, source.path.count("/")),
             )
             failure = WorkerKiller(KILLER) if verbatim else packed.failure
             if failure is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO, Literal, Self, cast
 
 import numpy as np
 
-from callic_archive.archive.codecs import Decoder, DecoderPlan, Image
+from callic_archive.archive.codecs import Box, Decoder, DecoderPlan, Image
 from callic_archive.archive.digests import content_sha256
 from callic_archive.archive.entries import Entry, Part
 from callic_archive.archive.pack_one import expand
@@ -36,7 +37,7 @@ from callic_archive.errors import (
     MissingPath,
     NotAnArchive,
 )
-from callic_archive.images.source import Limits, Parsed, images_equal, parse, rebuild
+from callic_archive.images.source import Limits, Parsed, images_equal, parse_again, rebuild
 
 FORMAT_VERSION = 1
 INDEX = "index.jsonl.zst"
@@ -54,7 +55,10 @@ class Contents:
 
 
 class Archive:
-    """An archive directory. A context manager; its readers and models are opened when first needed."""
+    """An archive directory. A context manager; its readers and models are opened when first needed.
+
+    Threads may share it.
+    """
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class Archive:
         self._threads = threads
         self._decoder: Decoder | None = None
         self._readers: dict[str, ShardReader | CallicError] = {}
+        self._lock = threading.RLock()  # of what is opened when first needed
         check_archive(root)
         self._contents = contents or self._read_index()
 
@@ -145,16 +150,17 @@ class Archive:
 
     def reader(self, name: str) -> ShardReader:
         """The reader of a shard. Raises EntryDamaged when the shard is missing, else what opening it raised."""
-        found = self._readers.get(name)
-        if found is None:
-            try:
-                path = self.data / name
-                if not path.is_file():
-                    raise EntryDamaged(f"the shard data/{name} is missing")
-                found = ShardReader(path)
-            except CallicError as error:
-                found = error
-            self._readers[name] = found
+        with self._lock:
+            found = self._readers.get(name)
+            if found is None:
+                try:
+                    path = self.data / name
+                    if not path.is_file():
+                        raise EntryDamaged(f"the shard data/{name} is missing")
+                    found = ShardReader(path)
+                except CallicError as error:
+                    found = error
+                self._readers[name] = found
         if isinstance(found, CallicError):
             raise found
         return found
@@ -165,15 +171,16 @@ class Archive:
 
     def decoder(self) -> Decoder:
         """The decoder with this archive's own models and adapters. Raises ModelError."""
-        if self._decoder is None:
-            if self._plan is None:
-                raise NotAnArchive("no decoder was given to read images with")
-            payloads = []
-            for ref in self.adapters.values():
-                with suppress(ContainerError):  # the entries that need it will say so
-                    payloads.append(self.reader(ref.shard).read(ref))
-            self._decoder = self._plan.open(self.models(), payloads, threads=self._threads)
-        return self._decoder
+        with self._lock:
+            if self._decoder is None:
+                if self._plan is None:
+                    raise NotAnArchive("no decoder was given to read images with")
+                payloads = []
+                for ref in self.adapters.values():
+                    with suppress(ContainerError):  # the entries that need it will say so
+                        payloads.append(self.reader(ref.shard).read(ref))
+                self._decoder = self._plan.open(self.models(), payloads, threads=self._threads)
+            return self._decoder
 
     # -- entries ---------------------------------------------------------------------------------------------
 
@@ -218,27 +225,40 @@ class Archive:
         surround = b"".join(
             expand(self.read(part), part.coding, part.size) for part in entry.parts if part.stream is None
         )
-        images = []
+        self._check_promise(entry)
+        return surround, [self._decode(part) for part in entry.parts if part.stream is not None]
+
+    def image(self, entry: Entry, number: int, region: Box | None = None) -> Image:
+        """Image ``number`` of an image entry, or the part in ``region``, of which only the tiles are decoded.
+
+        Raises EntryDamaged.
+        """
+        with naming(entry):
+            self._check_promise(entry)
+            return self._decode([part for part in entry.parts if part.stream is not None][number], region)
+
+    @staticmethod
+    def _check_promise(entry: Entry) -> None:
         # No packer takes a file that promises more than this for its size, so no honest entry does either.
         promised = sum(part.size for part in entry.parts if part.stream is not None)
         Limits().check_decoded(promised, entry.size)
-        for part in entry.parts:
-            if part.stream is not None:
-                codestream = self.read(part)
-                info = self.decoder().inspect(codestream)
-                if (info.shape, info.dtype) != (part.stream.shape, part.stream.dtype):
-                    raise EntryDamaged("a codestream holds an image of another shape than the index says")
-                if info.samples * np.dtype(info.dtype).itemsize != part.size:
-                    raise EntryDamaged("a codestream holds more or fewer bytes of samples than the index says")
-                images.append(self.decoder().decode(codestream))
-        return surround, images
+
+    def _decode(self, part: Part, region: Box | None = None) -> Image:
+        codestream = self.read(part)
+        info, told = self.decoder().inspect(codestream), part.stream
+        if told is None or (info.shape, info.dtype) != (told.shape, told.dtype):
+            raise EntryDamaged("a codestream holds an image of another shape than the index says")
+        if info.samples * np.dtype(info.dtype).itemsize != part.size:
+            raise EntryDamaged("a codestream holds more or fewer bytes of samples than the index says")
+        return self.decoder().decode(codestream, region) if region else self.decoder().decode(codestream)
 
     def close(self) -> None:
         """Close all readers."""
-        for reader in self._readers.values():
-            if isinstance(reader, ShardReader):
-                reader.close()
-        self._readers.clear()
+        with self._lock:
+            for reader in self._readers.values():
+                if isinstance(reader, ShardReader):
+                    reader.close()
+            self._readers.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -332,7 +352,7 @@ def _prove_content(entry: Entry, surround: bytes, images: list[Image]) -> None:
     """Put the file together once more, read it, and compare pixels and metadata. Raises DigestMismatch."""
     made = io.BytesIO()
     rebuild(entry.format or "", entry.recipe, surround, images, made)
-    again = parse(made.getbuffer())
+    again = parse_again(made.getbuffer(), entry.format or "", entry.recipe)
     if again is None:
         raise DigestMismatch("the restored file is not understood as the image it was")
     recipe = dict(entry.recipe)

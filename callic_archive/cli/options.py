@@ -139,6 +139,13 @@ directory_option = click.option(
     help="Where to restore the tree.",
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+region_option = click.option(
+    "--region",
+    metavar="REGION",
+    help="Of each image only TOP,LEFT,BOTTOM,RIGHT or Y0:Y1,X0:X1, as NPY files; other files are left out.",
+)
+path_argument = click.argument("path")
+force_option = click.option("--force", is_flag=True, help="Write to a terminal even what is no text.")
 depth_option = click.option(
     "--full/--quick",
     "full",

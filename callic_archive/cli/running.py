@@ -17,9 +17,17 @@ from callic_archive.errors import CallicError, EnvironmentFailure, Interrupted, 
 
 
 def run_verb(
-    verb: str, common: Common, body: Callable[[Report], None], *, resumable: bool = False
+    verb: str,
+    common: Common,
+    body: Callable[[Report], None],
+    *,
+    resumable: bool = False,
+    data_on_stdout: bool = False,
 ) -> NoReturn:
-    """Call ``body`` and end the process with the exit code that fits."""
+    """Call ``body`` and end the process with the exit code that fits.
+
+    ``data_on_stdout``: standard output carries a file, so that all else goes to standard error.
+    """
     report = Report(
         verb,
         as_json=common.as_json,
@@ -27,6 +35,7 @@ def run_verb(
         verbose=common.verbose,
         debug=common.debug,
         redact=common.redact_paths,
+        out=sys.stderr if data_on_stdout else None,
     )
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, _stop)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @options.patterns_argument
 @options.directory_option
 @options.overwrite_option
+@options.region_option
 @options.device_option
 @options.gpus_option
 @options.workers_option
@@ -32,6 +33,9 @@ def unpack(common: Common, **values: Any) -> None:
     A PATTERN without / is compared with names, one with / with whole paths; a folder that matches brings all
     that is in it. Every file is checked against the digest stored at packing before it gets its name. Damaged
     entries are named, everything else is restored, and the exit code is 3.
+
+    With --region, NPY files of that part of each image are written instead, and only the tiles that it
+    touches are decoded.
     """
     run_verb("unpack", common, lambda report: _unpack(report, common, **values))
 
@@ -51,6 +55,7 @@ def _unpack(
     patterns: tuple[str, ...],
     output: Path,
     overwrite: bool,
+    region: str | None,
     device: str | None,
     gpus: int | None,
     workers: int | None,
@@ -64,6 +69,14 @@ def _unpack(
     report.hide(archive, output)
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=None)
     plan = decoder_plan(resources.gpus > 0)
+    if region is not None:
+        from callic_archive.cli.regions import unpack_regions
+
+        unpack_regions(
+            report, common, archive, patterns, output, region=region, overwrite=overwrite, plan=plan,
+            threads=workers,
+        )  # fmt: skip
+        return
     with Archive(archive, plan) as opened, Progress(report, common, "restored") as progress:
         for problem in opened.problems:
             report.problem(problem)

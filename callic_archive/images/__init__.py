@@ -3,6 +3,6 @@
 ``parse`` takes a file apart, ``rebuild`` puts it together.
 """
 
-from callic_archive.images.source import Limits, Parsed, images_equal, parse, rebuild, sniff
+from callic_archive.images.source import Context, Limits, Parsed, images_equal, parse, rebuild, sniff
 
-__all__ = ["Limits", "Parsed", "images_equal", "parse", "rebuild", "sniff"]
+__all__ = ["Context", "Limits", "Parsed", "images_equal", "parse", "rebuild", "sniff"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, BinaryIO, Literal, cast
@@ -84,6 +84,18 @@ class Parsed:
     )  # recipe keys that describe compression alone
 
 
+@dataclass(frozen=True)
+class Context:
+    """What lies beside a file and tells how to read it: a chunk of a zarr array does not describe itself.
+
+    All that is needed to put the file together again goes into the recipe; the context serves ``parse`` alone.
+    """
+
+    name: str  # of the document: ``.zarray`` or ``zarr.json``
+    document: bytes
+    key: str  # path of the file below the document's folder
+
+
 _STREAM = (struct.error, zlib.error)
 _MODULES = {
     "npy": "callic_archive.images.npy",
@@ -92,7 +104,12 @@ _MODULES = {
     "png": "callic_archive.images.png",
     "tiff": "callic_archive.images.tiff",
     "dicom": "callic_archive.images.dicom",
+    "zarr": "callic_archive.images.zarr_chunk",
 }
+_PARSERS = {
+    **_MODULES,
+    "zip": "callic_archive.images.zarr_zip",
+}  # a ZIP comes back by the recipe of its chunks
 
 
 def sniff(data: memoryview | bytes) -> str | None:
@@ -109,6 +126,8 @@ def sniff(data: memoryview | bytes) -> str | None:
         return "tiff"
     if head.startswith(b"\x93NUMPY"):
         return "npy"
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"  # it may hold a zarr store
     if head[:3] == b"P7\n":
         return "pnm"
     if head[:2] in (b"P5", b"P6") and head[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
@@ -131,28 +150,50 @@ def _looks_like_bare_dicom(head: bytes) -> bool:
     return big and head[2] == 0 and head[3] <= 0x18
 
 
-def parse(data: memoryview | bytes, name: str = "", limits: Limits | None = None) -> Parsed | None:
+def parse(
+    data: memoryview | bytes, name: str = "", limits: Limits | None = None, context: Context | None = None
+) -> Parsed | None:
     """Take a file apart.
 
     ``data`` is the whole file, usually a view of a memory map; images may be views of it. ``name`` serves
-    messages only. Returns None for what no model takes: unknown types, palettes, 1-bit, 32-bit and float
-    samples, lossy compression. Raises a SourceError subclass when the file claims a supported format but is
-    truncated, lies or asks for too much.
+    messages only. With a ``context`` the file is what that says, whatever its first bytes look like. Returns
+    None for what no model takes: unknown types, palettes, 1-bit, 32-bit and float samples, lossy compression.
+    Raises a SourceError subclass when the file claims a supported format but is truncated, lies or asks for
+    too much.
     """
     view = memoryview(data).cast("B")
-    kind = sniff(view)
-    if kind not in _MODULES:
+    kind = "zarr" if context is not None else sniff(view)
+    if kind not in _PARSERS:
         return None
-    module = import_module(_MODULES[kind])
+    module = import_module(_PARSERS[kind])
+    arguments = (limits or Limits(),) if context is None else (context, limits or Limits())
+    return _guarded(lambda: module.parse(view, *arguments), name or kind, name)
+
+
+def parse_again(
+    data: memoryview | bytes, format: str, recipe: Mapping[str, Json], limits: Limits | None = None
+) -> Parsed | None:
+    """Take a file apart that ``rebuild`` wrote from ``recipe``, to compare it with what it was written from.
+
+    What else ``parse`` needs a context for is known from the recipe. Raises a SourceError subclass.
+    """
+    view = memoryview(data).cast("B")
+    if format != "zarr":
+        return parse(view, "", limits)
+    module = import_module(_MODULES[format])
+    return _guarded(lambda: module.parse_again(view, recipe, limits or Limits()), format, "")
+
+
+def _guarded(step: Callable[[], Any], what: str, name: str) -> Parsed | None:
     try:
-        return cast("Parsed | None", module.parse(view, limits or Limits()))
+        return cast("Parsed | None", step())
     except SourceError as error:
         if name:
             raise type(error)(f"{name}: {error}") from error
         raise
     except (ValueError, LookupError, TypeError, RecursionError, ArithmeticError, *_STREAM) as error:
         # A broken file that slipped past a check is still a broken file, never a crash of the run.
-        raise MalformedSource(f"{name or kind}: {type(error).__name__}: {error}") from error
+        raise MalformedSource(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def rebuild(

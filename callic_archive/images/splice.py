@@ -43,9 +43,12 @@ def _spans(layouts: Sequence[Layout], kept: Kept = ()) -> NDArray[np.int64]:
     return spans[np.argsort(spans[:, 0], kind="stable")]
 
 
-def check_spans(layouts: Sequence[Layout], size: int) -> None:
-    """Raise TruncatedSource or MalformedSource unless all blocks lie apart and inside ``size`` bytes."""
-    spans = _spans(layouts)
+def check_spans(layouts: Sequence[Layout], size: int, kept: Kept = ()) -> None:
+    """Raise TruncatedSource or MalformedSource unless all blocks lie apart and inside ``size`` bytes.
+
+    Blocks in ``kept`` are not looked at.
+    """
+    spans = _spans(layouts, kept)
     ends = spans[:, 0] + spans[:, 1]
     if len(spans) and int(spans[0, 0]) < 0:
         raise MalformedSource("a block of samples starts before the file")

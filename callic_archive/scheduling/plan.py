@@ -36,7 +36,8 @@ class Costs:
         mb = source.size / 1e6
         name = source.path.rsplit("/", 1)[-1].lower()
         suffix = name.rsplit(".", 1)[-1] if "." in name else ""
-        if suffix in _IMAGE_SUFFIXES or not suffix:  # DICOM files often have no suffix at all
+        # DICOM files often have no suffix at all, and chunks of zarr arrays are named by numbers.
+        if suffix in _IMAGE_SUFFIXES or not suffix or suffix.isdigit():
             mb *= _COMPRESSED.get(suffix, 1.0)
             return self.second_per_file + mb * self.image_second_per_mb + self.adapt_second_per_image
         return self.second_per_file + mb * self.stored_second_per_mb

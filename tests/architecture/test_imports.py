@@ -53,6 +53,8 @@ VIOLATIONS = [
     Violation("rows", "codec/codestream.py", "import callic_archive.container"),
     Violation("rows", "archive/__init__.py", "import callic_archive.scheduling"),
     Violation("rows", "scheduling/__init__.py", "import callic_archive.cli"),
+    Violation("rows", "access/__init__.py", "import callic_archive.scheduling.run"),
+    Violation("rows", "archive/__init__.py", "def late():\n    import callic_archive.access.archive"),
     Violation("decoder", "codec/decoder.py", "def late():\n    import callic_archive.codec.adapt"),
     Violation("decoder", "codec/coding.py", "import callic_archive.model.mgcf"),
     Violation("decoder", "model/integer.py", "import callic_archive.model.mgcf"),
@@ -61,6 +63,7 @@ VIOLATIONS = [
     Violation("container", "container/__init__.py", "def late():\n    import callic_archive.codec.decoder"),
     Violation("dask", "archive/__init__.py", "def late():\n    import dask"),
     Violation("dask", "cli/main.py", "from distributed import Client"),
+    Violation("dask", "access/archive.py", "def late():\n    import dask"),
     Violation("codec", "codec/encoder.py", "def late():\n    import zarr"),
     Violation("codec", "codec/codestream.py", "import callic_archive.images.dicom"),
 ]
@@ -111,6 +114,11 @@ TRAINING = {"callic_archive.codec.adapt", "callic_archive.model.mgcf"}
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
+        ("import callic_archive", FOREIGN | {"numba", "numcodecs", "numpy", "zstandard"}),
+        (
+            "from callic_archive import open_archive, decode_image",
+            FOREIGN | TRAINING | {"numba", "numcodecs"},
+        ),
         ("import callic_archive.codec.decoder", FOREIGN | TRAINING),
         ("import callic_archive.codec.encoder", FOREIGN | TRAINING),
         ("import callic_archive.container", FOREIGN | {"numba", "callic_archive.codec"}),

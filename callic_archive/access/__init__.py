@@ -1,0 +1,1 @@
+"""Reading without unpacking: single files and regions of an archive, arrays as codestreams, and zarr."""

@@ -1,0 +1,186 @@
+"""An archive as a read-only mapping of paths to entries, from which single files and regions are read."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callic_archive.access.regions import Region, box_of
+from callic_archive.archive.codecs import CallicDecoderPlan, DecoderPlan
+from callic_archive.archive.context import ContextFinder
+from callic_archive.archive.entries import Entry
+from callic_archive.archive.pack_one import expand
+from callic_archive.archive.reading import Archive, naming
+from callic_archive.archive.scan import Problem
+from callic_archive.archive.unpacking import OTHER_BYTES
+from callic_archive.errors import DigestMismatch, NoSuchImage, SourceError, UnknownPath
+from callic_archive.images.source import parse, sniff
+
+Image = NDArray[Any]
+
+
+class OpenArchive(Mapping[str, Entry]):
+    """A finished archive, open for reading. A context manager that threads may share.
+
+    As a mapping it tells what is there (``archive["scans/a.tif"].size``) without decoding anything: size,
+    times, digest, fidelity, and by ``entry.images`` shape and type of each image of a file that went through
+    the codec.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        device: Literal["cpu", "cuda"] = "cpu",
+        threads: int | None = None,
+        plan: DecoderPlan | None = None,
+    ) -> None:
+        """See ``open_archive``; ``plan`` is another way to decode images."""
+        self._archive = Archive(Path(path), plan or CallicDecoderPlan(device=device), threads=threads)
+        self._entries = {entry.path: entry for entry in self._archive.entries}
+
+    # -- what is there ---------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        """The archive's folder."""
+        return self._archive.root
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was wrong with the index itself; entries it lost are missing here."""
+        return tuple(self._archive.problems)
+
+    def __getitem__(self, path: str) -> Entry:
+        """The entry of a path. Raises UnknownPath (E021), which is a KeyError."""
+        try:
+            return self._entries[path]
+        except (KeyError, TypeError):
+            raise UnknownPath(f"the archive has no entry {path!r}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"<archive {str(self.path)!r} of {len(self)} entries>"
+
+    # -- contents --------------------------------------------------------------------------------------------
+
+    def read_bytes(self, path: str) -> bytes:
+        """A file as ``unpack`` restores it, compared with the digests that were stored at packing.
+
+        Where the entry's fidelity is ``content``, that may be other compressed bytes than the source had.
+        Raises UnknownPath, NoSuchImage for folders and links, EntryDamaged, DigestMismatch.
+        """
+        entry = self._file(path)
+        out = io.BytesIO()
+        fidelity = self._archive.restore(entry, out)
+        if fidelity != entry.fidelity:
+            raise DigestMismatch(f"{path}: {OTHER_BYTES}")
+        return out.getvalue()
+
+    def read_array(self, path: str, page: int = 0, region: Region | None = None) -> Image:
+        """Image number ``page`` of a file, (H, W) or (H, W, C), uint8, uint16 or int16; or a region of it.
+
+        Of files that went through the codec only the tiles that ``region`` touches are decoded; each was
+        checked by its CRC, and whole images also by the digest of their samples. Files that were stored as
+        they are, but whose format is understood, are read from their bytes. Regions are slices of rows and
+        columns, or (top, left, bottom, right); see ``regions``.
+        Raises UnknownPath, NoSuchImage, RegionError, EntryDamaged, DigestMismatch.
+        """
+        entry = self._file(path)
+        if entry.method == "image":
+            info = _numbered(entry.images, page, path)
+            box = None if region is None else box_of(region, info.shape)
+            return self._archive.image(entry, page, box)
+        image = _numbered(self._parsed(entry), page, path)
+        if region is not None:
+            top, left, bottom, right = box_of(region, image.shape)
+            image = image[top:bottom, left:right]
+        return np.array(image, order="C")
+
+    def has_image(self, path: str) -> bool:
+        """Whether a file may hold images for ``read_array``: it went through the codec, or looks like one."""
+        entry = self[path]
+        if entry.method != "stored" or not entry.parts:
+            return entry.method == "image"
+        if self._context(entry) is not None:
+            return True
+        with naming(entry):
+            part = entry.parts[0]
+            return sniff(expand(self._archive.read(part), part.coding, part.size)) is not None
+
+    def page_count(self, path: str) -> int:
+        """How many images ``read_array`` can give of a file; files stored as they are must be read for it."""
+        entry = self._file(path)
+        return len(entry.images) if entry.method == "image" else len(self._parsed(entry))
+
+    def _file(self, path: str) -> Entry:
+        entry = self[path]
+        if entry.kind != "file":
+            kind = "a folder" if entry.kind == "directory" else f"a link to {entry.target!r}"
+            raise NoSuchImage(f"{path} is {kind}, not a file")
+        return entry
+
+    def _context(self, entry: Entry) -> Any:
+        return ContextFinder(self._document).of(entry.path)
+
+    def _document(self, path: str) -> bytes | None:
+        entry = self._entries.get(path)
+        return self.read_bytes(path) if entry is not None and entry.kind == "file" else None
+
+    def _parsed(self, entry: Entry) -> tuple[Image, ...]:
+        try:
+            parsed = parse(self.read_bytes(entry.path), context=self._context(entry))
+        except SourceError as error:
+            raise NoSuchImage(f"{entry.path} holds no image that can be read: {error}") from error
+        return parsed.images if parsed is not None else ()
+
+    # -- end -------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the archive's files; reading afterwards opens them again."""
+        self._archive.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _numbered(found: tuple[Any, ...], page: int, path: str) -> Any:
+    if not 0 <= page < len(found):
+        have = (
+            f"those it holds are numbered 0 to {len(found) - 1}"
+            if found
+            else "it holds none that the codec takes"
+        )
+        raise NoSuchImage(f"{path} has no image {page}; {have}")
+    return found[page]
+
+
+def open_archive(
+    path: str | os.PathLike[str],
+    *,
+    device: Literal["cpu", "cuda"] = "cpu",
+    threads: int | None = None,
+) -> OpenArchive:
+    """Open a finished archive for reading, with the models that it carries.
+
+    ``threads`` bounds those of one decoding; by default as many as there are cores. Raises MissingPath and
+    NotAnArchive.
+    """
+    return OpenArchive(path, device=device, threads=threads)

@@ -1,0 +1,273 @@
+"""Files that hold chunks of zarr arrays, as blocks of rasters: one chunk, the chunks of a shard, those of a ZIP.
+
+The chunks of one array become one image: side by side where they tile the last two axes, else below each
+other. Everything else in the file (gzip headers, checksums, a shard's index, a ZIP's directory) is
+surrounding bytes. A chunk that no known codec repeats stays there too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from callic_archive.errors import MalformedSource, RebuildMismatch
+from callic_archive.images.layout import Image, Layout, layouts_from_json, layouts_to_json, runs_of, unrun
+from callic_archive.images.source import Limits, Parsed
+from callic_archive.images.splice import check_spans, cut, parse_spliced, paste, rebuild_spliced, to_rasters
+from callic_archive.images.zarr_codecs import (
+    GZIP_HEADER,
+    check_step,
+    decode,
+    encode,
+    has_gzip_header,
+    libraries,
+    variants,
+)
+from callic_archive.images.zarr_metadata import ChunkForm, Step
+
+_KEPT_SHARE = 0.1  # of the chunks' bytes may stay as they are before taking the file apart gains nothing
+_MOST_CHAINS = 1 << 12  # different chains of steps in one recipe
+_KNOWN_CHAINS = 3  # chains that repeated earlier chunks of a file, tried first
+_VOLATILE = frozenset(
+    {"layouts", "chains", "blocks", "libraries"}
+)  # pixels and surrounding bytes tell the rest
+Chain = tuple[Step, ...]
+Span = tuple[int, int]  # offset and length in the file; length 0: the chunk is missing
+
+
+@dataclass(frozen=True)
+class Group:
+    """Chunks of one array in one file: their layout, and how each was made from its part of the raster."""
+
+    layout: Layout
+    steps: Chain
+    missing: frozenset[int] = frozenset()
+    fill: int = 0
+
+
+def raster_of(shape: Sequence[int]) -> tuple[int, int, int] | None:
+    """(rows, columns, samples) of an array in C order, leading axes below each other; None for one axis."""
+    axes = [n for n in shape if n > 1]
+    if len(axes) >= 3 and axes[-1] in (2, 3, 4):
+        return math.prod(axes[:-2]), axes[-2], axes[-1]
+    return (math.prod(axes[:-1]), axes[-1], 1) if len(axes) >= 2 else None
+
+
+def single(form: ChunkForm, start: int, length: int) -> Group | None:
+    """The group of one chunk that takes ``length`` bytes from ``start``. Raises MalformedSource."""
+    return column(form, [(start, length)])
+
+
+def column(form: ChunkForm, spans: Sequence[Span]) -> Group | None:
+    """Chunks below each other; None where a chunk has fewer than two axes. Raises MalformedSource."""
+    raster = raster_of(form.shape)
+    if raster is None or not spans:
+        return None
+    rows, columns, samples = raster
+    # An array in Fortran order of two axes is stored as its transpose; the image shows it upright.
+    order = [axis for axis, n in zip(form.axes, form.shape, strict=True) if n > 1]
+    turned = len(order) == 2 and order[0] > order[1] and len(spans) == 1
+    layout = Layout(
+        rows * len(spans), columns, samples, form.dtype, rows, columns, columns * samples * form.itemsize,
+        offsets=(), transpose=turned,
+    )  # fmt: skip
+    return _group(form, layout, spans)
+
+
+def mosaic(whole: ChunkForm, inner: ChunkForm, spans: Sequence[Span]) -> Group | None:
+    """The inner chunks of a shard at their places in it, or as a column where they are no rectangles there."""
+    if whole.axes == inner.axes:
+        pairs = [(a, b) for a, b in zip(whole.shape, inner.shape, strict=True) if a > 1]
+        samples = 1
+        if len(pairs) >= 3 and pairs[-1][0] in (2, 3, 4) and pairs[-1][0] == pairs[-1][1]:
+            samples = pairs.pop()[0]
+        if len(pairs) >= 2 and all(b == 1 for _, b in pairs[:-2]):
+            (height, rows), (width, columns) = pairs[-2:]
+            height *= math.prod(a for a, _ in pairs[:-2])
+            pitch = columns * samples * inner.itemsize
+            layout = Layout(height, width, samples, inner.dtype, rows, columns, pitch, offsets=())
+            return _group(inner, layout, spans)
+    return column(inner, spans)
+
+
+def _group(form: ChunkForm, layout: Layout, spans: Sequence[Span]) -> Group:
+    head = GZIP_HEADER if form.steps and form.steps[-1][0] == "gzip" else 0
+    offsets, lengths, missing = [], [], []
+    for number, (start, length) in enumerate(spans):
+        if length and length < head + form.tail + 1:
+            raise MalformedSource(f"a chunk of {length} bytes is shorter than its own header and checksum")
+        if not length:
+            missing.append(number)
+        offsets.append(start + head if length else 0)
+        lengths.append(length - head - form.tail if length else 0)
+    layout = replace(layout, offsets=tuple(offsets), lengths=tuple(lengths))
+    return Group(layout, form.steps, frozenset(missing), form.fill)
+
+
+# -- taking apart --------------------------------------------------------------------------------------------
+
+
+def parse_groups(data: memoryview, groups: Sequence[Group], limits: Limits) -> Parsed | None:
+    """A file whose chunks are those of ``groups``; None when too many of them cannot be repeated.
+
+    Raises SourceError subclasses for chunks that are damaged or lie apart from the file.
+    """
+    layouts = [group.layout for group in groups]
+    limits.check_images(len(groups))
+    limits.check_blocks(sum(layout.count for layout in layouts))
+    decoded = sum(layout.decoded_bytes for layout in layouts)
+    if decoded > limits.max_ratio * len(data):
+        return None  # legal: constant chunks take next to nothing already
+    limits.check_decoded(decoded, len(data))
+    check_spans(layouts, len(data), [group.missing for group in groups])
+    if not any(group.steps or group.missing for group in groups):
+        return _parse_raw(data, layouts, limits)
+    search = _Search()
+    images: list[Image] = []
+    for number, group in enumerate(groups):
+        images += group.layout.to_images(_decode(data, number, group, search))
+    total = sum(sum(layout.lengths) for layout in layouts)
+    fidelity: Literal["bytes", "content"] = "bytes"
+    if search.missed and not search.unread and _alone(layouts, len(data)):
+        search.chains, search.found[0, 0], search.missed = [groups[0].steps], 0, 0
+        fidelity = "content"
+    if not total or search.missed > _KEPT_SHARE * total or len(search.chains) > _MOST_CHAINS:
+        return None
+    kept = [frozenset(k for k in range(x.count) if search.found[i, k] < 0) for i, x in enumerate(layouts)]
+    recipe: dict[str, Any] = {
+        "layouts": layouts_to_json(layouts),
+        "chains": [[list(step) for step in chain] for chain in search.chains],
+        "blocks": [runs_of([search.found[i, k] for k in range(x.count)]) for i, x in enumerate(layouts)],
+        "libraries": libraries(),
+    }
+    return Parsed("zarr", fidelity, tuple(images), cut(data, layouts, {}, kept), recipe, _VOLATILE)
+
+
+def _alone(layouts: Sequence[Layout], size: int) -> bool:
+    """Whether a file is one chunk to its end, so that no offset or checksum depends on the chunk's code."""
+    return (
+        len(layouts) == 1 and layouts[0].count == 1 and layouts[0].offsets[0] + layouts[0].lengths[0] == size
+    )
+
+
+def parse_again(data: memoryview, recipe: Mapping[str, Any], limits: Limits) -> Parsed | None:
+    """A file of one chunk that ``rebuild`` wrote with other bytes than the source's, taken apart by its recipe.
+
+    Raises SourceError subclasses.
+    """
+    (layout,) = layouts_from_json(recipe["layouts"])
+    if "chains" not in recipe or layout.count != 1 or layout.offsets[0] > len(data):
+        return None
+    steps = tuple(check_step(step) for step in recipe["chains"][0])
+    layout = replace(layout, lengths=(len(data) - layout.offsets[0],))
+    return parse_groups(data, [Group(layout, steps)], limits)
+
+
+def _parse_raw(data: memoryview, layouts: Sequence[Layout], limits: Limits) -> Parsed:
+    """Chunks without any codec: plain splicing, which needs no library to put them together again."""
+    bare = []
+    for layout in layouts:
+        for k in range(layout.count):
+            if layout.lengths[k] != layout.raw_length(k):
+                raise MalformedSource(
+                    f"a chunk has {layout.lengths[k]} bytes and its samples need {layout.raw_length(k)}"
+                )
+        bare.append(replace(layout, lengths=()))
+    return parse_spliced("zarr", data, bare, limits)
+
+
+class _Search:
+    """Finds for each chunk the steps that repeat it; those found before come first."""
+
+    def __init__(self) -> None:
+        self.chains: list[Chain] = []
+        self.found: dict[tuple[int, int], int] = {}  # (layout, block): number of its chain, or -1
+        self.missed = 0  # bytes of chunks that nothing repeats
+        self.unread = 0  # chunks that were not even decoded
+        self._recent: list[Chain] = []
+
+    def find(self, steps: Chain, raw: bytes, code: memoryview) -> int:
+        """The number of the chain that makes ``code`` of ``raw``, or -1."""
+        names = [step[0] for step in steps]
+        known = [chain for chain in self._recent if [step[0] for step in chain] == names][:_KNOWN_CHAINS]
+        for chain in [*known, *(c for c in variants(steps, code) if c not in known)]:
+            try:
+                repeated = encode(chain, raw) == code
+            except (RebuildMismatch, ValueError, RuntimeError, OverflowError):
+                continue
+            if repeated:
+                if chain in self._recent:
+                    self._recent.remove(chain)
+                self._recent.insert(0, chain)
+                if chain not in self.chains:
+                    self.chains.append(chain)
+                return self.chains.index(chain)
+        return -1
+
+
+def _decode(data: memoryview, number: int, group: Group, search: _Search) -> Image:
+    """The raster (H, W, S) of a group; chunks that are missing have the fill value."""
+    layout = group.layout
+    raster = np.full((layout.height, layout.width, layout.samples), _fill(group.fill, layout), layout.native)
+    for k in range(layout.count):
+        search.found[number, k] = -1
+        if k in group.missing:
+            continue
+        start, length = layout.offsets[k], layout.lengths[k]
+        code = data[start : start + length]
+        if group.steps and group.steps[-1][0] == "gzip" and not has_gzip_header(data[start - GZIP_HEADER :]):
+            search.missed += length
+            search.unread += 1
+            continue
+        raw = decode(group.steps, code, layout.raw_length(k))
+        search.found[number, k] = search.find(group.steps, raw, code)
+        search.missed += length if search.found[number, k] < 0 else 0
+        layout.place(k, memoryview(raw), raster)
+    return raster
+
+
+def _fill(value: int, layout: Layout) -> int:
+    value += 128 if layout.dtype == "|i1" else 0
+    info = np.iinfo(layout.native)
+    return value if info.min <= value <= info.max else 0
+
+
+# -- putting together ----------------------------------------------------------------------------------------
+
+
+def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:
+    """See ``source.rebuild``: the file byte for byte. Raises RebuildMismatch."""
+    if "chains" not in recipe:
+        rebuild_spliced(recipe, surround, images, out)
+        return
+    layouts = layouts_from_json(recipe["layouts"])
+    if len(recipe["chains"]) > _MOST_CHAINS or len(recipe["blocks"]) != len(layouts):
+        raise RebuildMismatch("the recipe names another number of rasters than it has layouts")
+    chains = [tuple(check_step(step) for step in chain) for chain in recipe["chains"]]
+    blocks = [unrun(runs, x.count) for runs, x in zip(recipe["blocks"], layouts, strict=True)]
+    for layout, column_ in zip(layouts, blocks, strict=True):
+        if len(column_) != layout.count or not layout.lengths:
+            raise RebuildMismatch("the recipe names another number of blocks than its geometry needs")
+        if max(column_) >= len(chains):
+            raise RebuildMismatch("the recipe names a chain of codecs that there is not")
+    kept = [frozenset(k for k, chain in enumerate(column_) if chain < 0) for column_ in blocks]
+
+    def apply(i: int, k: int, raw: bytes) -> bytes:
+        return encode(chains[blocks[i][k]], raw)
+
+    rasters = to_rasters(layouts, images)
+    if (
+        len(layouts) == 1
+        and layouts[0].count == 1
+        and blocks[0][0] >= 0
+        and len(surround) == layouts[0].offsets[0]
+    ):
+        # A single chunk may come out longer or shorter where the library at hand is another one.
+        raw = b"".join(layouts[0].pieces(0, rasters[0], memoryview(b"")))
+        out.write(surround + apply(0, 0, raw))
+        return
+    paste(layouts, surround, rasters, out, apply, kept)

@@ -1,0 +1,363 @@
+"""Zarr array metadata, versions 2 and 3, read with suspicion: how the bytes of one chunk become samples.
+
+A chunk does not describe itself; the document beside it does (``.zarray``, ``zarr.json``). Only what decides
+about a chunk's bytes is read. Every answer is one of three: a ``ChunkForm``; None for what no model takes
+(floats, wide integers, unknown codecs, variable chunks); MalformedSource for a document that contradicts
+itself. Specifications: zarr-specs, core protocol v2 and v3, sharding codec 1.0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from callic_archive.errors import MalformedSource
+
+Step = tuple[str | int, ...]  # a codec's name and its numbers, as it stands in a recipe
+Json = Any
+MAX_DOCUMENT = 4 << 20  # bytes of a metadata document
+DOCUMENTS = (".zarray", "zarr.json")
+_MAX_AXES = 32
+_MAX_EXTENT = 1 << 31
+_MAX_CODECS = 16
+_KEY = re.compile(r"(?:c[./])?(?:0|[1-9]\d{0,18})(?:[./](?:0|[1-9]\d{0,18})){0,31}")
+_V2_TYPE = re.compile(r"[<>|]([ui][12]|b1)")
+_V3_TYPES = {"bool": "u1", "uint8": "u1", "int8": "i1", "uint16": "u2", "int16": "i2"}
+_BLOSC = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
+_BLOSC_SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+
+
+@dataclass(frozen=True)
+class ShardForm:
+    """How a shard is divided: inner chunks and the index of 16 bytes each, at its end or its start."""
+
+    inner: ChunkForm
+    byte_order: str  # of the index: "<" or ">"
+    tail: int  # bytes of checksum behind the index
+    at_end: bool
+
+
+@dataclass(frozen=True)
+class ChunkForm:
+    """The bytes of one chunk: an array in C order of ``shape``, sent through ``steps`` one after the other."""
+
+    shape: tuple[int, ...]  # as the samples lie in memory: transposes and Fortran order are applied
+    axes: tuple[int, ...]  # axis of the array that each axis of ``shape`` is
+    dtype: str  # one of layout.DTYPES
+    steps: tuple[Step, ...] = ()
+    tail: int = 0  # bytes of checksum behind the last step's code
+    fill: int = 0
+    shard: ShardForm | None = None
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes a sample."""
+        return int(self.dtype[2])
+
+    @property
+    def bytes(self) -> int:
+        """Bytes before the first step."""
+        return math.prod(self.shape) * self.itemsize
+
+
+@dataclass(frozen=True)
+class ArrayForm:
+    """One array: its chunks' form, and how their keys are written."""
+
+    chunk: ChunkForm
+    grid: tuple[int, ...]  # chunks along each axis of the array
+    prefix: str  # "c" for the default keys of version 3, else empty
+    separator: str
+
+    def is_key(self, key: str) -> bool:
+        """Whether ``key``, a path below the array's folder, is that of a chunk."""
+        if not _KEY.fullmatch(key):
+            return False
+        lead = self.prefix + self.separator if self.prefix else ""
+        if not key.startswith(lead) or key.startswith("c") != bool(lead):
+            return False
+        rest = key[len(lead) :]
+        other = "/" if self.separator == "." else "."
+        return other not in rest and len(rest.split(self.separator)) == len(self.chunk.shape)
+
+    def place(self, key: str) -> tuple[int, ...]:
+        """The chunk's place in the grid; ``key`` must be that of a chunk."""
+        return tuple(int(n) for n in re.split(r"[./]", key.removeprefix("c")) if n)
+
+
+def may_be_key(name: str) -> bool:
+    """Whether the last part of a path could be (the end of) a chunk's key."""
+    return _KEY.fullmatch(name) is not None
+
+
+def is_key_folder(name: str) -> bool:
+    """Whether a folder's name could be a part of a chunk's key."""
+    return name == "c" or (name.isascii() and name.isdigit())
+
+
+@lru_cache(maxsize=8)  # the chunks of an array come one after the other
+def array_form(name: str, document: bytes) -> ArrayForm | None:
+    """The array that a metadata document named ``name`` describes; None for groups and what is not taken.
+
+    Raises MalformedSource.
+    """
+    if len(document) > MAX_DOCUMENT:
+        raise MalformedSource(f"the metadata document {name} has more than {MAX_DOCUMENT} bytes")
+    try:
+        found = json.loads(document)
+    except (ValueError, RecursionError) as error:
+        raise MalformedSource(
+            f"the metadata document {name} is not JSON that can be read: {error}"
+        ) from error
+    if not isinstance(found, dict):
+        raise MalformedSource(f"the metadata document {name} is no JSON object")
+    try:
+        return _version_2(found) if name == ".zarray" else _version_3(found)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        what = f"{name} lacks {error}" if isinstance(error, KeyError) else f"{name}: {error}"
+        raise MalformedSource(f"the metadata document {what}") from error
+
+
+def _extents(value: Json, what: str, least: int = 1) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > _MAX_AXES:
+        raise ValueError(f"{what} is no list of at most {_MAX_AXES} numbers")
+    if not all(type(n) is int and least <= n < 1 << 62 for n in value):
+        raise ValueError(f"{what} holds something else than sizes")
+    return tuple(value)
+
+
+def _chunk_shape(value: Json, shape: tuple[int, ...]) -> tuple[int, ...]:
+    found = _extents(value, "the chunk shape")
+    if len(found) != len(shape):
+        raise ValueError(f"chunks have {len(found)} axes and the array has {len(shape)}")
+    if max(found, default=1) >= _MAX_EXTENT or math.prod(found) >= 1 << 40:
+        raise ValueError("chunks are larger than any file")
+    return found
+
+
+def _grid(shape: tuple[int, ...], chunk: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(-(-whole // part) for whole, part in zip(shape, chunk, strict=True))
+
+
+def _mapping(value: Json, what: str) -> Mapping[str, Json]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{what} is no JSON object")
+    return value
+
+
+def _integer(value: Json, low: int, high: int, what: str) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{what} is {str(value)[:40]}, not a whole number from {low} to {high}")
+    return value
+
+
+def _fill(value: Json) -> int:
+    return int(value) if isinstance(value, (int, bool)) and abs(value) < 1 << 16 else 0
+
+
+# -- version 2 -----------------------------------------------------------------------------------------------
+
+
+def _version_2(found: Mapping[str, Json]) -> ArrayForm | None:
+    if found["zarr_format"] != 2:
+        raise ValueError("it has not the format version 2")
+    shape = _extents(found["shape"], "the shape", 0)
+    chunk = _chunk_shape(found["chunks"], shape)
+    dtype = found["dtype"]
+    order = found["order"]
+    separator = found.get("dimension_separator", ".")
+    if order not in ("C", "F") or separator not in (".", "/"):
+        raise ValueError("order or dimension_separator is none that there is")
+    filters, compressor = found["filters"], found["compressor"]
+    if filters is not None and not isinstance(filters, list):
+        raise TypeError("filters is no list")
+    match = _V2_TYPE.fullmatch(dtype) if isinstance(dtype, str) else None
+    if match is None or not shape:
+        return None
+    kind = match[1].replace("b", "u")
+    stored = f"|{kind}" if kind.endswith("1") else dtype
+    steps: list[Step] = []
+    for config in [*(filters or ()), *([compressor] if compressor is not None else ())]:
+        if len(steps) == _MAX_CODECS:
+            return None
+        config = _mapping(config, "a codec")
+        step = _step(config["id"], config, stored)
+        if step is None:
+            return None
+        steps.append(step)
+    axes = tuple(range(len(chunk)))
+    axes = axes[::-1] if order == "F" else axes
+    form = ChunkForm(tuple(chunk[a] for a in axes), axes, stored, tuple(steps), 0, _fill(found["fill_value"]))
+    return ArrayForm(form, _grid(shape, chunk), "", separator) if _outermost(form.steps) else None
+
+
+# -- version 3 -----------------------------------------------------------------------------------------------
+
+
+def _named(value: Json) -> tuple[str, Mapping[str, Json]]:
+    """Name and configuration of an extension point."""
+    if isinstance(value, str):
+        return value, {}
+    value = _mapping(value, "an extension point")
+    if not isinstance(value["name"], str):
+        raise TypeError("the name of an extension point is no text")
+    return value["name"], _mapping(value.get("configuration") or {}, "a configuration")
+
+
+def _version_3(found: Mapping[str, Json]) -> ArrayForm | None:
+    if found["zarr_format"] != 3:
+        raise ValueError("it has not the format version 3")
+    if found["node_type"] != "array":
+        return None
+    shape = _extents(found["shape"], "the shape", 0)
+    grid, grid_config = _named(found["chunk_grid"])
+    keys, keys_config = _named(found["chunk_key_encoding"])
+    kind = _V3_TYPES.get(found["data_type"]) if isinstance(found["data_type"], str) else None
+    if (
+        grid != "regular"
+        or keys not in ("default", "v2")
+        or kind is None
+        or found.get("storage_transformers")
+    ):
+        return None
+    chunk = _chunk_shape(grid_config["chunk_shape"], shape)
+    separator = keys_config.get("separator", "/" if keys == "default" else ".")
+    if separator not in (".", "/"):
+        raise ValueError("the separator of chunk keys is neither . nor /")
+    if not shape:
+        return None
+    bare = ChunkForm(chunk, tuple(range(len(chunk))), f"|{kind}", fill=_fill(found.get("fill_value")))
+    form = _through(found["codecs"], bare)
+    prefix = "c" if keys == "default" else ""
+    return ArrayForm(form, _grid(shape, chunk), prefix, separator) if form is not None else None
+
+
+def _through(codecs: Json, form: ChunkForm, inner: bool = False) -> ChunkForm | None:
+    """``form`` after a list of codecs."""
+    if not isinstance(codecs, list) or not codecs:
+        raise ValueError("codecs is no list of codecs")
+    if len(codecs) > _MAX_CODECS:
+        return None
+    serialised = False
+    for value in codecs:
+        name, config = _named(value)
+        if form.shard is not None:
+            return None  # a whole shard packed once more
+        if name == "transpose" and not serialised and not form.steps:
+            form = _transposed(config["order"], form)
+        elif name == "bytes" and not serialised:
+            serialised = True
+            order = {"little": "<", "big": ">", None: None}[config.get("endian")]
+            if form.dtype.endswith("2"):
+                if order is None or (form.steps and order == ">"):
+                    return None
+                form = replace(form, dtype=order + form.dtype[1:])
+        elif name == "sharding_indexed" and not serialised and not inner and not form.steps:
+            serialised = True
+            shard = _shard(config, form)
+            if shard is None:
+                return None
+            form = replace(form, shard=shard)
+        elif name == "crc32c" and serialised:
+            form = replace(form, tail=form.tail + 4)
+        else:
+            dtype = form.dtype if serialised else "<" + form.dtype[1:] if form.itemsize > 1 else form.dtype
+            step = _step(name.removeprefix("numcodecs."), config, dtype, serialised)
+            if step is None or form.tail:
+                return None
+            form = replace(form, steps=(*form.steps, step))
+    return form if serialised and _outermost(form.steps) else None
+
+
+def _transposed(order: Json, form: ChunkForm) -> ChunkForm:
+    count = len(form.shape)
+    if order in ("C", "F"):
+        order = list(range(count))[:: -1 if order == "F" else 1]
+    if not isinstance(order, list) or sorted(_extents(order, "the order", 0)) != list(range(count)):
+        raise ValueError("the order of a transpose names each axis not once")
+    return replace(form, shape=tuple(form.shape[a] for a in order), axes=tuple(form.axes[a] for a in order))
+
+
+def _shard(config: Mapping[str, Json], form: ChunkForm) -> ShardForm | None:
+    shape = _chunk_shape(config["chunk_shape"], form.shape)
+    if any(whole % part for whole, part in zip(form.shape, shape, strict=True)):
+        raise ValueError("the chunks of a shard do not divide it")
+    inner = _through(config["codecs"], replace(form, shape=shape), inner=True)
+    index = [_named(codec) for codec in _list(config["index_codecs"])]
+    names = [name for name, _ in index]
+    location = config.get("index_location", "end")
+    if location not in ("start", "end"):
+        raise ValueError("the index of a shard lies neither at its start nor at its end")
+    if inner is None or names not in (["bytes"], ["bytes", "crc32c"]):
+        return None
+    order = {"little": "<", "big": ">"}[index[0][1]["endian"]]
+    return ShardForm(inner, order, 4 * (len(names) - 1), location == "end")
+
+
+def _list(value: Json) -> Sequence[Json]:
+    if not isinstance(value, list):
+        raise TypeError("a list of codecs is none")
+    return value
+
+
+# -- codecs --------------------------------------------------------------------------------------------------
+
+
+def _outermost(steps: Sequence[Step]) -> bool:
+    """Whether gzip, whose header stays beside its code, comes last if at all."""
+    return all(step[0] != "gzip" for step in steps[:-1])
+
+
+def _step(name: Json, config: Mapping[str, Json], dtype: str, serialised: bool = True) -> Step | None:
+    """A codec as a step, or None when it is none of those that are taken. Raises ValueError on nonsense."""
+    size = int(dtype[2])
+    if name == "delta":
+        same = all(
+            isinstance(t, str) and t.lstrip("<|=") == dtype[1:]
+            for t in (config["dtype"], config.get("astype") or config["dtype"])
+        )
+        return ("delta", size) if same and dtype[0] != ">" else None
+    if not serialised:
+        return None
+    if name == "shuffle":
+        return ("shuffle", _integer(config.get("elementsize", 4), 1, 64, "elementsize"))
+    if name in ("crc32", "adler32"):
+        return (name,) if config.get("location", "start") in ("start", None) else None
+    if name in ("zlib", "gzip"):
+        return (name, _integer(config.get("level", 1), -1, 9, "level"))
+    if name == "bz2":
+        return (name, _integer(config.get("level", 1), 1, 9, "level"))
+    if name == "lz4":
+        return (name, _integer(config.get("acceleration", 1), -(1 << 30), 1 << 30, "acceleration"))
+    if name == "zstd":
+        level = _integer(config.get("level", 0), -(1 << 20), 22, "level")
+        return (name, level, int(bool(config.get("checksum", False))))
+    if name == "blosc":
+        return _blosc(config, size)
+    return None
+
+
+def _blosc(config: Mapping[str, Json], size: int) -> Step:
+    cname, shuffle = config.get("cname", "lz4"), config.get("shuffle", 1)
+    if cname not in _BLOSC:
+        raise ValueError("blosc names a compressor that there is not")
+    if isinstance(shuffle, str):
+        shuffle = _BLOSC_SHUFFLES[shuffle]
+    size = _integer(config.get("typesize") or size, 1, 255, "typesize")
+    shuffle = _integer(shuffle, -1, 2, "shuffle")
+    if shuffle == -1:
+        shuffle = 2 if size == 1 else 1
+    level = _integer(config.get("clevel", 5), 0, 9, "clevel")
+    return (
+        "blosc",
+        cname,
+        level,
+        shuffle,
+        _integer(config.get("blocksize", 0), 0, 1 << 31, "blocksize"),
+        size,
+    )
