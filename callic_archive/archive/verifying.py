@@ -11,7 +11,7 @@ from pathlib import Path
 from callic_archive.archive.digests import sha256
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.pack_one import HashSink
-from callic_archive.archive.packer import read_source
+from callic_archive.archive.content import read_source
 from callic_archive.archive.reading import Archive
 from callic_archive.archive.scan import Problem, scan
 from callic_archive.archive.unpacking import OTHER_BYTES, ReadJob, ReadResult, Restored, Watch, open_for
