@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 
 from callic_archive import __version__
+from callic_archive.cli.diff import diff
 from callic_archive.cli.doctor import doctor
 from callic_archive.cli.info import info
 from callic_archive.cli.list import list_
@@ -52,7 +53,7 @@ def cli() -> None:
     """
 
 
-for command in (pack, unpack, verify, list_, info, doctor):
+for command in (pack, unpack, verify, diff, list_, info, doctor):
     cli.add_command(command)
 
 
