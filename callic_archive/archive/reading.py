@@ -24,7 +24,7 @@ from callic_archive.archive.placing import Placing
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.staging import PARTIAL
 from callic_archive.container.index import read_index
-from callic_archive.container.layout import RecordRef, RecordType
+from callic_archive.container.layout import PARTIAL_SUFFIX, RecordRef, RecordType
 from callic_archive.container.reader import ShardReader
 from callic_archive.errors import (
     CallicError,
@@ -151,6 +151,8 @@ class Archive:
             try:
                 path = self.data / name
                 if not path.is_file():
+                    path = path.with_name(name + PARTIAL_SUFFIX)  # of an unfinished archive that is salvaged
+                if not path.is_file():
                     raise EntryDamaged(f"the shard data/{name} is missing")
                 found = ShardReader(path)
             except CallicError as error:
@@ -270,9 +272,12 @@ def check_archive(root: Path) -> None:
         raise NotAnArchive(f"{root} is no callic archive: it holds neither data/{INDEX} nor shards")
 
 
-def contents_of(rows: Iterator[dict[str, Any]]) -> Contents:
-    """Sort the lines of an index by what they are. A line that is not valid costs its entry alone."""
-    contents = Contents()
+def contents_of(rows: Iterator[dict[str, Any]], contents: Contents | None = None) -> Contents:
+    """Sort the lines of an index by what they are. A line that is not valid costs its entry alone.
+
+    Given ``contents``, what came before a failure of ``rows`` is there.
+    """
+    contents = Contents() if contents is None else contents
     seen: set[str] = set()
     for row in rows:
         kind = row.get("kind")

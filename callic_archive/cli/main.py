@@ -16,6 +16,7 @@ from callic_archive.cli.info import info
 from callic_archive.cli.list import list_
 from callic_archive.cli.pack import pack
 from callic_archive.cli.report import JSON_VERSION
+from callic_archive.cli.salvage import salvage
 from callic_archive.cli.unpack import unpack
 from callic_archive.cli.verify import verify
 
@@ -53,7 +54,7 @@ def cli() -> None:
     """
 
 
-for command in (pack, unpack, verify, diff, list_, info, doctor):
+for command in (pack, unpack, verify, diff, salvage, list_, info, doctor):
     cli.add_command(command)
 
 

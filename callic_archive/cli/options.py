@@ -177,6 +177,7 @@ tree_argument = click.argument("tree", metavar="DIR", type=click.Path(path_type=
 
 loss_report_option = click.option(
     "--report",
+    "loss_report",
     metavar="FILE",
     type=click.Path(path_type=Path),
     help="Also write what came back and what is lost to FILE, as JSON.",

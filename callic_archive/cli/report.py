@@ -73,14 +73,14 @@ class Report:
 
     def note(self, line: str) -> None:
         """A remark beside the results; kept back by ``--quiet``."""
-        self.event("note", message=self._clean(line))
+        self.event("note", message=self.clean(line))
         if not self.quiet:
-            self._write(self.err, f"note: {_one_line(self._clean(line))}")
+            self._write(self.err, f"note: {_one_line(self.clean(line))}")
 
     def detail(self, line: str) -> None:
         """A remark for ``--verbose`` alone."""
         if self.verbose:
-            self._write(self.err, _one_line(self._clean(line)))
+            self._write(self.err, _one_line(self.clean(line)))
 
     def _write(self, stream: TextIO, line: str) -> None:
         line = printable(line)
@@ -123,7 +123,8 @@ class Report:
 
         return {"path": self.path(path)} if self.redact else name_to_json(path)
 
-    def _clean(self, message: str, *paths: str) -> str:
+    def clean(self, message: str, *paths: str) -> str:
+        """A message as it may be shown: with ``--redact-paths`` without ``paths`` and those of ``hide``."""
         if self.redact:
             for path in paths:
                 for form in (path, repr(path)[1:-1], os.path.basename(path)):
@@ -139,7 +140,7 @@ class Report:
         """One path that went wrong; the run goes on."""
         self.raise_exit(problem.exit_code)
         self.counts["problems"] += 1
-        message = self._clean(problem.message, problem.path, *problem.others)
+        message = self.clean(problem.message, problem.path, *problem.others)
         self.event(
             "problem",
             code=problem.code,
@@ -156,7 +157,7 @@ class Report:
     def fail(self, error: CallicError) -> None:
         """The failure that ends the run."""
         self.exit_code = error.exit_code
-        message = self._clean(str(error), *error.paths)
+        message = self.clean(str(error), *error.paths)
         self.summary["error"] = {"code": error.code, "message": message}
         self._write(self.err, f"callic-archive {self.verb}: {_one_line(message)} [{error.code}]")
         if self.debug:
