@@ -103,7 +103,9 @@ class _Links:
         return None
 
 
-def _differences(archive: Archive, entry: Entry, source: Source, scope: Scope, content: bool) -> Iterator[str]:
+def _differences(
+    archive: Archive, entry: Entry, source: Source, scope: Scope, content: bool
+) -> Iterator[str]:
     if entry.kind != source.kind:
         yield f"it is {_KINDS[entry.kind]} in the archive and {_KINDS[source.kind]} in the tree"
         return
@@ -181,7 +183,5 @@ def _same_content(archive: Archive, entry: Entry, source: Source) -> bool:
         raise
     except CallicError:
         return False
-    known = Parsed(
-        entry.format or "", "content", tuple(images), surround, dict(entry.recipe), found.volatile
-    )
+    known = Parsed(entry.format or "", "content", tuple(images), surround, dict(entry.recipe), found.volatile)
     return images_equal(known, found)

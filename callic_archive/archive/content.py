@@ -13,7 +13,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,13 +114,14 @@ class OpenFile:
         """
         digest = hashlib.sha256()
         size = 0
-        with writing(folder or tempfile.gettempdir()):
-            copy = tempfile.TemporaryFile(dir=folder, buffering=0)
-        with copy:
+        place = folder or Path(tempfile.gettempdir())
+        with ExitStack() as closing:
+            with writing(place):
+                copy = closing.enter_context(tempfile.TemporaryFile(dir=place, buffering=0))
             for piece in self.pieces():
                 digest.update(piece)
                 size += len(piece)
-                with writing(folder or tempfile.gettempdir()):
+                with writing(place):
                     write_all(copy.fileno(), piece)
             view = memoryview(mmap.mmap(copy.fileno(), size, prot=mmap.PROT_READ) if size else b"")
         return view, digest.hexdigest()

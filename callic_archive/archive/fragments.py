@@ -57,12 +57,12 @@ def of_entry(archive: Archive, entry: Entry, root: ExtractionRoot) -> Fragments:
         out.seek(0)
         out.truncate(entry.size)
 
-    return Fragments(
-        _written(root, name, write), sum(len(data) for _, data in there), missing
-    )
+    return Fragments(_written(root, name, write), sum(len(data) for _, data in there), missing)
 
 
-def of_orphans(archive: Archive, orphans: Iterable[Orphan], root: ExtractionRoot) -> Iterator[tuple[str, str]]:
+def of_orphans(
+    archive: Archive, orphans: Iterable[Orphan], root: ExtractionRoot
+) -> Iterator[tuple[str, str]]:
     """Write records that no entry tells of: (path the file had, path of the fragment). Raises OutOfSpace."""
     for orphan in orphans:
         name = f"{FOLDER}/{orphan.key}.record-{orphan.ref.sequence}"

@@ -66,9 +66,7 @@ def _wrong(entry: Entry, leader: Entry | None) -> str | None:
     return None if same == entry else "which is another file"
 
 
-def without_mixed_up(
-    entries: Sequence[Entry], destination: Path
-) -> tuple[list[Entry], list[Problem]]:
+def without_mixed_up(entries: Sequence[Entry], destination: Path) -> tuple[list[Entry], list[Problem]]:
     """Entries that can stand side by side in ``destination``, and the problems of the others.
 
     Where a file system takes ``A`` and ``a`` for one name, the second would replace the first, or be written

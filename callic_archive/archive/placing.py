@@ -24,9 +24,7 @@ class Placing:
         self._file_size = entry.size
         # one that only hashes or counts has no places
         self._places = entry.extents is not None and hasattr(out, "seek")
-        self._digest = (
-            sparse_digest(entry.size, entry.extents or ()) if self._sparse else hashlib.sha256()
-        )
+        self._digest = sparse_digest(entry.size, entry.extents or ()) if self._sparse else hashlib.sha256()
         self._size = 0  # bytes so far
         self._number = 0  # of the extent at hand
         self._within = 0  # bytes of it so far, of a sparse entry

@@ -73,7 +73,9 @@ def survey(root: Path, progress: Callable[[int], None] = lambda size: None) -> S
     """
     root = _place(root)
     data = root / "data"
-    shards = sorted(p for p in data.glob("shard-*.cla*") if p.name.endswith((".cla", ".cla" + PARTIAL_SUFFIX)))
+    shards = sorted(
+        p for p in data.glob("shard-*.cla*") if p.name.endswith((".cla", ".cla" + PARTIAL_SUFFIX))
+    )
     if not shards and not (data / INDEX).exists():
         raise NotAnArchive(f"{root} holds neither data/{INDEX} nor shards, so there is nothing to salvage")
     result = Survey(root, unfinished=root.name.endswith(PARTIAL) or (root / ".run").is_dir())

@@ -79,9 +79,7 @@ class Selection:
         if by_name and any(fnmatchcase(part, pattern) for part in parts for pattern in by_name):
             return True
         by_path = [p for p in self.include if "/" in p.rstrip("/")]
-        return bool(by_path) and any(
-            _matches("/".join(parts[: n + 1]), by_path) for n in range(len(parts))
-        )
+        return bool(by_path) and any(_matches("/".join(parts[: n + 1]), by_path) for n in range(len(parts)))
 
 
 @dataclass

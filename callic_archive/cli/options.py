@@ -133,7 +133,9 @@ include_option = click.option(
 exclude_option = click.option(
     "--exclude", multiple=True, metavar="GLOB", help="Leave out what matches, and all below it."
 )
-dry_run_option = click.option("--dry-run", is_flag=True, help="Show what would be packed and estimate the result; write nothing.")
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Show what would be packed and estimate the result; write nothing."
+)
 no_verify_option = click.option(
     "--no-verify", is_flag=True, help="Do not decode each codestream to prove it; not advised."
 )

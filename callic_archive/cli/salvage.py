@@ -214,7 +214,9 @@ class _Losses:
             report.event("damage", **row)
         for row in document["fragments_of_unknown_files"]:
             report.event("fragment", **row)
-        report.summary |= {name: value for name, value in document.items() if name not in keys and name != "v"}
+        report.summary |= {
+            name: value for name, value in document.items() if name not in keys and name != "v"
+        }
         self._text(found, archive, lost, unknown)
         if not document["complete"]:
             report.raise_exit(3)

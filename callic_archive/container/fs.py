@@ -249,7 +249,9 @@ class ExtractionRoot:
             root.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.root = root
-        self._halts: list[tuple[str, int, int]] = []  # path, number of parts, descriptor; each in the one before
+        self._halts: list[
+            tuple[str, int, int]
+        ] = []  # path, number of parts, descriptor; each in the one before
 
     def __enter__(self) -> Self:
         return self
@@ -364,9 +366,7 @@ class ExtractionRoot:
             return
         os.unlink(temporary, dir_fd=parent)
 
-    def make_hardlink(
-        self, path: str, existing: str, identity: Identity, *, overwrite: bool = False
-    ) -> None:
+    def make_hardlink(self, path: str, existing: str, identity: Identity, *, overwrite: bool = False) -> None:
         """Give the file at ``existing`` a further name, if it is the one of this ``identity``, which the caller
         wrote.
 

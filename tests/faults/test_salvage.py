@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -255,7 +254,7 @@ def test_an_unfinished_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert run("salvage", tmp_path / "x.callic", "-o", tmp_path / "more").code == 3
     assert snapshot(tmp_path / "more" / "tree") == done
     # and the run can still be completed
-    assert run("pack", tree, "-o", tmp_path / "x.callic").code in (0, 2)
+    assert run("pack", tree, "-o", tmp_path / "x.callic").code == 0
 
 
 def test_content_without_any_entry_comes_back_as_fragments(tmp_path: Path) -> None:
@@ -289,7 +288,9 @@ def test_keys_that_leave_the_destination_lead_nowhere(tmp_path: Path) -> None:
         writer.seal()
     ran = salvage(tmp_path / "x.callic", tmp_path / "deep" / "out")
     assert ran.code == 3
-    assert [e["fragment"] for e in ran.events if e["event"] == "fragment"] == ["callic-fragments/fine.record-3"]
+    assert [e["fragment"] for e in ran.events if e["event"] == "fragment"] == [
+        "callic-fragments/fine.record-3"
+    ]
     assert not list(tmp_path.rglob("evil*"))
     assert sorted(os.listdir(tmp_path)) == ["deep", "x.callic"]
 
@@ -337,9 +338,8 @@ def test_links_whose_first_name_is_lost_come_back_on_their_own(archive: Path, tm
 
 
 @pytest.fixture
-def real(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def real(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    yield
 
 
 @pytest.mark.slow

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from callic_archive.archive import staging as staging_module
+from callic_archive.archive.content import OpenFile, read_source
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.pack_one import PackOptions
-from callic_archive.archive.content import OpenFile, read_source
 from callic_archive.archive.packer import Packer
 from callic_archive.archive.reading import INDEX
 from callic_archive.archive.scan import Selection
@@ -164,7 +164,9 @@ def test_a_file_that_changes_meanwhile_is_reported(tmp_path: Path, monkeypatch: 
     assert [(p.code, p.kept) for p in run.problems] == [("E514", True)]
 
 
-def test_large_files_are_read_in_pieces_and_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_files_are_read_in_pieces_and_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in ("packer", "content"):
         monkeypatch.setattr(f"callic_archive.archive.{module}.WHOLE_BELOW", 1000)
     (tmp_path / "tree").mkdir()

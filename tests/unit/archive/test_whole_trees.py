@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -320,7 +321,10 @@ def test_a_sparse_image_is_coded_and_gets_its_holes_again(tmp_path: Path) -> Non
     head = b"P5\n1024 1024\n255\n"
     rows = image.tobytes()
     make_sparse(
-        tmp_path / "tree" / "a.pgm", len(head) + len(rows), (0, head + rows[: 600 << 10]), (1000 << 10, b"end")
+        tmp_path / "tree" / "a.pgm",
+        len(head) + len(rows),
+        (0, head + rows[: 600 << 10]),
+        (1000 << 10, b"end"),
     )
     with (tmp_path / "tree" / "a.pgm").open("rb") as file:
         plain = file.read()
@@ -388,7 +392,7 @@ def test_many_extents_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(found) <= 10
     assert found[0][0] == 100
     assert sum(found[-1]) == 39 * 39 * 100 + 50
-    assert all(a + n < b for (a, n), (b, _) in zip(found, found[1:], strict=False))
+    assert all(a + n < b for (a, n), (b, _) in itertools.pairwise(found))
 
 
 # -- sources that change while they are read -----------------------------------------------------------------
@@ -506,7 +510,9 @@ def deep_folder(top: Path, levels: int, name: str) -> None:
     os.close(fd)
 
 
-@pytest.mark.parametrize(("levels", "name"), [(2000, "d"), (40, "n" * 255)], ids=["2000 levels", "long names"])
+@pytest.mark.parametrize(
+    ("levels", "name"), [(2000, "d"), (40, "n" * 255)], ids=["2000 levels", "long names"]
+)
 def test_paths_longer_than_a_system_call_takes(tmp_path: Path, levels: int, name: str) -> None:
     deep_folder(tmp_path / "tree", levels, name)
     run = pack_tree(tmp_path / "tree", tmp_path / "x.callic")
@@ -526,7 +532,18 @@ def test_paths_longer_than_a_system_call_takes(tmp_path: Path, levels: int, name
 def test_names_that_other_systems_refuse(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
-    names = ["con", "a:b", 'q"?*<>|', "back\\slash", " lead", "trail ", "dot.", "new\nline", "\x1b[31mred", "-rf"]
+    names = [
+        "con",
+        "a:b",
+        'q"?*<>|',
+        "back\\slash",
+        " lead",
+        "trail ",
+        "dot.",
+        "new\nline",
+        "\x1b[31mred",
+        "-rf",
+    ]
     names += ["n" * 255, "ü" * 127, "a", "A", "~", "$HOME", "\u202egnp.exe"]
     for number, name in enumerate(names):
         (tree / name).write_text(str(number))
@@ -542,7 +559,9 @@ def test_names_that_other_systems_refuse(tmp_path: Path) -> None:
 # -- destinations that mix up names --------------------------------------------------------------------------
 
 
-def test_names_that_the_destination_mixes_up_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_the_destination_mixes_up_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tree = tmp_path / "tree"
     (tree / "Dir").mkdir(parents=True)
     (tree / "dir").mkdir()
@@ -601,7 +620,7 @@ def test_links_planted_in_the_destination_lead_no_entry_out(linked: Path, tmp_pa
         (out / "tree" / planted).symlink_to(victim)
         _, problems = restore(tmp_path / "x.callic", out, overwrite=True)
         assert set(problems.values()) == {"E504"}
-        assert {path for path in problems} <= {"tree/b", "tree/b/image.pgm", "tree/a", "tree/a/again.pgm"}
+        assert set(problems) <= {"tree/b", "tree/b/image.pgm", "tree/a", "tree/a/again.pgm"}
         assert list(victim.iterdir()) == []
         assert (out / "tree/third.pgm").read_bytes() == (linked / "third.pgm").read_bytes()
 
