@@ -158,10 +158,10 @@ def _choose(indexed: dict[str, Entry], found: dict[str, list[Entry]], result: Su
             result.contents.entries.append(whole)
         else:
             result.damaged.append(versions[0])
-    result.contents.entries = _relinked(result.contents.entries)
+    result.contents.entries = relinked(result.contents.entries)
 
 
-def _relinked(entries: Iterable[Entry]) -> list[Entry]:
+def relinked(entries: Iterable[Entry]) -> list[Entry]:
     """Entries with those links alone whose first name is among them; others come back on their own."""
     entries = list(entries)
     known = {entry.path: entry for entry in entries if entry.kind == "file" and entry.link is None}

@@ -177,6 +177,14 @@ tree_argument = click.argument("tree", metavar="DIR", type=click.Path(path_type=
 
 # -- salvage -------------------------------------------------------------------------------------------------
 
+salvaged_option = click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="DIR|NEW.callic",
+    type=click.Path(path_type=Path),
+    help="Where to restore what is left; a name that ends in .callic: a new archive of it.",
+)
 loss_report_option = click.option(
     "--report",
     "loss_report",

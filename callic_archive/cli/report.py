@@ -15,10 +15,12 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from callic_archive.archive.scan import Problem
 from callic_archive.errors import CallicError
+
+if TYPE_CHECKING:
+    from callic_archive.archive.scan import Problem
 
 JSON_VERSION = 1
 MOST_PROBLEMS = 50  # shown one by one as text; JSON has them all

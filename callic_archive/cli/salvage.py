@@ -21,21 +21,24 @@ if TYPE_CHECKING:
     from callic_archive.archive.salvaging import Survey
     from callic_archive.archive.unpacking import Restored
 
+ARCHIVE_SUFFIX = ".callic"
+
 
 @click.command()
 @options.archive_argument
-@options.directory_option
+@options.salvaged_option
 @options.loss_report_option
 @options.device_option
 @options.gpus_option
 @options.workers_option
 @options.common_options
 def salvage(common: Common, **values: Any) -> None:
-    """Restore what can be had of a damaged or unfinished ARCHIVE below DIR, and tell what is lost.
+    """Restore what can be had of a damaged or unfinished ARCHIVE, and tell what is lost.
 
     Works without index, manifest, models or sealed shards, and changes nothing in the archive. Whole files
-    come back under their paths, checked as unpack checks them; whole records of others below
-    DIR/callic-fragments. The exit code is 3 when anything is lost or may be.
+    come back below DIR under their paths, checked as unpack checks them; whole records of others below
+    DIR/callic-fragments. With NEW.callic instead of DIR, all whole entries become a new archive. The exit
+    code is 3 when anything is lost or may be.
     """
     run_verb("salvage", common, lambda report: _salvage(report, common, **values))
 
@@ -51,15 +54,21 @@ def _salvage(
     workers: int | None,
     loss_report: Path | None,
 ) -> None:
-    from callic_archive.archive.fragments import of_entry, of_orphans
+    from callic_archive.archive.fragments import Fragments, of_entry, of_orphans
     from callic_archive.archive.reading import Archive
+    from callic_archive.archive.regathering import regather
     from callic_archive.archive.salvaging import survey
+    from callic_archive.archive.staging import Staging
     from callic_archive.archive.unpacking import check_destination
     from callic_archive.cli.progress import Progress
     from callic_archive.cli.resources import resources_of
     from callic_archive.container.fs import ExtractionRoot
     from callic_archive.scheduling.read import unpack as restore
+    from callic_archive.scheduling.read import verify as check
 
+    as_archive = output.name.endswith(ARCHIVE_SUFFIX)
+    if as_archive:
+        Staging(output).check()
     report.hide(archive, output)
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=None)
     plan = _lenient(resources.gpus > 0)
@@ -69,35 +78,36 @@ def _salvage(
         found = survey(archive, lambda size: progress.advance(size, 0))
         for problem in found.problems:
             report.problem(problem)
-        check_destination(found.contents.entries, output)
+        if not as_archive:
+            check_destination(found.contents.entries, output)
         progress.files = progress.bytes = 0
         entries = found.contents.entries
         files = [entry for entry in entries if entry.kind == "file"]
-        progress.stage("restoring")
+        progress.stage("decoding and comparing" if as_archive else "restoring")
         progress.planned(len(files), sum(entry.size for entry in files))
 
         def watch(restored: Restored) -> None:
             progress.advance(restored.entry.size, 0)
             losses.restored(restored)
 
+        how: dict[str, Any] = {"plan": plan, "resources": resources, "watch": watch, "tick": progress.state}
         with Archive(found.root, plan, contents=found.contents) as opened:
-            for problem in restore(
-                opened,
-                entries,
-                output,
-                plan=plan,
-                overwrite=False,
-                resources=resources,
-                watch=watch,
-                tick=progress.state,
-            ):
-                losses.plain(problem)
-            progress.stage("saving fragments")
-            with ExtractionRoot(output) as root:
+            if as_archive:
+                check(opened, files, full=True, **how)
+                failed = {entry.path for entry in losses.failed}
+                progress.stage("copying records")
+                regather(opened, [entry for entry in entries if entry.path not in failed], output)
                 for entry in [*found.damaged, *losses.failed]:
-                    losses.lost(entry, of_entry(opened, entry, root))
-                for path, fragment in of_orphans(opened, found.orphans, root):
-                    losses.orphan(path, fragment)
+                    losses.lost(entry, Fragments())
+            else:
+                for problem in restore(opened, entries, output, overwrite=False, **how):
+                    losses.plain(problem)
+                progress.stage("saving fragments")
+                with ExtractionRoot(output) as root:
+                    for entry in [*found.damaged, *losses.failed]:
+                        losses.lost(entry, of_entry(opened, entry, root))
+                    for path, fragment in of_orphans(opened, found.orphans, root):
+                        losses.orphan(path, fragment)
     losses.conclude(found, archive)
     if loss_report is not None:
         from callic_archive.container.fs import atomic_write

@@ -295,6 +295,43 @@ def test_keys_that_leave_the_destination_lead_nowhere(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["deep", "x.callic"]
 
 
+@pytest.mark.parametrize("index", ["there", "lost"])
+def test_what_is_left_becomes_a_new_archive(archive: Path, tmp_path: Path, index: str) -> None:
+    if index == "lost":
+        (archive / "data" / INDEX).unlink()
+    else:
+        flip_part(archive, entry(archive, "tree/random.bin"))
+    ran = salvage(archive, tmp_path / "new.callic")
+    assert ran.code == (0 if index == "lost" else 3)
+    assert run("verify", tmp_path / "new.callic").code == 0
+    assert run("unpack", tmp_path / "new.callic", "-o", tmp_path / "out").code == 0
+    whole = snapshot(tmp_path / "tree")
+    if index == "there":
+        del whole[b"random.bin"]
+    assert snapshot(tmp_path / "out" / "tree") == whole
+    assert (tmp_path / "out/tree/again.txt").samefile(tmp_path / "out/tree/notes.txt")
+    with open_archive(tmp_path / "new.callic") as new, open_archive(archive) as old:
+        assert new.header["settings"]["salvaged"] is True
+        assert sum(p.stat().st_size for p in new.shards()) <= sum(p.stat().st_size for p in old.shards())
+    assert run("salvage", archive, "-o", tmp_path / "new.callic").code == 2
+    # what was made is there without its index, too: nothing hangs on the index alone
+    (tmp_path / "new.callic" / "data" / INDEX).unlink()
+    assert run("salvage", tmp_path / "new.callic", "-o", tmp_path / "again").code == 0
+    assert snapshot(tmp_path / "again" / "tree") == whole
+
+
+def test_a_new_archive_that_cannot_be_written_leaves_nothing(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("callic_archive.container.writer.ShardWriter.append", full)
+        assert run("salvage", archive, "-o", tmp_path / "new.callic").code == 4
+    assert not list(tmp_path.glob("new.callic*"))
+
+
 def test_nothing_to_salvage(tmp_path: Path) -> None:
     assert run("salvage", tmp_path / "none", "-o", tmp_path / "out").code == 2
     (tmp_path / "other").mkdir()
@@ -359,3 +396,6 @@ def test_without_its_models_an_archive_of_this_programs_models_comes_back(
     ran = salvage(tmp_path / "x.callic", tmp_path / "out")
     assert ran.code == 0, ran.err
     assert snapshot(tmp_path / "out" / "tree") == snapshot(tmp_path / "tree")
+    assert salvage(tmp_path / "x.callic", tmp_path / "new.callic").code == 0
+    assert run("verify", tmp_path / "new.callic").code == 0
+    assert list((tmp_path / "new.callic" / "data" / "models").iterdir())
