@@ -62,8 +62,15 @@ def _wrong(entry: Entry, leader: Entry | None) -> str | None:
         return "which is no file of this archive"
     if leader.link is not None:
         return "which is itself another name"
-    same = replace(leader, path=entry.path, link=entry.link)
-    return None if same == entry else "which is another file"
+    return None if is_other_name(entry, leader) else "which is another file"
+
+
+def is_other_name(entry: Entry, leader: Entry) -> bool:
+    """Whether ``entry`` can be another name of ``leader``.
+
+    The mode is that of the file: a run that went on may have found it changed after one record was written.
+    """
+    return replace(leader, path=entry.path, link=entry.link, mode=entry.mode) == entry
 
 
 def without_mixed_up(entries: Sequence[Entry], destination: Path) -> tuple[list[Entry], list[Problem]]:

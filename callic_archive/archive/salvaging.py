@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from callic_archive.archive.entries import Entry
+from callic_archive.archive.links import is_other_name
 from callic_archive.archive.reading import INDEX, Contents, contents_of
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.staging import PARTIAL
@@ -168,9 +169,7 @@ def relinked(entries: Iterable[Entry]) -> list[Entry]:
     result = []
     for entry in entries:
         leader = known.get(entry.link or "")
-        if entry.link is not None and (
-            leader is None or replace(leader, path=entry.path, link=entry.link) != entry
-        ):
+        if entry.link is not None and (leader is None or not is_other_name(entry, leader)):
             entry = replace(entry, link=None)
             known[entry.path] = entry
         result.append(entry)

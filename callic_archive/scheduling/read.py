@@ -6,6 +6,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -109,8 +110,11 @@ def unpack(
             watch(Restored(entry, None, refused[entry.path]))
     leaders = {entry.link for entry in links.links}
     written: dict[str, Identity] = {}
+    killers: dict[str, Problem] = {}  # another name of such a file must not be decoded here
 
     def noting(restored: Restored) -> None:
+        if restored.problem is not None and restored.problem.code == WorkerKiller.code:
+            killers[restored.entry.path] = restored.problem
         if restored.identity is not None and restored.entry.path in leaders:
             written[restored.entry.path] = restored.identity
         watch(restored)
@@ -121,7 +125,11 @@ def unpack(
         with _stoppable(read, AGAIN) as stop:
             _run(partial(unpack_batch, job), batches, seconds, resources, noting, tick, stop)
             if links.links and stop.requested is None:
-                restore_links(job, links.links, written, watch)
+                for entry in links.links:
+                    if entry.link in killers:
+                        watch(Restored(entry, None, replace(killers[entry.link], path=entry.path)))
+                others = [entry for entry in links.links if entry.link not in killers]
+                restore_links(job, others, written, watch)
         return [*problems, *restore_rest(job, entries)]
 
 
