@@ -479,6 +479,13 @@ class RestoreFailed(ArchiveError):
     exit_code = 1
 
 
+class LinkNotKept(ArchiveError):
+    """A further name of a file came back as a copy, because the destination has no hard links."""
+
+    code = "E507"
+    exit_code = 1
+
+
 class ProofFailed(ArchiveError):
     """What was decoded right after encoding was not the source; the file was stored verbatim instead."""
 

@@ -8,6 +8,7 @@ opened.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -168,13 +169,36 @@ class CallicDecoderPlan:
     """The learned codec's decoder, with the models that an archive carries."""
 
     device: Literal["cpu", "cuda"] = "cpu"
+    lenient: bool = False  # take this program's own models too, and do without what is damaged
 
     def open(
         self, models: Sequence[Path], adapters: Sequence[bytes], *, threads: int | None = None
     ) -> Decoder:
         """Load the models and check their digests. Raises ModelError."""
+        if self.lenient:
+            models, adapters = _usable(models, adapters)
         plan = CallicPlan(device=self.device, models=tuple(models), adapters=tuple(adapters))
         return _CallicCodec(plan, threads)
+
+
+def _usable(models: Sequence[Path], adapters: Sequence[bytes]) -> tuple[list[Path], list[bytes]]:
+    """Models that are whole, those of this program among them, and the adapters that fit one."""
+    from callic_archive.codec.adapter_syntax import read_adapter
+    from callic_archive.errors import CallicError
+    from callic_archive.model.weights import ModelSet, load_model
+
+    kept = [model.path for model in ModelSet.default() if model.path is not None]
+    for path in models:
+        with suppress(CallicError):
+            load_model(path)
+            kept.append(path)
+    known = ModelSet.from_paths(kept)
+    whole = []
+    for payload in adapters:
+        with suppress(CallicError):
+            read_adapter(payload, known)
+            whole.append(payload)
+    return kept, whole
 
 
 def _model_set(paths: Sequence[Path]) -> Any:

@@ -9,10 +9,11 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from callic_archive.archive.codecs import CodecPlan, Image
+from callic_archive.archive.content import WHOLE_BELOW, opened, read_source
 from callic_archive.archive.context import ContextFinder, read_beside
-from callic_archive.archive.packer import MAPPED_FROM, read_source
 from callic_archive.archive.scan import Source
 from callic_archive.archive.staging import Staging
 from callic_archive.container.fs import atomic_write
@@ -49,7 +50,7 @@ def collection_adapters(
             return found
     payloads: Mapping[str, bytes] = {}
     if sum(source.size for source in sources) >= LEAST_PIXELS // 4:  # else not even torch is imported
-        sample = take_sample(sources)
+        sample = take_sample(sources, staging.run)
         if sample.total_pixels >= LEAST_PIXELS:
             payloads = plan.train(sample.images, sample.total_pixels, progress)
     for digest, payload in payloads.items():
@@ -58,8 +59,8 @@ def collection_adapters(
     return payloads
 
 
-def take_sample(sources: list[Source]) -> Sample:
-    """Parse files in a fixed random order until there are enough samples."""
+def take_sample(sources: list[Source], copies: Path | None = None) -> Sample:
+    """Parse files in a fixed random order until there are enough samples; large ones as copies in ``copies``."""
     order = [source for source in sources if source.kind == "file" and source.size]
     random.Random(SEED).shuffle(order)
     images: list[Image] = []
@@ -68,7 +69,7 @@ def take_sample(sources: list[Source]) -> Sample:
     for source in order[:MOST_FILES]:
         if taken >= SAMPLE_BYTES:
             break
-        found = _images_of(source, contexts)
+        found = _images_of(source, contexts, copies)
         seen_bytes += source.size
         seen_pixels += sum(image.shape[0] * image.shape[1] for image in found)
         for image in found:
@@ -78,12 +79,16 @@ def take_sample(sources: list[Source]) -> Sample:
     return Sample(tuple(images), seen_pixels * total // max(1, seen_bytes))
 
 
-def _images_of(source: Source, contexts: ContextFinder) -> tuple[Image, ...]:
+def _images_of(source: Source, contexts: ContextFinder, copies: Path | None) -> tuple[Image, ...]:
     try:
-        data, _ = read_source(source.file)
-        if len(data) >= MAPPED_FROM and sniff(data) in ("png",):
-            return ()  # decoding it wholly for a sample would cost more memory than it is worth
-        parsed = parse(data, context=contexts.of(source.file, source.path.count("/")))
+        context = contexts.of(source.file, source.path.count("/"))
+        if source.size >= WHOLE_BELOW and context is None:
+            with opened(source.file) as file:
+                # no image, or a PNG: decoding it wholly for a sample would cost more memory than it is worth
+                if sniff(file.head()) in (None, "png"):
+                    return ()
+        data, _ = read_source(source.file, copies)
+        parsed = parse(data, context=context)
     except EnvironmentFailure:
         raise
     except (CallicError, OSError, MemoryError):

@@ -28,6 +28,7 @@ from callic_archive.container.writer import SealedShard
 from callic_archive.errors import ModelError, ReadFailure
 
 _BLOCK = 4 << 20
+_UNTOLD = ("sources", "include", "exclude", "listed", "one_file_system")  # settings that name no bytes
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def finish(
         "software": f"callic-archive {__version__}",
         "packed_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "entries": len(rows),
-        "settings": {k: v for k, v in settings.items() if k not in ("sources", "include", "exclude")},
+        "settings": {k: v for k, v in settings.items() if k not in _UNTOLD},
     }
     shared: list[dict[str, Any]] = [
         {"kind": "adapter", "sha256": digest, "record": ref.as_json()}

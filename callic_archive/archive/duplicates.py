@@ -11,6 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable
 
+from callic_archive.archive.content import opened
 from callic_archive.archive.scan import Source
 
 _BLOCK = 4096
@@ -36,12 +37,9 @@ def _fingerprint(source: Source) -> bytes:
     """SHA-256 of three blocks of the file; one of its own for a file that cannot be read."""
     digest = hashlib.sha256()
     try:
-        fd = os.open(source.file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
+        with opened(source.file) as file:
             for offset in (0, max(0, source.size // 2 - _BLOCK // 2), max(0, source.size - _BLOCK)):
-                digest.update(os.pread(fd, _BLOCK, offset))
-        finally:
-            os.close(fd)
+                digest.update(os.pread(file.fd, _BLOCK, offset))
     except OSError:
         return os.fsencode(source.path)
     return digest.digest()

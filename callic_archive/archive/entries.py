@@ -6,6 +6,7 @@ The same JSON object is the payload of the entry's ENTRY record, so a lost index
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -13,17 +14,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from callic_archive.archive.codecs import StreamInfo
+from callic_archive.archive.content import MOST_EXTENTS, Extents
 from callic_archive.container.fs import name_from_json, name_to_json
 from callic_archive.container.layout import RecordRef, RecordType
 from callic_archive.errors import ContainerError, EntryDamaged
 
 Json = Any
 Fidelity = Literal["bytes", "content"]
-Method = Literal["image", "stored", "none"]
+Method = Literal["image", "stored", "sparse", "none"]
 
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 _KINDS = ("file", "directory", "symlink")
-_METHODS = ("image", "stored", "none")
+_METHODS = ("image", "stored", "sparse", "none")
 _FIDELITIES = ("bytes", "content")
 _CODINGS = ("raw", "zstd", "codestream")
 MAX_SIZE = 1 << 62
@@ -49,7 +51,7 @@ class Entry:
     mtime_ns: int
     size: int = 0
     target: str | None = None
-    sha256: str | None = None  # of the source file; files only
+    sha256: str | None = None  # of the source file, of a sparse one see ``sparse_digest``; files only
     fidelity: Fidelity = "bytes"
     method: Method = "none"  # "none": nothing to store
     format: str | None = None  # image entries: format family,
@@ -57,6 +59,8 @@ class Entry:
     content_sha256: str | None = None  # and digest of pixels, recipe and surrounding bytes
     parts: tuple[Part, ...] = ()
     problem: tuple[str, str] | None = None  # error code and sentence, where packing had to fall back
+    extents: Extents | None = None  # where the file has data; all else of it is a hole
+    link: str | None = None  # path of the entry that is another name of the same file
 
     @property
     def packed_size(self) -> int:
@@ -99,6 +103,10 @@ class Entry:
                 "method": self.method,
                 "parts": [_part_json(part) for part in self.parts],
             }
+        if self.extents is not None:
+            row["extents"] = [list(extent) for extent in self.extents]
+        if self.link is not None:
+            row |= name_to_json(self.link, "link")
         if self.method == "image":
             row |= {
                 "format": self.format,
@@ -156,6 +164,10 @@ class Entry:
             method=method,
             parts=tuple(_part(part) for part in _list(row, "parts")),
         )
+        if "extents" in row:
+            entry = replace(entry, extents=_extents(_list(row, "extents"), entry.size))
+        if "link" in row:
+            entry = replace(entry, link=name_from_json(row, "link"))
         if method == "image":
             if not isinstance(row["recipe"], dict) or not isinstance(row["format"], str):
                 raise ValueError("an image entry needs a format and a recipe")
@@ -165,6 +177,11 @@ class Entry:
                 recipe=row["recipe"],
                 content_sha256=_digest(row, "content_sha256"),
             )
+        elif method == "sparse":
+            if entry.extents is None or entry.fidelity != "bytes":
+                raise ValueError("a sparse entry needs extents and comes back byte for byte")
+            if sum(part.size for part in entry.parts) != sum(length for _, length in entry.extents):
+                raise ValueError("its parts do not add up to its extents")
         elif sum(part.size for part in entry.parts) != entry.size:
             raise ValueError("its parts do not add up to its size")
         return entry
@@ -173,8 +190,38 @@ class Entry:
 def relocated(entry: Entry, like: Entry) -> Entry:
     """``entry`` with the content, and so the records, of the entry ``like``, which has the same SHA-256."""
     return replace(
-        like, path=entry.path, kind="file", mode=entry.mode, mtime_ns=entry.mtime_ns, size=like.size
+        like,
+        path=entry.path,
+        mode=entry.mode,
+        mtime_ns=entry.mtime_ns,
+        extents=like.extents if like.method == "sparse" else entry.extents,
+        link=None,
     )
+
+
+def sparse_digest(size: int, extents: Extents) -> hashlib._Hash:
+    """A SHA-256 that has taken in what comes before the data of a sparse file: ``[size,[[offset,length],...]]``.
+
+    So the holes, of which there may be terabytes, cost nothing, and yet each has its say.
+    """
+    head = json.dumps([size, [list(extent) for extent in extents]], separators=(",", ":"))
+    return hashlib.sha256(head.encode() + b"\n")
+
+
+def _extents(values: list[Json], size: int) -> Extents:
+    if len(values) > MOST_EXTENTS:
+        raise ValueError(f"it has {len(values)} extents, more than {MOST_EXTENTS}")
+    extents = []
+    end = 0
+    for value in values:
+        offset, length = value
+        if type(offset) is not int or type(length) is not int:
+            raise TypeError("an extent is no pair of whole numbers")
+        if offset < end or length < 1 or offset + length > size:
+            raise ValueError("its extents overlap, are empty, or lie beyond its end")
+        end = offset + length
+        extents.append((offset, length))
+    return tuple(extents)
 
 
 def _part_json(part: Part) -> dict[str, Json]:

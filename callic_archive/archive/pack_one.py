@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
@@ -71,7 +71,7 @@ class Packed:
 
     sha256: str
     size: int
-    method: Literal["image", "stored", "none"]
+    method: Literal["image", "stored", "sparse", "none"]
     fidelity: Literal["bytes", "content"]
     pieces: Iterator[Piece]
     format: str | None = None
@@ -271,17 +271,48 @@ def stored_size(data: bytes | memoryview, *, stop: int) -> int:
     return total
 
 
+def streamed_pieces(data: Iterable[bytes], size: int, seen: Callable[[bytearray], None]) -> Iterator[Piece]:
+    """About ``size`` bytes stored verbatim as they come; ``seen`` is shown each chunk that went into a piece.
+
+    What ``seen`` hashes is what the records hold, whatever happened to the source meanwhile.
+    """
+    compressor = _compressor(ZSTD_LEVEL_SMALL if size <= SMALL else ZSTD_LEVEL)
+    chunk = bytearray()
+    for block in data:
+        view = memoryview(block)
+        while view:
+            taken = CHUNK - len(chunk)
+            chunk += view[:taken]
+            view = view[taken:]
+            if len(chunk) == CHUNK:
+                seen(chunk)
+                yield _piece(RecordType.STORED, chunk, compressor)
+                chunk = bytearray()
+    if chunk:
+        seen(chunk)
+        yield _piece(RecordType.STORED, chunk, compressor)
+
+
 def _chunked(data: bytes | memoryview, type: RecordType, level: int | None = None) -> Iterator[Piece]:
     view = memoryview(data).cast("B")
     if level is None:
         level = ZSTD_LEVEL_SMALL if len(view) <= SMALL else ZSTD_LEVEL
-    compressor = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
+    compressor = _compressor(level)
     for chunk in blocks(view, CHUNK):
-        packed = compressor.compress(chunk)
-        if len(packed) < len(chunk) and expand(packed, "zstd", len(chunk)) == chunk:
-            yield Piece(type, packed, "zstd", len(chunk))
-        else:
-            yield Piece(type, bytes(chunk), "raw", len(chunk))
+        yield _piece(type, chunk, compressor)
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    return zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
+
+
+def _piece(
+    type: RecordType, chunk: bytes | bytearray | memoryview, compressor: zstandard.ZstdCompressor
+) -> Piece:
+    packed = compressor.compress(chunk)
+    if len(packed) < len(chunk) and expand(packed, "zstd", len(chunk)) == chunk:
+        return Piece(type, packed, "zstd", len(chunk))
+    return Piece(type, bytes(chunk), "raw", len(chunk))
 
 
 def expand(payload: bytes, coding: str, size: int) -> bytes:

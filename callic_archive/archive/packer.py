@@ -7,8 +7,7 @@ takes the first entry of a path.
 
 from __future__ import annotations
 
-import mmap
-import os
+import hashlib
 import stat
 import threading
 import time
@@ -17,18 +16,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from callic_archive.archive.codecs import Codec, CodecPlan
+from callic_archive.archive.content import WHOLE_BELOW, OpenFile, opened
 from callic_archive.archive.context import ContextFinder, read_beside
 from callic_archive.archive.digests import sha256
-from callic_archive.archive.entries import Entry, Part, relocated
-from callic_archive.archive.pack_one import Packed, PackOptions, pack_one
+from callic_archive.archive.entries import Entry, Part, relocated, sparse_digest
+from callic_archive.archive.pack_one import Packed, PackOptions, pack_one, streamed_pieces
 from callic_archive.archive.scan import Problem, Source, unreadable
 from callic_archive.archive.staging import claim_shard
 from callic_archive.container.layout import RecordRef, RecordType
 from callic_archive.container.writer import SealedShard, ShardWriter
-from callic_archive.errors import SourceChanged, WorkerKiller
+from callic_archive.errors import CallicError, SourceChanged, WorkerKiller
+from callic_archive.images.source import sniff
 
-# bytes; smaller files are read: a file that shrinks under a memory map kills the process
-MAPPED_FROM = 64 << 20
 SHARD_BYTES = 8 << 30
 
 
@@ -99,15 +98,23 @@ class ShardSink:
             self._writer = ShardWriter(path, shard_id=shard_id)
         return self._writer.append(type, payload, key=key)
 
-    def write(self, entry: Entry, packed: Packed | None = None) -> Entry:
-        """Write the pieces of ``packed`` and the ENTRY that makes them count; the entry with its parts."""
+    def write(
+        self,
+        entry: Entry,
+        packed: Packed | None = None,
+        complete: Callable[[Entry], Entry] = lambda entry: entry,
+    ) -> Entry:
+        """Write the pieces of ``packed`` and the ENTRY that makes them count; the entry with its parts.
+
+        ``complete`` adds to the entry what is known only once all pieces went by.
+        """
         parts = entry.parts
         if packed is not None:
             parts = tuple(
                 Part(self.append(p.type, p.payload, entry.path), p.coding, p.size, p.stream)
                 for p in packed.pieces
             )
-        entry = replace(entry, parts=parts)
+        entry = complete(replace(entry, parts=parts))
         self.append(RecordType.ENTRY, entry.to_bytes(), entry.path)
         if self._writer is not None and self._writer.size >= self._limit:
             self.seal()
@@ -168,37 +175,93 @@ class Packer:
         self, source: Source, known: dict[str | None, Entry], verbatim: bool
     ) -> tuple[Entry | None, list[Problem]]:
         try:
-            data, info = read_source(source.file)
-            digest = sha256(data)
+            with opened(source.file) as file:
+                entry, problems = self._open_file(source, file, known, verbatim)
+                change = file.change()
         except OSError as error:
             return None, [unreadable(source.file, error)]
-        problems: list[Problem] = []
-        mode = stat.S_IMODE(info.st_mode)
-        entry = Entry(source.path, "file", mode, info.st_mtime_ns, size=info.st_size, sha256=digest)
-        twin = known.get(digest)
-        if twin is not None and twin.size == info.st_size:
-            entry, packed = relocated(entry, twin), None
-            if entry.problem is not None:
-                problems.append(Problem(source.file, *entry.problem, kept=True))
-        else:
-            packed = pack_one(
-                data,
-                codec=None if verbatim else self.codec,
-                options=self.job.options,
-                digest=digest,
-                context=self._contexts.of(source.file, source.path.count("/")),
-            )
-            failure = WorkerKiller(KILLER) if verbatim else packed.failure
-            if failure is not None:
-                problem = Problem.of(source.file, failure, kept=True)
-                problems.append(problem)
-                entry = replace(entry, problem=(problem.code, _plain(problem.message)))
-            entry = described(entry, packed)
-        entry = self.sink.write(entry, packed)
-        if _changed(source.file, info):
-            text = "it changed while it was read; what was read is kept. Pack again once nothing writes to it"
+        if change is not None:
+            text = f"{change}; what was read is kept. Pack again once nothing writes to it"
             problems.append(Problem.of(source.file, SourceChanged(text), kept=True))
         return entry, problems
+
+    def _open_file(
+        self, source: Source, file: OpenFile, known: dict[str | None, Entry], verbatim: bool
+    ) -> tuple[Entry, list[Problem]]:
+        """Pack one file. Raises OSError where it cannot be read, EnvironmentFailure where nothing can be
+        written.
+        """
+        entry = Entry(source.path, "file", stat.S_IMODE(file.info.st_mode), file.info.st_mtime_ns)
+        context = self._contexts.of(source.file, source.path.count("/"))
+        image = not verbatim and (context is not None or sniff(file.head()) is not None)
+        holes = file.size - file.data_bytes
+        if file.extents is not None and (not image or 2 * holes > file.size):
+            return self._streamed(replace(entry, method="sparse", extents=file.extents), file, known, source)
+        entry = replace(entry, extents=file.extents)
+        if file.size < WHOLE_BELOW:
+            data: bytes | memoryview = file.read()
+            digest = sha256(data)
+        elif image:
+            data, digest = file.private_copy(self.job.stop_file.parent)
+        else:
+            return self._streamed(replace(entry, method="stored"), file, known, source, verbatim)
+        size = len(data)
+        if size < file.size:  # it shrank, and its holes are no longer where they were
+            entry = replace(entry, extents=None)
+        twin = known.get(digest)
+        if twin is not None and twin.size == size and twin.method != "sparse":
+            return self._again(entry, twin, source)
+        packed = pack_one(
+            data,
+            codec=None if verbatim else self.codec,
+            options=self.job.options,
+            digest=digest,
+            context=context,
+        )
+        failure = WorkerKiller(KILLER) if verbatim else packed.failure
+        entry, problems = _with_failure(entry, source, failure)
+        return self.sink.write(described(entry, packed), packed), problems
+
+    def _streamed(
+        self,
+        entry: Entry,
+        file: OpenFile,
+        known: dict[str | None, Entry],
+        source: Source,
+        verbatim: bool = False,
+    ) -> tuple[Entry, list[Problem]]:
+        """Store a large or sparse file verbatim while reading it, hashing the very bytes that are written."""
+        sparse = entry.extents if entry.method == "sparse" else None
+
+        def fresh() -> hashlib._Hash:
+            return hashlib.sha256() if sparse is None else sparse_digest(file.size, sparse)
+
+        if any(e.size == file.size and e.method == entry.method for e in known.values()):
+            digest = fresh()
+            for piece in file.pieces(sparse, fill=sparse is not None):
+                digest.update(piece)
+            twin = known.get(digest.hexdigest())
+            if twin is not None and (twin.size, twin.method) == (file.size, entry.method):
+                return self._again(entry, twin, source)
+        digest = fresh()
+        data = file.pieces(sparse, fill=sparse is not None)
+        pieces = streamed_pieces(data, file.data_bytes, digest.update)
+
+        def complete(entry: Entry) -> Entry:
+            size = file.size if sparse is not None else sum(part.size for part in entry.parts)
+            extents = entry.extents if size == file.size else None
+            method = entry.method if size or sparse is not None else "none"
+            return replace(entry, size=size, extents=extents, method=method, sha256=digest.hexdigest())
+
+        entry, problems = _with_failure(entry, source, WorkerKiller(KILLER) if verbatim else None)
+        packed = Packed("", file.size, "stored", "bytes", pieces)
+        return self.sink.write(entry, packed, complete), problems
+
+    def _again(self, entry: Entry, twin: Entry, source: Source) -> tuple[Entry, list[Problem]]:
+        """The entry of a file of which a twin was packed before."""
+        entry = relocated(entry, twin)
+        problems = [] if entry.problem is None else [Problem(source.file, *entry.problem, kept=True)]
+        return self.sink.write(entry), problems
 
     def close(self) -> tuple[SealedShard, ...]:
         """Seal the open shard; what was sealed and not told yet."""
@@ -219,6 +282,7 @@ def described(entry: Entry, packed: Packed) -> Entry:
     return replace(
         entry,
         size=packed.size,
+        sha256=packed.sha256,
         fidelity=packed.fidelity,
         method=packed.method,
         format=packed.format,
@@ -227,30 +291,11 @@ def described(entry: Entry, packed: Packed) -> Entry:
     )
 
 
-def read_source(file: str) -> tuple[bytes | memoryview, os.stat_result]:
-    """The bytes of a file, memory-mapped when it is large, and its state when opened. Raises OSError."""
-    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe put in its place must not block
-    try:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            raise OSError("it is no regular file any more")
-        if info.st_size >= MAPPED_FROM:
-            return memoryview(mmap.mmap(fd, info.st_size, prot=mmap.PROT_READ)), info
-        with os.fdopen(fd, "rb", closefd=False) as stream:
-            data = stream.read()
-        if len(data) != info.st_size:
-            info = os.fstat(fd)
-        return data, info
-    finally:
-        os.close(fd)
-
-
-def _changed(file: str, before: os.stat_result) -> bool:
-    try:
-        now = os.stat(file)
-    except OSError:
-        return True
-    return (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
+def _with_failure(entry: Entry, source: Source, failure: CallicError | None) -> tuple[Entry, list[Problem]]:
+    if failure is None:
+        return entry, []
+    problem = Problem.of(source.file, failure, kept=True)
+    return replace(entry, problem=(problem.code, _plain(problem.message))), [problem]
 
 
 # -- the packers of this process -----------------------------------------------------------------------------

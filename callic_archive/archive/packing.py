@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from callic_archive.archive.codecs import CodecPlan
 from callic_archive.archive.commit import Finished, finish
+from callic_archive.archive.content import look
 from callic_archive.archive.duplicates import group_candidates
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.pack_one import PackOptions
@@ -49,8 +52,10 @@ class PackRun:
 
     def __post_init__(self) -> None:
         self._wanted = {source.path: source for source in self.scan.sources}
+        self._promoted: set[str] = set()  # names that stand for a file as its first one could not
         self._sink = ShardSink(self.staging.data, self.shard_bytes)
         self.problems.extend(self.scan.problems)
+        self._told = {(problem.path, problem.code) for problem in self.problems}
         self.notes.extend(self.scan.notes)
 
     # -- taking up -------------------------------------------------------------------------------------------
@@ -63,7 +68,9 @@ class PackRun:
         self._adapters.update(found.adapters)
         for path, entry in found.entries.items():
             source = self._wanted.get(path)
-            if source is not None and _unchanged(source, entry):
+            if source is None or source.link is not None or entry.link is not None:
+                continue  # further names of a file cost nothing; they are written again
+            if _unchanged(source, entry):
                 self.entries[path] = replace(entry, mode=source.mode)
                 self.resumed += 1
                 if entry.problem is not None:
@@ -71,7 +78,7 @@ class PackRun:
 
     def groups(self) -> list[Group]:
         """The files still to be packed, candidates for equality together."""
-        files = [source for source in self.scan.sources if source.kind == "file"]
+        files = [source for source in self.scan.sources if source.kind == "file" and source.link is None]
         result = []
         for group in group_candidates(files):
             todo = tuple(source for source in group if source.path not in self.entries)
@@ -106,6 +113,41 @@ class PackRun:
         for entry in write_plain(self._sink, todo):
             self.entries[entry.path] = entry
 
+    def add_links(self) -> list[Group]:
+        """Write further names of packed files; what must be packed first, as no name of it could be yet.
+
+        Call it, pack what it gives, and call it again until it gives nothing.
+        """
+        waiting: dict[str, list[Source]] = defaultdict(list)
+        for source in self.scan.sources:
+            if source.link is not None and source.path not in self.entries:
+                waiting[source.link].append(source)
+        again: list[Group] = []
+        changed: dict[str, Source] = {}
+        for leader, names in waiting.items():
+            entry = self.entries.get(leader)
+            if entry is not None and _still(self._wanted[leader], entry):
+                for source in names:
+                    if _still(source, entry):
+                        row = replace(entry, path=source.path, link=leader)
+                        self.entries[source.path] = self._sink.write(row)
+                names = [source for source in names if source.path not in self.entries]
+            if names:
+                again.append(self._promote(names, changed))
+        if changed:
+            self._wanted |= changed
+            self.scan.sources = [changed.get(source.path, source) for source in self.scan.sources]
+        return again
+
+    def _promote(self, names: list[Source], changed: dict[str, Source]) -> Group:
+        """Let the first of several names stand for the file; each for itself where that did not help before."""
+        first = names[0].path
+        alone = names[0].link in self._promoted
+        self._promoted.add(first)
+        for source in names:
+            changed[source.path] = replace(source, link=None if alone or source.path == first else first)
+        return Group(tuple(s for s in (changed[n.path] for n in names) if s.link is None), ())
+
     # -- results ---------------------------------------------------------------------------------------------
 
     def accept(self, result: BatchResult) -> None:
@@ -113,8 +155,10 @@ class PackRun:
         self._sealed.extend(result.sealed)
         for entry in result.entries:
             self.entries.setdefault(entry.path, entry)
-        told = {(problem.path, problem.code) for problem in self.problems}
-        self.problems.extend(p for p in result.problems if (p.path, p.code) not in told)
+        for problem in result.problems:
+            if (problem.path, problem.code) not in self._told:
+                self._told.add((problem.path, problem.code))
+                self.problems.append(problem)
 
     def accept_sealed(self, sealed: tuple[SealedShard, ...]) -> None:
         """Note shards that workers sealed at the end."""
@@ -155,10 +199,20 @@ class PackRun:
             if any(part.ref.shard == name for entry in self.entries.values() for part in entry.parts):
                 self._sealed.extend(found.sealed)
             elif sealed.exists():
-                for entry in found.entries.values():  # an empty file's only record may be here
-                    if not entry.parts and self.entries.get(entry.path) == entry:
+                for entry in found.entries.values():  # of an empty file or a copy only this may be here
+                    if self.entries.get(entry.path) == entry:
                         self._sink.write(entry)
                 sealed.unlink()
+
+
+def _still(source: Source, entry: Entry) -> bool:
+    """Whether a name of a file with several still is the file that was packed."""
+    try:
+        info = look(source.file)
+    except OSError:
+        return False
+    same = (info.st_dev, info.st_ino) == source.identity
+    return same and (info.st_size, info.st_mtime_ns) == (entry.size, entry.mtime_ns)
 
 
 def _unchanged(source: Source, entry: Entry) -> bool:
@@ -170,14 +224,23 @@ def _unchanged(source: Source, entry: Entry) -> bool:
 
 
 def run_settings(
-    sources: tuple[str, ...], plan: CodecPlan, options: PackOptions, selection: Selection
+    sources: tuple[str, ...],
+    plan: CodecPlan,
+    options: PackOptions,
+    selection: Selection,
+    *,
+    listed: Sequence[str] = (),
+    one_file_system: bool = False,
 ) -> dict[str, Any]:
     """What makes two commands the same run."""
+    names = hashlib.sha256(b"\0".join(os.fsencode(name) for name in listed)).hexdigest() if listed else None
     paths = [os.fsencode(os.path.abspath(source)) for source in sources]
     return {
         "sources": [path.decode("utf-8", "backslashreplace") for path in paths],
         "include": list(selection.include),
         "exclude": list(selection.exclude),
+        "listed": names,
+        "one_file_system": one_file_system,
         "fidelity": options.fidelity,
         **plan.settings(),
     }

@@ -6,7 +6,6 @@ Damage of one entry raises an error that names it and touches no other entry.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import threading
 from collections.abc import Iterator, Mapping
@@ -22,10 +21,11 @@ from callic_archive.archive.codecs import Box, Decoder, DecoderPlan, Image
 from callic_archive.archive.digests import content_sha256
 from callic_archive.archive.entries import Entry, Part
 from callic_archive.archive.pack_one import expand
+from callic_archive.archive.placing import Placing
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.staging import PARTIAL
 from callic_archive.container.index import read_index
-from callic_archive.container.layout import RecordRef, RecordType
+from callic_archive.container.layout import PARTIAL_SUFFIX, RecordRef, RecordType
 from callic_archive.container.reader import ShardReader
 from callic_archive.errors import (
     CallicError,
@@ -79,7 +79,8 @@ class Archive:
         self._decoder: Decoder | None = None
         self._readers: dict[str, ShardReader | CallicError] = {}
         self._lock = threading.RLock()  # of what is opened when first needed
-        check_archive(root)
+        if contents is None:
+            check_archive(root)
         self._contents = contents or self._read_index()
 
     @property
@@ -156,6 +157,8 @@ class Archive:
                 try:
                     path = self.data / name
                     if not path.is_file():
+                        path = path.with_name(name + PARTIAL_SUFFIX)  # of an unfinished archive that is salvaged
+                    if not path.is_file():
                         raise EntryDamaged(f"the shard data/{name} is missing")
                     found = ShardReader(path)
                 except CallicError as error:
@@ -200,10 +203,11 @@ class Archive:
         thrown away.
         """
         with naming(entry):
-            tee = _Tee(out)
+            tee = Placing(out, entry)
             if entry.method != "image":
                 for part in entry.parts:
                     tee.write(expand(self.read(part), part.coding, part.size))
+                tee.end()
                 if tee.hexdigest() != entry.sha256:
                     raise DigestMismatch(
                         "the restored bytes do not have the SHA-256 that was stored at packing"
@@ -214,6 +218,7 @@ class Archive:
             if found != entry.content_sha256:
                 raise DigestMismatch("the decoded pixels do not have the digest that was stored at packing")
             rebuild(entry.format or "", entry.recipe, surround, images, cast("BinaryIO", tee))
+            tee.end()
             if tee.hexdigest() == entry.sha256:
                 return "bytes"
             if prove:
@@ -287,9 +292,13 @@ def check_archive(root: Path) -> None:
         raise NotAnArchive(f"{root} is no callic archive: it holds neither data/{INDEX} nor shards")
 
 
-def contents_of(rows: Iterator[dict[str, Any]]) -> Contents:
-    """Sort the lines of an index by what they are. A line that is not valid costs its entry alone."""
-    contents = Contents()
+def contents_of(rows: Iterator[dict[str, Any]], contents: Contents | None = None) -> Contents:
+    """Sort the lines of an index by what they are. A line that is not valid costs its entry alone.
+
+    Given ``contents``, what came before a failure of ``rows`` is there.
+    """
+    contents = Contents() if contents is None else contents
+    seen: set[str] = set()
     for row in rows:
         kind = row.get("kind")
         if kind == "archive":
@@ -303,7 +312,11 @@ def contents_of(rows: Iterator[dict[str, Any]]) -> Contents:
             contents.adapters[str(row.get("sha256"))] = RecordRef.from_json(row.get("record"))
         else:
             try:
-                contents.entries.append(Entry.from_json(row))
+                entry = Entry.from_json(row)
+                if entry.path in seen:
+                    raise EntryDamaged("the index has two entries of this path; the first one counts")
+                seen.add(entry.path)
+                contents.entries.append(entry)
             except EntryDamaged as error:
                 shown = str(row.get("path", "?"))
                 contents.problems.append(Problem.of(shown, error, kept=False))
@@ -321,31 +334,6 @@ def naming(entry: Entry) -> Iterator[None]:
         raise EntryDamaged(str(error)) from error
     except (ValueError, KeyError, TypeError, IndexError, OverflowError, MemoryError) as error:
         raise EntryDamaged(f"its records cannot be put together: {type(error).__name__}: {error}") from error
-
-
-class _Tee:
-    """Passes writes on and hashes them."""
-
-    def __init__(self, out: BinaryIO) -> None:
-        self._out = out
-        self._digest = hashlib.sha256()
-        self._size = 0
-
-    def write(self, data: bytes | memoryview) -> int:
-        self._digest.update(data)
-        self._out.write(data)
-        count = memoryview(data).nbytes
-        self._size += count
-        return count
-
-    def tell(self) -> int:
-        return self._size
-
-    def flush(self) -> None:
-        self._out.flush()
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
 
 
 def _prove_content(entry: Entry, surround: bytes, images: list[Image]) -> None:

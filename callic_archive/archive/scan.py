@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from callic_archive.archive.content import look, open_folder, reaching
 from callic_archive.errors import CallicError, MissingPath, SourceUnreadable, SpecialFile, UsageError
 
 Kind = Literal["file", "directory", "symlink"]
@@ -31,6 +32,8 @@ class Source:
     size: int  # bytes; 0 unless a file
     target: str | None = None  # of a symbolic link
     identity: tuple[int, int] = (0, 0)  # device and inode
+    names: int = 1  # hard links that the file system counts
+    link: str | None = None  # path in the archive of the first name of the same file
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,9 @@ class Selection:
     """Which paths of the sources are wanted.
 
     A pattern without ``/`` is compared with every file or folder name, one with ``/`` with the whole path in
-    the archive. ``*`` also matches ``/``. With ``include``, files that match none of its patterns are left
-    out, and so are folders that lead to no included file; ``exclude`` leaves out what it matches and
-    everything below.
+    the archive, which a leading ``/`` alone asks for too. ``*`` also matches ``/``. With ``include``, files
+    that match none of its patterns are left out, and so are folders that lead to no included file;
+    ``exclude`` leaves out what it matches and everything below.
     """
 
     include: tuple[str, ...] = ()
@@ -71,8 +74,12 @@ class Selection:
         """Whether ``path`` or a folder above it is included."""
         if not self.include:
             return True
+        by_name = [p.rstrip("/") for p in self.include if "/" not in p.rstrip("/")]
         parts = path.split("/")
-        return any(_matches("/".join(parts[: n + 1]), self.include) for n in range(len(parts)))
+        if by_name and any(fnmatchcase(part, pattern) for part in parts for pattern in by_name):
+            return True
+        by_path = [p for p in self.include if "/" in p.rstrip("/")]
+        return bool(by_path) and any(_matches("/".join(parts[: n + 1]), by_path) for n in range(len(parts)))
 
 
 @dataclass
@@ -85,8 +92,8 @@ class Scan:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all files together."""
-        return sum(source.size for source in self.sources)
+        """Bytes of all files together, each file once however many names it has."""
+        return sum(source.size for source in self.sources if source.link is None)
 
 
 def _matches(path: str, patterns: Sequence[str]) -> bool:
@@ -106,14 +113,43 @@ def scan(
     selection: Selection | None = None,
     *,
     skip: frozenset[tuple[int, int]] = frozenset(),
+    listed: Sequence[str] = (),
+    one_file_system: bool = False,
+    tick: Callable[[int], None] | None = None,
 ) -> Scan:
-    """Walk ``sources``. ``skip`` holds (device, inode) of folders to leave out, so that no archive packs
-    itself.
+    """Walk ``sources``, and the paths ``listed``, which keep their folders (see ``archive.listed``).
+
+    ``skip`` holds (device, inode) of folders to leave out, so that no archive packs itself. With
+    ``one_file_system`` a folder on which another file system is mounted stays empty. ``tick`` hears how many
+    things were found, now and then.
 
     Raises MissingPath when a source does not exist and UsageError when two sources would be stored under one
     name.
     """
-    selection = selection or Selection()
+    roots = _roots(sources)
+    walk = _Walk(selection or Selection(), skip, one_file_system, tick)
+    for name, source in roots.items():
+        if os.path.islink(source.rstrip("/")) and not source.endswith("/"):
+            walk.result.notes.append(
+                f"{source} is a symbolic link and is stored as one; write {source}/ to pack what it points to"
+            )
+        walk.go(source, name)
+    for file in listed:
+        walk.listed(file)
+    result = walk.result
+    if walk.left_devices:
+        result.notes.append(
+            f"{walk.left_devices} folders are mount points of other file systems; they are kept without "
+            "what is in them (--one-file-system)"
+        )
+    if walk.selection.include:
+        result.sources = _drop_idle_folders(result.sources)
+    result.sources.sort(key=lambda s: os.fsencode(s.path))
+    result.sources = _linked(_distinct(result.sources))
+    return result
+
+
+def _roots(sources: Sequence[str]) -> dict[str, str]:
     seen: dict[str, str] = {}
     for source in sources:
         name = root_name(source)
@@ -125,43 +161,108 @@ def scan(
         if not os.path.lexists(source):
             raise MissingPath(f"{source} does not exist; check the spelling, or whether its disk is mounted")
         seen[name] = source
-    result = Scan()
-    for name, source in seen.items():
-        if os.path.islink(source.rstrip("/")) and not source.endswith("/"):
-            result.notes.append(
-                f"{source} is a symbolic link and is stored as one; write {source}/ to pack what it points to"
-            )
-        _walk(source, name, selection, skip, result)
-    if selection.include:
-        result.sources = _drop_idle_folders(result.sources)
-    result.sources.sort(key=lambda s: os.fsencode(s.path))
-    return result
+    return seen
 
 
-def _walk(top: str, name: str, selection: Selection, skip: frozenset[tuple[int, int]], result: Scan) -> None:
-    pending = [(top, name)]
-    while pending:
-        file, path = pending.pop()
-        if path and selection.excluded(path):
-            continue
+class _Walk:
+    """One walk over all sources. A folder is listed through its descriptor, so that its depth costs nothing."""
+
+    def __init__(
+        self,
+        selection: Selection,
+        skip: frozenset[tuple[int, int]],
+        one_file_system: bool,
+        tick: Callable[[int], None] | None,
+    ) -> None:
+        self.selection = selection
+        self.result = Scan()
+        self.left_devices = 0
+        self._skip = skip
+        self._one_file_system = one_file_system
+        self._tick = tick
+        self._above: set[str] = set()
+
+    def go(self, top: str, name: str) -> None:
+        """Take ``top``, stored as ``name``, and all that is below it."""
+        follow = top.endswith("/")
         try:
-            info = os.stat(file) if file.endswith("/") else os.lstat(file)
+            info = os.stat(top) if follow else look(top)
         except OSError as error:
-            result.problems.append(unreadable(file, error))
-            continue
-        if stat.S_ISDIR(info.st_mode):
-            if (info.st_dev, info.st_ino) in skip:
+            self.result.problems.append(unreadable(top, error))
+            return
+        pending = [(top, name)] if self._take(top, name, info, None) else []
+        while pending:
+            file, path = pending.pop()
+            try:
+                fd = open_folder(file, follow=follow and file == top)
+                try:
+                    pending.extend(self._children(fd, file, path, info.st_dev))
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                self.result.problems.append(unreadable(file, error, "what is in it"))
+
+    def listed(self, file: str) -> None:
+        """Take a listed path with the folders that lead to it, and all below it."""
+        path = os.path.normpath(file).lstrip("/")
+        if path == ".":
+            return
+        parts, prefix = path.split("/"), "/" if file.startswith("/") else ""
+        for n in range(1, len(parts)):
+            above = "/".join(parts[:n])
+            if self.selection.excluded(above):
+                return
+            if above in self._above:
                 continue
+            try:
+                info = look(prefix + above)
+                if not stat.S_ISDIR(info.st_mode):
+                    raise OSError(f"{prefix + above} on the way to it is no folder")
+            except OSError as error:
+                self.result.problems.append(unreadable(file, error))
+                return
+            self._above.add(above)
+            self.result.sources.append(_source(above, prefix + above, "directory", info))
+        self.go(prefix + path, path)
+
+    def _children(self, fd: int, file: str, path: str, device: int) -> Iterator[tuple[str, str]]:
+        """Take what a folder holds; the folders in it that are to be walked."""
+        if self._one_file_system and os.fstat(fd).st_dev != device:
+            self.left_devices += 1
+            return
+        with os.scandir(fd) as listing:
+            for item in listing:
+                inner = os.path.join(file, item.name)
+                name = f"{path}/{item.name}" if path else item.name
+                try:
+                    info = item.stat(follow_symlinks=False)
+                except OSError as error:
+                    if not self.selection.excluded(name):
+                        self.result.problems.append(unreadable(inner, error))
+                    continue
+                if self._take(inner, name, info, fd):
+                    yield inner, name
+
+    def _take(self, file: str, path: str, info: os.stat_result, folder: int | None) -> bool:
+        """Note one thing; whether it is a folder to be walked."""
+        result = self.result
+        if path and self.selection.excluded(path):
+            return False
+        if self._tick is not None and len(result.sources) % 1000 == 999:
+            self._tick(len(result.sources))
+        if stat.S_ISDIR(info.st_mode):
+            if (info.st_dev, info.st_ino) in self._skip:
+                return False
             if path:
                 result.sources.append(_source(path, file, "directory", info))
-            pending.extend(_children(file, path, result))
-        elif not selection.included(path):
-            continue
-        elif stat.S_ISREG(info.st_mode):
+            return True
+        if not self.selection.included(path):
+            return False
+        if stat.S_ISREG(info.st_mode):
             result.sources.append(_source(path, file, "file", info))
         elif stat.S_ISLNK(info.st_mode):
             try:
-                result.sources.append(_source(path, file, "symlink", info, os.readlink(file)))
+                result.sources.append(_source(path, file, "symlink", info, _target(file, folder)))
             except OSError as error:
                 result.problems.append(unreadable(file, error))
         else:
@@ -170,22 +271,55 @@ def _walk(top: str, name: str, selection: Selection, skip: frozenset[tuple[int, 
                 f"{file} is a {what} and is left out; archives hold files, folders and links"
             )
             result.problems.append(Problem.of(file, error_, kept=False))
+        return False
 
 
-def _children(file: str, path: str, result: Scan) -> Iterator[tuple[str, str]]:
-    try:
-        names = os.listdir(file)
-    except OSError as error:
-        result.problems.append(unreadable(file, error))
-        return
-    for name in names:
-        yield os.path.join(file, name), f"{path}/{name}" if path else name
+def _target(file: str, folder: int | None) -> str:
+    if folder is not None:
+        return os.readlink(file.rsplit("/", 1)[-1], dir_fd=folder)
+    with reaching(file) as (above, name):
+        return os.readlink(name, dir_fd=above)
 
 
 def _source(path: str, file: str, kind: Kind, info: os.stat_result, target: str | None = None) -> Source:
-    size = info.st_size if kind == "file" else 0
-    identity = (info.st_dev, info.st_ino)
-    return Source(path, file, kind, stat.S_IMODE(info.st_mode), info.st_mtime_ns, size, target, identity)
+    return Source(
+        path,
+        file,
+        kind,
+        stat.S_IMODE(info.st_mode),
+        info.st_mtime_ns,
+        info.st_size if kind == "file" else 0,
+        target,
+        (info.st_dev, info.st_ino),
+        info.st_nlink if kind == "file" else 1,
+    )
+
+
+def _distinct(sources: list[Source]) -> list[Source]:
+    """Sources in order, each path once: ``/`` and ``/etc`` both give ``etc``. Raises UsageError for others."""
+    kept: list[Source] = []
+    for source in sources:
+        if not kept or kept[-1].path != source.path:
+            kept.append(source)
+        elif kept[-1].identity != source.identity:
+            raise UsageError(
+                f"{kept[-1].file} and {source.file} would both be stored as {source.path!r}; pack them into "
+                "two archives, or pack the folder that holds them"
+            )
+    return kept
+
+
+def _linked(sources: list[Source]) -> list[Source]:
+    """The same sources; of a file with several names all but the first name the first."""
+    first: dict[tuple[int, int], str] = {}
+    result = []
+    for source in sources:
+        if source.names > 1:
+            leader = first.setdefault(source.identity, source.path)
+            if leader != source.path:
+                source = replace(source, link=leader)
+        result.append(source)
+    return result
 
 
 def _drop_idle_folders(sources: list[Source]) -> list[Source]:
@@ -207,8 +341,8 @@ def _special_name(mode: int) -> str:
     return "device" if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) else "special file"
 
 
-def unreadable(file: str, error: OSError) -> Problem:
+def unreadable(file: str, error: OSError, what: str = "it") -> Problem:
     """The problem of a source that the system would not let us read."""
     reason = error.strerror or str(error)
-    text = f"it cannot be read ({reason}) and is missing from the archive; mend it and pack again"
+    text = f"{what} cannot be read ({reason}) and is missing from the archive; mend it and pack again"
     return Problem.of(file, SourceUnreadable(text), kept=False)

@@ -8,8 +8,8 @@ Everything is written relative to directory descriptors and under a temporary na
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +17,14 @@ from callic_archive.archive.codecs import DecoderPlan
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.reading import Archive, Contents
 from callic_archive.archive.scan import Problem, Selection
-from callic_archive.container.fs import ExtractionRoot, safe_join
+from callic_archive.container.fs import ExtractionRoot, Identity, finish_file, safe_join
 from callic_archive.errors import (
     CallicError,
     ContainerError,
     DestinationExists,
     DigestMismatch,
     EnvironmentFailure,
+    LinkNotKept,
     NoSuchEntry,
     ReadFailure,
     RestoreFailed,
@@ -63,6 +64,7 @@ class Restored:
     entry: Entry
     fidelity: str | None
     problem: Problem | None = None
+    identity: Identity | None = None  # of the file that was written
 
 
 @dataclass(frozen=True)
@@ -163,14 +165,52 @@ def _restore(archive: Archive, root: ExtractionRoot, entry: Entry, overwrite: bo
     try:
         with root.create_file(entry.path, overwrite=overwrite) as out:
             fidelity = archive.restore(entry, out)
-        root.set_metadata(entry.path, mode=entry.mode, mtime_ns=entry.mtime_ns)
+            identity = finish_file(out, entry.path, mode=entry.mode, mtime_ns=entry.mtime_ns)
     except CallicError as error:
         if ends_run(error):
             raise
         return Restored(entry, None, failed(entry, error))
     if fidelity != entry.fidelity:
-        return Restored(entry, fidelity, Problem.of(entry.path, DigestMismatch(OTHER_BYTES), kept=True))
-    return Restored(entry, fidelity)
+        problem = Problem.of(entry.path, DigestMismatch(OTHER_BYTES), kept=True)
+        return Restored(entry, fidelity, problem, identity)
+    return Restored(entry, fidelity, None, identity)
+
+
+def restore_links(
+    job: UnpackJob, links: Iterable[Entry], written: Mapping[str, Identity], watch: Watch
+) -> None:
+    """Further names of files; ``written`` are the identities of those that this run wrote.
+
+    A file whose first name was not restored comes back under the next one, and so does, as a copy, one that
+    the file system does not let have several names. Raises EnvironmentFailure.
+    """
+    archive = open_for(job.read)
+    there = {path: (path, identity) for path, identity in written.items()}
+    with ExtractionRoot(job.destination) as root:
+        for entry in links:
+            if job.read.stop_file.exists():
+                return
+            leader = there.get(entry.link or "")
+            refused: CallicError | None = None
+            if leader is not None:
+                try:
+                    root.make_hardlink(entry.path, *leader, overwrite=job.overwrite)
+                    watch(Restored(entry, entry.fidelity))
+                    continue
+                except WriteFailure as error:
+                    refused = error
+                except CallicError as error:
+                    if ends_run(error):
+                        raise
+                    watch(Restored(entry, None, failed(entry, error)))
+                    continue
+            done = _restore(archive, root, entry, job.overwrite)
+            if done.identity is not None and leader is None:
+                there[entry.link or ""] = (entry.path, done.identity)
+            if refused is not None and done.problem is None:
+                text = f"it is another name of {entry.link!r}, but came back as a copy: {refused}"
+                done = replace(done, problem=Problem.of(entry.path, LinkNotKept(text), kept=True))
+            watch(done)
 
 
 def restore_rest(job: UnpackJob, entries: Sequence[Entry]) -> list[Problem]:

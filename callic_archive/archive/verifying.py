@@ -1,24 +1,21 @@
-"""Is the archive still what was packed: its bag, its records, its decoded entries, and a tree beside it."""
+"""Is the archive still what was packed: its bag, its records, its decoded entries."""
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from callic_archive.archive.digests import sha256
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.pack_one import HashSink
-from callic_archive.archive.packer import read_source
 from callic_archive.archive.reading import Archive
-from callic_archive.archive.scan import Problem, scan
+from callic_archive.archive.scan import Problem
+from callic_archive.archive.subset import Subset
 from callic_archive.archive.unpacking import OTHER_BYTES, ReadJob, ReadResult, Restored, Watch, open_for
 from callic_archive.container.bag import validate_bag
 from callic_archive.container.reader import ShardReader
 from callic_archive.container.scan import Damage
-from callic_archive.errors import CallicError, DigestMismatch, EnvironmentFailure, ReadFailure, TreeDiffers
+from callic_archive.errors import CallicError, DigestMismatch, EnvironmentFailure, ReadFailure
 
 _SHOWN = 5  # entries named for one damaged place
 
@@ -64,13 +61,17 @@ def _verify(archive: Archive, entry: Entry, full: bool) -> Restored:
     return Restored(entry, fidelity)
 
 
-def verify_bag(archive: Archive, on_file: Callable[[str, int], None] | None = None) -> Iterator[Problem]:
-    """What is wrong with the bag: tag files, missing or added files, SHA-256 of every payload file.
+def verify_bag(
+    archive: Archive, on_file: Callable[[str, int], None] | None = None, subset: Subset | None = None
+) -> Iterator[Problem]:
+    """What is wrong with the bag: tag files, missing or added files, SHA-256 of payload files (of ``subset``).
 
     Of shards that differ from their SHA-256 the damaged places are named too.
     """
     damaged = set()
-    for problem in validate_bag(archive.root, on_file=on_file):
+    for problem in validate_bag(
+        archive.root, on_file=on_file, wanted=None if subset is None else subset.__contains__
+    ):
         yield Problem(problem.path, problem.code, problem.detail, kept=False, exit_code=3)
         damaged.add(problem.path)
     yield from _shard_damage([path for path in archive.shards() if f"data/{path.name}" in damaged])
@@ -96,43 +97,3 @@ def _damage_problem(damage: Damage) -> Problem:
         text += f"; records of {', '.join(names[:_SHOWN])}{more} lie there"
     shard = f"data/{damage.shard}"
     return Problem(shard, damage.code, text, kept=False, exit_code=3, others=tuple(names[:_SHOWN]))
-
-
-def compare_with(entries: Sequence[Entry], tree: Path, watch: Callable[[Entry], None]) -> Iterator[Problem]:
-    """Differences between the archive and the tree that holds its top folders. Modes and times are not
-    compared.
-    """
-    known = {entry.path for entry in entries}
-    for entry in entries:
-        difference = _difference(entry, tree / entry.path)
-        if difference is not None:
-            yield Problem.of(entry.path, TreeDiffers(difference), kept=False)
-        watch(entry)
-    tops = sorted({entry.path.split("/", 1)[0] for entry in entries})
-    found = scan([str(tree / top) for top in tops if os.path.lexists(tree / top)])
-    for source in found.sources:
-        if source.path not in known:
-            yield Problem.of(
-                source.path, TreeDiffers("it is in the folder and not in the archive"), kept=False
-            )
-    yield from (problem for problem in found.problems if problem.kept is False)
-
-
-def _difference(entry: Entry, file: Path) -> str | None:
-    try:
-        info = os.lstat(file)
-        if entry.kind == "directory":
-            return None if stat.S_ISDIR(info.st_mode) else "it is a folder in the archive, not in the tree"
-        if entry.kind == "symlink":
-            same = stat.S_ISLNK(info.st_mode) and os.readlink(file) == entry.target
-            return None if same else f"it is a link to {entry.target!r} in the archive, not in the tree"
-        if not stat.S_ISREG(info.st_mode):
-            return "it is a file in the archive, not in the tree"
-        if info.st_size != entry.size:
-            return f"it has {entry.size} bytes in the archive and {info.st_size} in the tree"
-        data, _ = read_source(str(file))
-        return None if sha256(data) == entry.sha256 else "it has the same size and other bytes in the tree"
-    except FileNotFoundError:
-        return "it is missing in the tree"
-    except OSError as error:
-        return f"it cannot be read in the tree: {error.strerror or error}"

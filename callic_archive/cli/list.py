@@ -58,11 +58,12 @@ def _line(report: Report, entry: Entry) -> str:
     if entry.kind == "symlink":
         target = report.shown(entry.target or "")
         return f"{'':>14} {'':>14} {'link':8} {'':7}  {path} -> {target}"
-    return f"{entry.size:>14,} {entry.packed_size:>14,} {_kind(entry):8} {entry.fidelity:7}  {path}"
+    link = f" = {report.shown(entry.link)}" if entry.link is not None else ""
+    return f"{entry.size:>14,} {entry.packed_size:>14,} {_kind(entry):8} {entry.fidelity:7}  {path}{link}"
 
 
 def _kind(entry: Entry) -> str:
-    return entry.format or ("stored" if entry.method == "stored" else "empty")
+    return entry.format or ("empty" if entry.method == "none" else entry.method)
 
 
 def _fields(report: Report, entry: Entry) -> dict[str, Any]:
@@ -85,6 +86,10 @@ def _fields(report: Report, entry: Entry) -> dict[str, Any]:
             "adapters": sorted(entry.adapters()),
             "models": sorted(entry.models()),
         }
+        if entry.link is not None:
+            fields["link"] = report.path(entry.link)
+        if entry.extents is not None:
+            fields["holes"] = entry.size - sum(length for _, length in entry.extents)
     if entry.problem is not None:
         fields["problem"] = {"code": entry.problem[0]}
     return fields

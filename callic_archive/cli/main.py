@@ -11,11 +11,13 @@ import click
 
 from callic_archive import __version__
 from callic_archive.cli.cat import cat
+from callic_archive.cli.diff import diff
 from callic_archive.cli.doctor import doctor
 from callic_archive.cli.info import info
 from callic_archive.cli.list import list_
 from callic_archive.cli.pack import pack
 from callic_archive.cli.report import JSON_VERSION
+from callic_archive.cli.salvage import salvage
 from callic_archive.cli.unpack import unpack
 from callic_archive.cli.verify import verify
 
@@ -53,7 +55,7 @@ def cli() -> None:
     """
 
 
-for command in (pack, unpack, cat, verify, list_, info, doctor):
+for command in (pack, unpack, cat, verify, diff, salvage, list_, info, doctor):
     cli.add_command(command)
 
 

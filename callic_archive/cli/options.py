@@ -86,7 +86,17 @@ scheduler_option = click.option(
 
 # -- pack ----------------------------------------------------------------------------------------------------
 
-sources_argument = click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path())
+sources_argument = click.argument("sources", nargs=-1, metavar="SOURCE...", type=click.Path())
+files_from_option = click.option(
+    "--files-from",
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    help="Also pack the paths that FILE lists, under these paths; - is standard input.",
+)
+null_option = click.option("--null", is_flag=True, help="Paths in the list end with NUL bytes, not lines.")
+one_file_system_option = click.option(
+    "--one-file-system", is_flag=True, help="Do not enter folders on which other file systems are mounted."
+)
 output_option = click.option(
     "-o",
     "--output",
@@ -123,7 +133,9 @@ include_option = click.option(
 exclude_option = click.option(
     "--exclude", multiple=True, metavar="GLOB", help="Leave out what matches, and all below it."
 )
-dry_run_option = click.option("--dry-run", is_flag=True, help="Show what would be packed; write nothing.")
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Show what would be packed and estimate the result; write nothing."
+)
 no_verify_option = click.option(
     "--no-verify", is_flag=True, help="Do not decode each codestream to prove it; not advised."
 )
@@ -157,4 +169,33 @@ against_option = click.option(
     metavar="DIR",
     type=click.Path(path_type=Path),
     help="Also compare with the tree in DIR, the folder that holds what was packed.",
+)
+contents_only_option = click.option(
+    "--contents-only",
+    is_flag=True,
+    help="Compare kinds, contents and link targets, not modes, times and hard links.",
+)
+subset_option = click.option(
+    "--subset",
+    metavar="N/M|P%",
+    help="Check part N of M alone, or P percent: each day the next part.",
+)
+tree_argument = click.argument("tree", metavar="DIR", type=click.Path(path_type=Path))
+
+# -- salvage -------------------------------------------------------------------------------------------------
+
+salvaged_option = click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="DIR|NEW.callic",
+    type=click.Path(path_type=Path),
+    help="Where to restore what is left; a name that ends in .callic: a new archive of it.",
+)
+loss_report_option = click.option(
+    "--report",
+    "loss_report",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Also write what came back and what is lost to FILE, as JSON.",
 )

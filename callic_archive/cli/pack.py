@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,14 @@ import click
 
 from callic_archive.cli import options
 from callic_archive.cli.options import Common
-from callic_archive.cli.report import Report, plural, size_text
+from callic_archive.cli.report import Report, plural, size_text, time_text
 from callic_archive.cli.running import run_verb
 
 if TYPE_CHECKING:
     from callic_archive.archive.codecs import CodecPlan
     from callic_archive.archive.commit import Finished
     from callic_archive.archive.entries import Entry
+    from callic_archive.archive.pack_one import PackOptions
     from callic_archive.archive.packing import PackRun
     from callic_archive.archive.scan import Scan, Source
     from callic_archive.cli.progress import Progress
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 @options.fidelity_option
 @options.include_option
 @options.exclude_option
+@options.files_from_option
+@options.null_option
+@options.one_file_system_option
 @options.dry_run_option
 @options.no_verify_option
 @options.common_options
@@ -70,15 +75,20 @@ def _pack(
     fidelity: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    files_from: str | None,
+    null: bool,
+    one_file_system: bool,
     dry_run: bool,
     no_verify: bool,
 ) -> None:
+    from callic_archive.archive.listed import read_list, usable
     from callic_archive.archive.pack_one import PackOptions
     from callic_archive.archive.packing import PackRun, run_settings
     from callic_archive.archive.scan import Selection, scan
     from callic_archive.archive.staging import Staging
     from callic_archive.cli.progress import Progress
     from callic_archive.cli.resources import resources_of
+    from callic_archive.errors import UsageError
     from callic_archive.scheduling.pack import execute
 
     report.hide(output, *sources)
@@ -88,13 +98,29 @@ def _pack(
     staging = Staging(output.parent / output.name if output.name else output)
     staging.check()
     selection = Selection(include, exclude)
-    found = scan(sources, selection, skip=staging.identities())
-    if dry_run:
-        _dry_run(report, found)
-        return
+    if not sources and files_from is None:
+        raise UsageError("nothing to pack: name a SOURCE, or a list of paths with --files-from")
+    names = read_list(files_from, sys.stdin.buffer, null=null) if files_from is not None else []
+    listed, refused = usable(names)
+    with Progress(report, common, "found") as progress:
+        progress.stage("looking for files")
+        found = scan(
+            sources,
+            selection,
+            skip=staging.identities(),
+            listed=listed,
+            one_file_system=one_file_system,
+            tick=progress.found,
+        )
+    found.problems += refused
     plan = codec_plan(coder=coder, adapt=adapt, steps=steps, device="cuda" if on_gpu else "cpu")
     pack_options = PackOptions(fidelity=fidelity, verify=not no_verify)  # type: ignore[arg-type]
-    settings = run_settings(sources, plan, pack_options, selection)
+    if dry_run:
+        _dry_run(report, common, found, plan, pack_options, resources.processes)
+        return
+    settings = run_settings(
+        sources, plan, pack_options, selection, listed=listed, one_file_system=one_file_system
+    )
     with staging, Progress(report, common, "packed") as progress:
         if staging.open(settings):
             report.note(f"going on with {report.shown(staging.root)}")
@@ -141,7 +167,12 @@ class _Watch:
             self._report.detail(f"{shown}: {entry.format or entry.method}, {entry.fidelity}, {sizes}")
 
 
-def _dry_run(report: Report, found: Scan) -> None:
+def _dry_run(
+    report: Report, common: Common, found: Scan, plan: CodecPlan, options: PackOptions, processes: int
+) -> None:
+    from callic_archive.archive.estimate import estimate
+    from callic_archive.cli.progress import Progress
+
     for source in found.sources:
         report.event("entry", **report.path_fields(source.path), type=source.kind, source_bytes=source.size)
         report.text(
@@ -153,7 +184,17 @@ def _dry_run(report: Report, found: Scan) -> None:
         report.problem(problem)
     files = sum(1 for source in found.sources if source.kind == "file")
     report.summary |= {"dry_run": True, "files": files, "source_bytes": found.total_bytes}
+    with Progress(report, common, "sampled") as progress:
+        progress.stage("packing small samples, for an estimate")
+        guess = estimate(found.sources, plan, options, processes)
+    report.summary |= {"estimate": guess.as_json()}
     report.text(f"{plural(files, 'file')}, {size_text(found.total_bytes)}; nothing was written")
+    report.text(
+        f"estimate from {plural(guess.sampled_files, 'sampled file')} "
+        f"({guess.sampled_images} with images): about {size_text(guess.archive_bytes)} of archive"
+        f"{f', ratio {guess.ratio:.1f}' if guess.ratio else ''}, about {time_text(guess.seconds)}. "
+        "This is a guess, and knows nothing of adapters"
+    )
 
 
 def _count(report: Report, run: PackRun) -> None:

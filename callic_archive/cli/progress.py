@@ -62,6 +62,11 @@ class Progress:
         self.stage_text = f"{self.stage_text.split(' (')[0]} (step {done} of {total})"
         self._refresh()
 
+    def found(self, count: int) -> None:
+        """So many things were found, of nobody knows how many."""
+        self.stage_text = f"{self.stage_text.split(' (')[0]} ({count:,} found)"
+        self._refresh()
+
     def planned(self, files: int, total_bytes: int) -> None:
         """What is to be done."""
         self.total_files, self.total_bytes = files, total_bytes

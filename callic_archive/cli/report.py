@@ -15,10 +15,12 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from callic_archive.archive.scan import Problem
 from callic_archive.errors import CallicError
+
+if TYPE_CHECKING:
+    from callic_archive.archive.scan import Problem
 
 JSON_VERSION = 1
 MOST_PROBLEMS = 50  # shown one by one as text; JSON has them all
@@ -73,14 +75,14 @@ class Report:
 
     def note(self, line: str) -> None:
         """A remark beside the results; kept back by ``--quiet``."""
-        self.event("note", message=self._clean(line))
+        self.event("note", message=self.clean(line))
         if not self.quiet:
-            self._write(self.err, f"note: {self._clean(line)}")
+            self._write(self.err, f"note: {_one_line(self.clean(line))}")
 
     def detail(self, line: str) -> None:
         """A remark for ``--verbose`` alone."""
         if self.verbose:
-            self._write(self.err, self._clean(line))
+            self._write(self.err, _one_line(self.clean(line)))
 
     def _write(self, stream: TextIO, line: str) -> None:
         line = printable(line)
@@ -105,7 +107,7 @@ class Report:
 
     def shown(self, path: str | os.PathLike[str]) -> str:
         """A path for a line of text: as ``path``, on one line whatever its name holds."""
-        return printable(self.path(path)).replace("\n", "\\n").replace("\t", "\\t")
+        return _one_line(self.path(path))
 
     def hide(self, *paths: str | os.PathLike[str]) -> None:
         """Paths of the command line, to be replaced wherever a message holds them."""
@@ -123,7 +125,8 @@ class Report:
 
         return {"path": self.path(path)} if self.redact else name_to_json(path)
 
-    def _clean(self, message: str, *paths: str) -> str:
+    def clean(self, message: str, *paths: str) -> str:
+        """A message as it may be shown: with ``--redact-paths`` without ``paths`` and those of ``hide``."""
         if self.redact:
             for path in paths:
                 for form in (path, repr(path)[1:-1], os.path.basename(path)):
@@ -139,7 +142,7 @@ class Report:
         """One path that went wrong; the run goes on."""
         self.raise_exit(problem.exit_code)
         self.counts["problems"] += 1
-        message = self._clean(problem.message, problem.path, *problem.others)
+        message = self.clean(problem.message, problem.path, *problem.others)
         self.event(
             "problem",
             code=problem.code,
@@ -149,16 +152,16 @@ class Report:
         )
         self._told[problem.code] += 1
         if self._told.total() <= MOST_PROBLEMS or self.verbose:
-            self._write(self.err, f"{self.shown(problem.path)}: {message} [{problem.code}]")
+            self._write(self.err, f"{self.shown(problem.path)}: {_one_line(message)} [{problem.code}]")
         elif self._told.total() == MOST_PROBLEMS + 1:
             self._write(self.err, "further problems are only counted; --verbose or --json shows them all")
 
     def fail(self, error: CallicError) -> None:
         """The failure that ends the run."""
         self.exit_code = error.exit_code
-        message = self._clean(str(error), *error.paths)
+        message = self.clean(str(error), *error.paths)
         self.summary["error"] = {"code": error.code, "message": message}
-        self._write(self.err, f"callic-archive {self.verb}: {message} [{error.code}]")
+        self._write(self.err, f"callic-archive {self.verb}: {_one_line(message)} [{error.code}]")
         if self.debug:
             self._write(self.err, "".join(traceback.format_exception(error)).rstrip())
 
@@ -178,6 +181,11 @@ class Report:
             **self.summary,
         )
         return self.exit_code
+
+
+def _one_line(text: str) -> str:
+    """As ``printable``, with line feeds and tabs shown too: a name cannot pretend to be another message."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def printable(text: str) -> str:

@@ -86,6 +86,12 @@ def _unpack(
         files = [entry for entry in entries if entry.kind == "file"]
         progress.stage("restoring")
         progress.planned(len(files), sum(entry.size for entry in files))
+        withheld = sum(bool(e.mode & (0o6000 if e.kind == "file" else 0o4000)) for e in entries)
+        if withheld:
+            text = (
+                "had set-user-id or set-group-id bits, which are not given back; set them by hand where meant"
+            )
+            report.note(f"{plural(withheld, 'path')} {text}")
         watch = _Watch(report, progress)
         try:
             problems = restore(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from callic_archive.cli.running import run_verb
 @options.archive_argument
 @options.depth_option
 @options.against_option
+@options.contents_only_option
+@options.subset_option
 @options.device_option
 @options.gpus_option
 @options.workers_option
@@ -37,12 +40,16 @@ def _verify(
     archive: Path,
     full: bool,
     against: Path | None,
+    contents_only: bool,
+    subset: str | None,
     device: str | None,
     gpus: int | None,
     workers: int | None,
 ) -> None:
+    from callic_archive.archive.comparing import Scope, compare_with
     from callic_archive.archive.reading import Archive
-    from callic_archive.archive.verifying import compare_with, verify_bag
+    from callic_archive.archive.subset import parse_subset
+    from callic_archive.archive.verifying import verify_bag
     from callic_archive.cli.progress import Progress
     from callic_archive.cli.resources import resources_of
     from callic_archive.cli.unpack import decoder_plan
@@ -52,6 +59,7 @@ def _verify(
     report.hide(archive, *([against] if against else []))
     if against is not None and not against.is_dir():
         raise MissingPath(f"{against} is no folder to compare with")
+    part = None if subset is None else parse_subset(subset, datetime.date.today())
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=None)
     plan = decoder_plan(resources.gpus > 0)
     damaged: set[str] = set()
@@ -59,11 +67,12 @@ def _verify(
     with Archive(archive, plan) as opened, Progress(report, common, "verified") as progress:
         for problem in opened.problems:
             report.problem(problem)
-        files = [entry for entry in opened.entries if entry.kind == "file"]
-        shards = sum(path.stat().st_size for path in opened.shards())
+        entries = [entry for entry in opened.entries if part is None or entry.path in part]
+        files = [entry for entry in entries if entry.kind == "file"]
+        shards = [path for path in opened.shards() if part is None or f"data/{path.name}" in part]
         progress.stage("checking the bag")
-        progress.planned(len(opened.shards()), shards)
-        for problem in verify_bag(opened, lambda _, size: progress.advance(size, 0)):
+        progress.planned(len(shards), sum(path.stat().st_size for path in shards))
+        for problem in verify_bag(opened, lambda _, size: progress.advance(size, 0), part):
             report.problem(problem)
         progress.files = progress.bytes = 0
         progress.stage("decoding and comparing" if full else "checking records")
@@ -95,15 +104,20 @@ def _verify(
             if against is not None:
                 progress.files = progress.bytes = 0
                 progress.stage("comparing with the tree")
-                progress.planned(len(opened.entries), sum(entry.size for entry in files))
+                progress.planned(len(entries), sum(entry.size for entry in files))
                 for problem in compare_with(
-                    opened.entries, against, lambda entry: progress.advance(entry.size, 0)
+                    opened,
+                    entries,
+                    against,
+                    lambda entry: progress.advance(entry.size, 0),
+                    Scope(metadata=not contents_only),
                 ):
                     report.problem(problem)
         finally:
             report.summary |= {
                 "archive": report.path(archive),
                 "depth": "full" if full else "quick",
+                "subset": None if part is None else str(part),
                 "checked": checked,
                 "files": len(files),
                 "damaged": len(damaged),
@@ -112,8 +126,9 @@ def _verify(
     how = "decoded and compared" if full else "records checked"
     if not report.exit_code:
         compared = f", equal to {report.shown(against)}" if against else ""
+        sound_part = "" if part is None else f", part {part}"
         report.text(
-            f"{report.shown(archive)} is sound: {plural(checked, 'file')}, {size_text(size)}, {how}{compared}"
+            f"{report.shown(archive)}{sound_part} is sound: {plural(checked, 'file')}, {size_text(size)}, {how}{compared}"
         )
         return
     sound = checked - len(damaged)

@@ -32,6 +32,8 @@ from callic_archive.errors import (
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 WRITE_CHUNK = 8 << 20
+_HALT = 64  # levels; in trees deeper than that every so many keep a descriptor, or walking would be quadratic
+_MOST_HALTS = 128
 
 
 # -- durable writing ---------------------------------------------------------------------------------------
@@ -205,6 +207,34 @@ class _GuardedFile(io.FileIO):
         with writing(self._path):
             return super().write(data) or 0
 
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:  # a size that this file system cannot hold concerns one file, not the run
+            reason = error.strerror or str(error)
+            raise WriteFailure(f"cannot make {self._path} {size} bytes long: {reason}") from error
+
+
+Identity = tuple[int, int, int, int]  # of a file: device, inode, size, time of modification
+
+
+def identity_of(info: os.stat_result) -> Identity:
+    """What tells a file from others. An inode alone may be given to a new file once its file is gone."""
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+
+
+def finish_file(file: BinaryIO, path: str, *, mode: int, mtime_ns: int) -> Identity:
+    """Give an open file its permission bits and time, before it has a name; who it is from then on.
+
+    Set-id bits are never given back: an archive must not hand out rights. Raises OutOfSpace and WriteFailure.
+    """
+    with writing(path):
+        file.flush()
+        fd = file.fileno()
+        os.fchmod(fd, mode & 0o1777)
+        os.utime(fd, ns=(os.fstat(fd).st_atime_ns, mtime_ns))
+        return identity_of(os.fstat(fd))
+
 
 class ExtractionRoot:
     """A destination directory into which a tree is unpacked; nothing outside of it can be reached.
@@ -219,6 +249,9 @@ class ExtractionRoot:
             root.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.root = root
+        self._halts: list[
+            tuple[str, int, int]
+        ] = []  # path, number of parts, descriptor; each in the one before
 
     def __enter__(self) -> Self:
         return self
@@ -230,16 +263,22 @@ class ExtractionRoot:
 
     def close(self) -> None:
         """Release the directory's descriptor."""
+        while self._halts:
+            os.close(self._halts.pop()[2])
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     @staticmethod
     def _step(parent: int, part: str, path: str, create: bool) -> int:
-        if create:
-            with writing(path), suppress(FileExistsError):
-                os.mkdir(part, 0o777, dir_fd=parent)
         try:
+            try:
+                return os.open(part, _DIRECTORY, dir_fd=parent)
+            except FileNotFoundError:
+                if not create:
+                    raise
+            with suppress(FileExistsError):
+                os.mkdir(part, 0o777, dir_fd=parent)
             return os.open(part, _DIRECTORY, dir_fd=parent)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK):
@@ -252,15 +291,24 @@ class ExtractionRoot:
     def _parent(self, path: str, create: bool = True) -> Iterator[tuple[int, str]]:
         """Descriptor of the directory that holds ``path``, and its last part."""
         parts = check_relative(path)
-        fd = os.dup(self._fd)
+        begin, start = self._nearest(path)
+        fd = os.dup(start)
         try:
-            for part in parts[:-1]:
+            for number, part in enumerate(parts[begin:-1], begin + 1):
                 inner = self._step(fd, part, path, create)
                 os.close(fd)
                 fd = inner
+                if number % _HALT == 0 and len(self._halts) < _MOST_HALTS:
+                    self._halts.append(("/".join(parts[:number]) + "/", number, os.dup(fd)))
             yield fd, parts[-1]
         finally:
             os.close(fd)
+
+    def _nearest(self, path: str) -> tuple[int, int]:
+        """Number of parts and descriptor of the deepest kept directory above ``path``; others are let go."""
+        while self._halts and not path.startswith(self._halts[-1][0]):
+            os.close(self._halts.pop()[2])
+        return self._halts[-1][1:] if self._halts else (0, self._fd)
 
     def make_directory(self, path: str) -> None:
         """Create a directory and those above it; an existing real directory is left as it is."""
@@ -317,6 +365,29 @@ class ExtractionRoot:
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
             return
         os.unlink(temporary, dir_fd=parent)
+
+    def make_hardlink(self, path: str, existing: str, identity: Identity, *, overwrite: bool = False) -> None:
+        """Give the file at ``existing`` a further name, if it is the one of this ``identity``, which the caller
+        wrote.
+
+        Raises UnsafePath when anything else lies at ``existing`` by now: links are how rights to foreign files
+        would be gained. WriteFailure may mean that the file system has no hard links.
+        """
+        with self._parent(existing, create=False) as (there, old), self._parent(path) as (parent, name):
+            if not overwrite:
+                self._refuse_existing(parent, name, path)
+            temporary = f".callic-{secrets.token_hex(8)}.tmp"
+            with writing(path):
+                os.link(old, temporary, src_dir_fd=there, dst_dir_fd=parent, follow_symlinks=False)
+            try:
+                with writing(path):
+                    found = os.lstat(temporary, dir_fd=parent)  # of the link: what was linked is judged
+                    if not stat.S_ISREG(found.st_mode) or identity_of(found) != identity:
+                        raise UnsafePath(f"{existing!r} is not the file any more that was written there")
+                    self._give_name(parent, temporary, name, path, overwrite)
+            finally:  # renaming one name of a file to another does nothing
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=parent)
 
     def make_symlink(self, path: str, target: str, *, overwrite: bool = False) -> None:
         """Create a symbolic link; its target is text, never followed (``link_leaves_root`` judges it)."""

@@ -114,6 +114,8 @@ def _execute(run: PackRun, resources: Resources, watch: PackWatch, stop: StopSig
             _pack_here(run, plan, resources, watch)
         else:
             _pack_on_workers(run, plan, resources, watch, stop)
+    while stop.requested is None and (again := run.add_links()):
+        _pack_here(run, plan_batches(again, 1, costs_of(run.plan)), resources, watch)
     if stop.requested is not None:
         run.seal_own()
         raise StoppedEarly(

@@ -6,12 +6,14 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from callic_archive.archive.codecs import DecoderPlan
 from callic_archive.archive.entries import Entry
+from callic_archive.archive.links import plan_links, without_mixed_up
 from callic_archive.archive.reading import Archive, Contents
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.unpacking import (
@@ -20,10 +22,12 @@ from callic_archive.archive.unpacking import (
     Restored,
     UnpackJob,
     close_archives,
+    restore_links,
     restore_rest,
     unpack_batch,
 )
 from callic_archive.archive.verifying import VerifyJob, verify_batch
+from callic_archive.container.fs import Identity
 from callic_archive.errors import StoppedEarly, WorkerKiller
 from callic_archive.scheduling.cluster import usable_cores
 from callic_archive.scheduling.pack import Resources
@@ -98,12 +102,35 @@ def unpack(
 
     Raises StoppedEarly and EnvironmentFailure; what was restored until then stays.
     """
-    files = [entry for entry in entries if entry.kind == "file"]
-    batches, seconds = read_batches(files, resources.processes)
+    entries, problems = without_mixed_up(entries, destination)
+    links = plan_links(entries, {entry.path: entry for entry in archive.entries})
+    refused = {problem.path: problem for problem in links.refused}
+    for entry in entries:
+        if entry.path in refused:
+            watch(Restored(entry, None, refused[entry.path]))
+    leaders = {entry.link for entry in links.links}
+    written: dict[str, Identity] = {}
+    killers: dict[str, Problem] = {}  # another name of such a file must not be decoded here
+
+    def noting(restored: Restored) -> None:
+        if restored.problem is not None and restored.problem.code == WorkerKiller.code:
+            killers[restored.entry.path] = restored.problem
+        if restored.identity is not None and restored.entry.path in leaders:
+            written[restored.entry.path] = restored.identity
+        watch(restored)
+
+    batches, seconds = read_batches(links.files, resources.processes)
     with _job(archive, plan, _threads(resources, batches, seconds)) as read:
         job = UnpackJob(read, destination.absolute(), overwrite)
-        _run(partial(unpack_batch, job), batches, seconds, read, resources, watch, tick, AGAIN)
-        return restore_rest(job, entries)
+        with _stoppable(read, AGAIN) as stop:
+            _run(partial(unpack_batch, job), batches, seconds, resources, noting, tick, stop)
+            if links.links and stop.requested is None:
+                for entry in links.links:
+                    if entry.link in killers:
+                        watch(Restored(entry, None, replace(killers[entry.link], path=entry.path)))
+                others = [entry for entry in links.links if entry.link not in killers]
+                restore_links(job, others, written, watch)
+        return [*problems, *restore_rest(job, entries)]
 
 
 def verify(
@@ -121,7 +148,8 @@ def verify(
     batches, seconds = read_batches(files, resources.processes, cheap=not full)
     with _job(archive, plan, _threads(resources, batches, seconds)) as read:
         task = partial(verify_batch, VerifyJob(read, full))
-        _run(task, batches, seconds, read, resources, watch, tick, "run the same command again")
+        with _stoppable(read, "run the same command again") as stop:
+            _run(task, batches, seconds, resources, watch, tick, stop)
 
 
 def _threads(resources: Resources, batches: Sequence[Batch], seconds: float) -> int | None:
@@ -136,25 +164,30 @@ def _cluster_pays(resources: Resources, batches: Sequence[Batch], seconds: float
     return resources.processes > 1 and len(batches) > 1 and seconds > CLUSTER_PAYS_FROM
 
 
+@contextmanager
+def _stoppable(job: ReadJob, again: str) -> Iterator[StopSignals]:
+    """Let SIGTERM and SIGUSR1 end the work inside in good order. Raises StoppedEarly behind it."""
+    with StopSignals(job.stop_file.touch) as stop:
+        yield stop
+        if stop.requested is not None:
+            raise StoppedEarly(f"stopped by {stop.requested}; {again}")
+
+
 def _run(
     task: Task[Batch, ReadResult],
     batches: Sequence[Batch],
     seconds: float,
-    job: ReadJob,
     resources: Resources,
     watch: Callable[[Restored], None],
     tick: Callable[[int, int], None],
-    again: str,
+    stop: StopSignals,
 ) -> None:
-    with StopSignals(job.stop_file.touch) as stop:
-        if not _cluster_pays(resources, batches, seconds):
-            for outcome in run_here(task, batches, watch):
-                if outcome.result is not None and outcome.result.left:
-                    break
-        else:
-            _run_on_workers(task, batches, resources, watch, tick, stop)
-        if stop.requested is not None:
-            raise StoppedEarly(f"stopped by {stop.requested}; {again}")
+    if _cluster_pays(resources, batches, seconds):
+        _run_on_workers(task, batches, resources, watch, tick, stop)
+        return
+    for outcome in run_here(task, batches, watch):
+        if outcome.result is not None and outcome.result.left:
+            break
 
 
 def _run_on_workers(

@@ -151,7 +151,7 @@ def test_1_a_bug_in_the_codec_costs_one_file(
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["pack"], "Missing argument"),
+        (["pack", "-o", "x"], "nothing to pack"),
         (["pack", "here"], "Missing option"),
         (["pack", "here", "-o", "x", "--adapt", "much"], "much"),
         (["pack", "here", "-o", "x", "--workers", "0"], "workers"),

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from callic_archive.archive import staging as staging_module
+from callic_archive.archive.content import OpenFile, read_source
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.pack_one import PackOptions
-from callic_archive.archive.packer import Packer, read_source
+from callic_archive.archive.packer import Packer
 from callic_archive.archive.reading import INDEX
 from callic_archive.archive.scan import Selection
 from callic_archive.archive.staging import Staging, claim_shard
@@ -151,18 +152,23 @@ def test_a_file_that_cannot_be_read_is_reported_and_the_rest_is_packed(
 def test_a_file_that_changes_meanwhile_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_pnm(tmp_path / "tree" / "a.pgm", smooth(50, 50))
 
-    def read_then_change(file: str) -> object:
-        found = read_source(file)
+    real = OpenFile.read
+
+    def read_then_change(self: OpenFile) -> bytes:
+        found = real(self)
         path.write_bytes(b"something else")
         return found
 
-    monkeypatch.setattr("callic_archive.archive.packer.read_source", read_then_change)
+    monkeypatch.setattr(OpenFile, "read", read_then_change)
     run = pack_tree(tmp_path / "tree", tmp_path / "x.callic")
     assert [(p.code, p.kept) for p in run.problems] == [("E514", True)]
 
 
-def test_large_files_are_mapped_and_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("callic_archive.archive.packer.MAPPED_FROM", 1000)
+def test_large_files_are_read_in_pieces_and_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("packer", "content"):
+        monkeypatch.setattr(f"callic_archive.archive.{module}.WHOLE_BELOW", 1000)
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "big").write_bytes(os.urandom(300_000))
     image = write_pnm(tmp_path / "tree" / "big.pgm", smooth(300, 300))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from callic_archive.archive.content import open_folder
 from callic_archive.archive.scan import Selection, scan
 from callic_archive.errors import MissingPath, UsageError
 
@@ -94,14 +95,12 @@ def test_special_files_are_reported_and_left_out(tree: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_listed_is_reported(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.listdir
-
-    def listdir(path: str) -> list[str]:
-        if path.endswith("/b"):
+    def refusing(file: str, **options: bool) -> int:
+        if file.endswith("/b"):
             raise PermissionError(13, "Permission denied")
-        return real(path)
+        return open_folder(file, **options)
 
-    monkeypatch.setattr(os, "listdir", listdir)
+    monkeypatch.setattr("callic_archive.archive.scan.open_folder", refusing)
     found = scan([str(tree)])
     assert [(p.path, p.code) for p in found.problems] == [(str(tree / "b"), "E512")]
     assert "Permission denied" in found.problems[0].message

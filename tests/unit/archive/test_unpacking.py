@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from callic_archive.archive.comparing import Scope, compare_with
 from callic_archive.archive.digests import content_sha256
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.reading import INDEX
 from callic_archive.archive.unpacking import Restored, check_destination
-from callic_archive.archive.verifying import compare_with, verify_bag
+from callic_archive.archive.verifying import verify_bag
 from callic_archive.container.index import read_index, write_index
 from callic_archive.errors import DestinationExists, DigestMismatch, EntryDamaged, MissingPath, NotAnArchive
 from callic_archive.images import source as images
@@ -270,7 +271,7 @@ def test_other_compressed_bytes_are_told_and_the_file_is_restored(
 def test_comparing_with_a_tree_finds_every_kind_of_difference(packed: Path, tmp_path: Path) -> None:
     def differences() -> dict[str, str]:
         with open_archive(packed) as opened:
-            found = compare_with(opened.entries, tmp_path, lambda entry: None)
+            found = compare_with(opened, opened.entries, tmp_path, lambda entry: None, Scope(metadata=False))
             return {problem.path: problem.message for problem in found}
 
     assert differences() == {}

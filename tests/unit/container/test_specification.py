@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,17 @@ def validator(name: str) -> Any:
 ENTRIES = [
     Entry("a/file", "file", 0o644, 1, size=3, sha256=DIGEST, method="stored", parts=(Part(REF, "raw", 3),)),
     Entry("a/\udcff", "file", 0o644, -1, size=0, sha256=DIGEST, problem=("E101", "cut off")),
+    Entry(
+        "a/sparse",
+        "file",
+        0o600,
+        0,
+        size=1 << 40,
+        sha256=DIGEST,
+        method="sparse",
+        parts=(Part(REF, "raw", 3),),
+        extents=((4096, 1), (1 << 39, 2)),
+    ),
     Entry("a", "directory", 0o2755, 1 << 61),
     Entry("link", "symlink", 0o777, 0, target="a/\udcff"),
     Entry("..a/...", "directory", 0, 0),
@@ -83,6 +95,16 @@ def test_entries_fit_the_schema(entry: Entry) -> None:
     assert Entry.from_json(row) == entry
     for field in row.keys() - {"path_base64", "target_base64", "problem"}:
         assert not check.is_valid({k: v for k, v in row.items() if k != field}), field
+
+
+def test_other_names_of_a_file_fit_the_schema() -> None:
+    row = replace(ENTRIES[0], path="b", link="a/\udcff", extents=()).as_json()
+    check = validator("index-entry.schema.json")
+    check.validate(row)
+    assert Entry.from_json(row).link == "a/\udcff"
+    assert not check.is_valid({**row, "link": "/etc/passwd"})
+    assert not check.is_valid({**row, "extents": [[0, 0]]})
+    assert not check.is_valid({**row, "extents": [[0]]})
 
 
 @pytest.mark.parametrize("path", ["", "/a", "../a", "a/..", "a//b", "./a", "a/", "a\0"])

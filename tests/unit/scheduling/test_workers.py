@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 
 from callic_archive.archive.reading import Archive
+from callic_archive.archive.scan import Problem
+from callic_archive.archive.unpacking import Restored
 from callic_archive.container.bag import validate_bag
-from callic_archive.errors import ClusterFailed, OutOfSpace
+from callic_archive.errors import ClusterFailed, OutOfSpace, WorkerKiller
 from callic_archive.scheduling.cluster import local_cluster, running_cluster
 from callic_archive.scheduling.pack import Resources
+from callic_archive.scheduling.read import unpack
 from callic_archive.scheduling.run import Outcome, run_on_workers
 from tests.doubles import DeflatePlan
-from tests.trees import open_archive, pack_tree, smooth, write_pnm
+from tests.trees import open_archive, pack_tree, smooth, snapshot, write_pnm
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -99,7 +102,10 @@ def test_nothing_new_is_begun_after_a_stop(client: Any) -> None:
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("callic_archive.scheduling.cluster.CONNECT_TIMEOUT", 0.5)
-    with pytest.raises(ClusterFailed, match="no Dask scheduler answers"), running_cluster("tcp://127.0.0.1:9"):
+    with (
+        pytest.raises(ClusterFailed, match="no Dask scheduler answers"),
+        running_cluster("tcp://127.0.0.1:9"),
+    ):
         pass
 
 
@@ -157,3 +163,65 @@ def assert_restores(opened: Archive) -> None:
     for entry in opened.entries:
         if entry.kind == "file":
             assert opened.restore(entry, io.BytesIO()) == "bytes"
+
+
+def test_names_of_one_file_come_back_from_workers_as_one(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for number in range(6):
+        write_pnm(tree / f"{number}.pgm", smooth(60, 60, seed=number))
+        os.link(tree / f"{number}.pgm", tree / f"again-{number}.pgm")
+    done: list[Restored] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("callic_archive.scheduling.pack.cluster_pays", lambda *_: True)
+        run = pack_tree(tree, tmp_path / "x.callic", resources=Resources(workers=2))
+        patch.setattr("callic_archive.scheduling.read._cluster_pays", lambda *_: True)
+        with open_archive(tmp_path / "x.callic") as opened:
+            problems = unpack(
+                opened,
+                opened.entries,
+                tmp_path / "out",
+                plan=DeflatePlan(),
+                overwrite=False,
+                resources=Resources(workers=2),
+                watch=done.append,
+                tick=lambda running, workers: None,
+            )
+    assert run.problems == problems == [r for r in done if r.problem] == []
+    assert len(done) == 12
+    assert snapshot(tmp_path / "out" / "tree") == snapshot(tree)
+    for number in range(6):
+        out = tmp_path / "out" / "tree"
+        assert (out / f"{number}.pgm").samefile(out / f"again-{number}.pgm")
+
+
+def test_another_name_of_a_file_that_ends_workers_is_not_tried_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pnm(tmp_path / "tree" / "a.pgm", smooth(60, 60))
+    os.link(tmp_path / "tree" / "a.pgm", tmp_path / "tree" / "b.pgm")
+    pack_tree(tmp_path / "tree", tmp_path / "x.callic")
+    done: list[Restored] = []
+
+    def killing(
+        task: object, batches: Any, seconds: float, resources: object, watch: Any, *_: object
+    ) -> None:
+        for entry in (entry for batch in batches for entry in batch):
+            watch(Restored(entry, None, Problem.of(entry.path, WorkerKiller("ended"), kept=False)))
+
+    monkeypatch.setattr("callic_archive.scheduling.read._run", killing)
+    with open_archive(tmp_path / "x.callic") as opened:
+        unpack(
+            opened,
+            opened.entries,
+            tmp_path / "out",
+            plan=DeflatePlan(),
+            overwrite=False,
+            resources=Resources(workers=1),
+            watch=done.append,
+            tick=lambda running, workers: None,
+        )
+    assert [(r.entry.path, r.problem and r.problem.code) for r in done] == [
+        ("tree/a.pgm", "E515"),
+        ("tree/b.pgm", "E515"),
+    ]
+    assert not list((tmp_path / "out" / "tree").iterdir())

@@ -1,0 +1,212 @@
+"""What an archive would take, guessed from small crops of a few images and a few blocks of other files.
+
+The time for it is bounded whatever the tree holds: files are taken in a fixed random order, a kind at a time,
+until there are enough or the time is up. Files that are equal, and adapters, are not foreseen.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import zstandard
+
+from callic_archive.archive.codecs import Codec, CodecPlan, Image
+from callic_archive.archive.commit import format_text
+from callic_archive.archive.content import WHOLE_BELOW, OpenFile, opened, read_source
+from callic_archive.archive.pack_one import ZSTD_LEVEL, PackOptions
+from callic_archive.archive.scan import Source
+from callic_archive.errors import CallicError, EnvironmentFailure, ModelError
+from callic_archive.images.source import parse, sniff
+
+SECONDS = 15.0  # after these no further file is begun
+MOST_FILES = 64
+CROP = 128  # rows and columns
+CROPS = 2  # of one file
+BLOCK = 128 << 10  # bytes looked at, in three places of a file that is no image
+LARGEST = 1 << 30  # bytes of a file that is taken apart for this
+ENTRY_BYTES = 600  # of ENTRY record, index line and headers, about
+MODEL_RATIO = 0.8  # of a model inside an archive
+SEED = 20260102
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A guess, and what it rests on."""
+
+    source_bytes: int
+    stored_bytes: int
+    archive_bytes: int
+    ratio: float | None  # source_bytes / stored_bytes
+    seconds: float
+    sampled_files: int
+    sampled_images: int
+    sampled_bytes: int
+    sample_seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields, marked as the guess that they are."""
+        return {"is_estimate": True, **asdict(self)}
+
+
+@dataclass
+class _Kind:
+    """Files of one suffix: sums over those that were sampled."""
+
+    files: list[Source] = field(default_factory=list)
+    size: int = 0
+    stored: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, size: int, stored: float, seconds: float) -> None:
+        self.size += size
+        self.stored += stored
+        self.seconds += seconds
+
+
+def estimate(
+    sources: Iterable[Source], plan: CodecPlan, options: PackOptions, processes: int, budget: float = SECONDS
+) -> Estimate:
+    """Guess what packing ``sources`` would give, and how long it would take. Raises ModelError,
+    EnvironmentFailure.
+    """
+    begin = time.monotonic()
+    sources = list(sources)
+    files = [source for source in sources if source.kind == "file" and source.link is None and source.size]
+    sampler = _Sampler(plan, options)
+    kinds = _kinds(files)
+    overall = _Kind()
+    for kind, source in _in_turn(kinds)[:MOST_FILES]:
+        if time.monotonic() - begin > budget:
+            break
+        found = sampler.look(source)
+        if found is not None:
+            for sums in (kind, overall):
+                sums.add(source.size, *found)
+    stored = seconds = 0.0
+    for kind in kinds:
+        known = kind if kind.size else overall
+        total = sum(source.size for source in kind.files)
+        stored += total * known.stored / known.size if known.size else total
+        seconds += total * known.seconds / known.size if known.size else 0.0
+    size = sum(source.size for source in files)
+    around = len(sources) * ENTRY_BYTES + len(format_text().encode()) + sampler.model_bytes()
+    return Estimate(
+        source_bytes=size,
+        stored_bytes=round(stored),
+        archive_bytes=round(stored) + around,
+        ratio=round(size / stored, 3) if stored >= 1 else None,
+        seconds=round(seconds / max(1, processes), 1),
+        sampled_files=sampler.files,
+        sampled_images=sampler.images,
+        sampled_bytes=sampler.bytes,
+        sample_seconds=round(time.monotonic() - begin, 2),
+    )
+
+
+def _kinds(files: Sequence[Source]) -> list[_Kind]:
+    """Files by suffix, those with most bytes first."""
+    found: dict[str, _Kind] = defaultdict(_Kind)
+    for source in files:
+        name = source.path.rsplit("/", 1)[-1].lower()
+        found[name.rsplit(".", 1)[-1] if "." in name else ""].files.append(source)
+    return sorted(found.values(), key=lambda kind: -sum(source.size for source in kind.files))
+
+
+def _in_turn(kinds: Sequence[_Kind]) -> list[tuple[_Kind, Source]]:
+    """One file of each kind, then the next of each, in an order that is the same each time."""
+    chance = random.Random(SEED)
+    orders = [chance.sample(kind.files, min(len(kind.files), MOST_FILES)) for kind in kinds]
+    longest = max(map(len, orders), default=0)
+    return [
+        (kind, order[turn])
+        for turn in range(longest)
+        for kind, order in zip(kinds, orders, strict=True)
+        if turn < len(order)
+    ]
+
+
+class _Sampler:
+    """Codes small parts of files, and remembers what that showed."""
+
+    def __init__(self, plan: CodecPlan, options: PackOptions) -> None:
+        self.files = self.images = self.bytes = 0
+        self._plan = plan
+        self._options = options
+        self._codec: Codec | None = None
+        self._models: set[str] = set()
+        self._chance = random.Random(SEED)
+
+    def look(self, source: Source) -> tuple[float, float] | None:
+        """Bytes that a file would take and seconds to pack it, about; None when it cannot be read."""
+        try:
+            with opened(source.file) as file:
+                stored = self._verbatim(file)
+                image = file.extents is None and file.size < LARGEST and sniff(file.head())
+            self.files += 1
+            coded = self._coded(source) if image and (image != "png" or source.size < WHOLE_BELOW) else None
+        except (ModelError, EnvironmentFailure):
+            raise
+        except (CallicError, OSError, MemoryError):
+            return None if not self.files else (float(source.size), 0.0)
+        if coded is None or stored[0] <= coded[0]:
+            return stored[0], stored[1] + (coded[1] if coded is not None else 0.0)
+        return coded
+
+    def _verbatim(self, file: OpenFile) -> tuple[float, float]:
+        size = file.data_bytes
+        begin = time.monotonic()
+        compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+        seen = packed = 0
+        for offset in {0, max(0, file.size // 2 - BLOCK // 2), max(0, file.size - BLOCK)}:
+            block = b"".join(file.pieces(((offset, min(BLOCK, file.size - offset)),)))
+            seen += len(block)
+            packed += min(len(block), len(compressor.compress(block)))
+        self.bytes += seen
+        if not seen:
+            return 0.0, 0.0
+        return size * packed / seen, size * (time.monotonic() - begin) / seen
+
+    def _coded(self, source: Source) -> tuple[float, float] | None:
+        """The same through the codec; None for what it does not take."""
+        parsed = parse(read_source(source.file)[0], "", self._options.limits)
+        if parsed is None or not parsed.images:
+            return None
+        if parsed.fidelity == "content" and self._options.fidelity == "bytes":
+            return None
+        codec = self._open(parsed.images[0])
+        samples = bytes_ = 0
+        begin = time.monotonic()
+        for image in self._chance.sample(parsed.images, min(CROPS, len(parsed.images))):
+            crop = self._crop(image)
+            codestream = codec.encode(crop)
+            self._models.update(codec.inspect(codestream).models)
+            samples += crop.size
+            bytes_ += len(codestream)
+            self.bytes += crop.nbytes
+        seconds = (time.monotonic() - begin) * (2 if self._options.verify else 1)
+        self.images += 1
+        scale = sum(image.size for image in parsed.images) / samples
+        surround = min(len(parsed.surround), len(zstandard.ZstdCompressor().compress(parsed.surround)))
+        return surround + bytes_ * scale, seconds * scale
+
+    def _open(self, image: Image) -> Codec:
+        if self._codec is None:
+            self._codec = self._plan.open()
+            self._codec.encode(image[:8, :8].copy())  # what is compiled and loaded first shall not count
+        return self._codec
+
+    def _crop(self, image: Image) -> Image:
+        top = self._chance.randint(0, max(0, image.shape[0] - CROP))
+        left = self._chance.randint(0, max(0, image.shape[1] - CROP))
+        return image[top : top + CROP, left : left + CROP].copy()
+
+    def model_bytes(self) -> int:
+        """Of the models that the archive would carry."""
+        files = self._plan.model_files() if self._models else {}
+        found = [files[digest].stat().st_size for digest in self._models if digest in files]
+        return round(MODEL_RATIO * sum(found))

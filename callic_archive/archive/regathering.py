@@ -1,0 +1,124 @@
+"""What is left of an archive as a new one: records are copied, nothing is coded anew."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from callic_archive.archive.commit import Finished, finish
+from callic_archive.archive.entries import Entry, Part
+from callic_archive.archive.pack_one import Packed, Piece
+from callic_archive.archive.packer import SHARD_BYTES, ShardSink
+from callic_archive.archive.reading import Archive
+from callic_archive.archive.salvaging import relinked
+from callic_archive.archive.staging import Staging
+from callic_archive.container.fs import atomic_write, writing
+from callic_archive.container.layout import RecordRef, RecordType
+from callic_archive.errors import CallicError, DestinationExists
+
+if TYPE_CHECKING:
+    from callic_archive.archive.codecs import CodecPlan
+
+
+@dataclass(frozen=True)
+class _Models:
+    """The part of a codec plan that finishing an archive asks for."""
+
+    files: Mapping[str, Path]
+
+    def model_files(self) -> Mapping[str, Path]:
+        return self.files
+
+
+def regather(
+    archive: Archive,
+    entries: Sequence[Entry],
+    destination: Path,
+    progress: Callable[[Entry], None] = lambda entry: None,
+    shard_bytes: int = SHARD_BYTES,
+) -> Finished:
+    """Make an archive of ``entries``, which must be sound, at ``destination``.
+
+    Raises DestinationExists, MissingPath, EntryDamaged and EnvironmentFailure; nothing is left behind then.
+    """
+    staging = Staging(destination)
+    staging.check()
+    if staging.root.exists():
+        raise DestinationExists(
+            f"{staging.root} is there from another run; remove it, or choose another name"
+        )
+    settings = {**dict(archive.header.get("settings", {})), "salvaged": True}
+    try:
+        with staging:
+            staging.open(settings)
+            kept = relinked(entries)
+            sink = ShardSink(staging.data, shard_bytes)
+            adapters = _adapters(archive, kept, sink)
+            moved: dict[tuple[Part, ...], tuple[Part, ...]] = {}
+            rows = []
+            for entry in kept:
+                rows.append(_copy(archive, entry, sink, moved))
+                progress(entry)
+            sink.seal()
+            models = _models(archive, {d for row in rows for d in row.models()}, staging.run / "models")
+            return finish(
+                staging,
+                rows,
+                adapters=adapters,
+                plan=cast("CodecPlan", _Models(models)),
+                sealed=sink.take_sealed(),
+                settings=settings,
+            )
+    except BaseException:
+        shutil.rmtree(staging.root, ignore_errors=True)
+        raise
+
+
+def _copy(
+    archive: Archive, entry: Entry, sink: ShardSink, moved: dict[tuple[Part, ...], tuple[Part, ...]]
+) -> Entry:
+    """Copy an entry; content that several entries share is copied once."""
+    known = moved.get(entry.parts)
+    if known is not None or not entry.parts:
+        return sink.write(replace(entry, parts=known or ()))
+    pieces = (
+        Piece(part.ref.type, archive.read(part), part.coding, part.size, part.stream) for part in entry.parts
+    )
+    new = sink.write(replace(entry, parts=()), Packed("", entry.size, entry.method, entry.fidelity, pieces))
+    moved[entry.parts] = new.parts
+    return new
+
+
+def _adapters(archive: Archive, entries: Sequence[Entry], sink: ShardSink) -> dict[str, RecordRef]:
+    wanted = {digest for entry in entries for digest in entry.adapters()}
+    copied = {}
+    for digest in sorted(wanted & archive.adapters.keys()):
+        ref = archive.adapters[digest]
+        payload = archive.reader(ref.shard).read(ref)
+        copied[digest] = sink.append(RecordType.ADAPTER, payload, digest)
+    return copied
+
+
+def _models(archive: Archive, wanted: set[str], folder: Path) -> dict[str, Path]:
+    """Model files that entries need: this program's own, and the whole ones of the archive."""
+    files: dict[str, Path] = {}
+    if not wanted:
+        return files
+    from callic_archive.model.weights import ModelSet, load_model
+
+    for model in ModelSet.default():
+        if model.path is not None:
+            files[model.digest] = model.path
+    for path in archive.models():
+        with suppress(CallicError):
+            model = load_model(path)
+            if model.digest in wanted and model.digest not in files:
+                with writing(folder):
+                    folder.mkdir(exist_ok=True)
+                atomic_write(folder / model.digest, model.file_bytes())
+                files[model.digest] = folder / model.digest
+    return files

@@ -1,0 +1,176 @@
+"""What is left of a damaged or unfinished archive: found by reading everything, believing nothing twice.
+
+Nothing in the archive is changed. Entries come from the lines of the index as far as it can be read, and from
+the ENTRY records of all shards; the version whose records are whole wins.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from callic_archive.archive.entries import Entry
+from callic_archive.archive.links import is_other_name
+from callic_archive.archive.reading import INDEX, Contents, contents_of
+from callic_archive.archive.scan import Problem
+from callic_archive.archive.staging import PARTIAL
+from callic_archive.container.index import read_index
+from callic_archive.container.layout import PARTIAL_SUFFIX, RecordRef, RecordType
+from callic_archive.container.reader import ShardReader
+from callic_archive.container.scan import Damage
+from callic_archive.errors import (
+    CallicError,
+    ContainerError,
+    EntryDamaged,
+    IndexDamaged,
+    MissingPath,
+    NotAnArchive,
+    ShardNotSealed,
+)
+
+_CONTENT = (RecordType.STORED, RecordType.SURROUND, RecordType.CODESTREAM)
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A whole record of content whose entry nothing tells of any more; ``key`` was the file's path."""
+
+    ref: RecordRef
+    key: str
+
+
+@dataclass
+class Survey:
+    """What is there."""
+
+    root: Path
+    unfinished: bool
+    contents: Contents = field(default_factory=Contents)  # entries of which every record is whole
+    damaged: list[Entry] = field(default_factory=list)  # files of which records are missing or broken
+    orphans: list[Orphan] = field(default_factory=list)
+    whole: set[RecordRef] = field(default_factory=set)
+    damage: list[Damage] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    index_whole: bool = False
+
+    @property
+    def unknown(self) -> int | None:
+        """Entries that the archive once had and of which nothing is left; None when nobody can tell."""
+        count = self.contents.header.get("entries")
+        if self.index_whole:
+            return 0
+        if isinstance(count, int) and count >= 0:
+            return max(0, count - len(self.contents.entries) - len(self.damaged))
+        return None
+
+
+def survey(root: Path, progress: Callable[[int], None] = lambda size: None) -> Survey:
+    """Look through everything in ``root``; ``progress`` hears the size of each shard that was read.
+
+    Raises MissingPath, and NotAnArchive when there are no shards at all or the format is a newer one.
+    """
+    root = _place(root)
+    data = root / "data"
+    shards = sorted(
+        p for p in data.glob("shard-*.cla*") if p.name.endswith((".cla", ".cla" + PARTIAL_SUFFIX))
+    )
+    if not shards and not (data / INDEX).exists():
+        raise NotAnArchive(f"{root} holds neither data/{INDEX} nor shards, so there is nothing to salvage")
+    result = Survey(root, unfinished=root.name.endswith(PARTIAL) or (root / ".run").is_dir())
+    indexed = _read_index(data / INDEX, result)
+    found: dict[str, list[Entry]] = defaultdict(list)
+    keys: dict[RecordRef, str] = {}
+    for path in shards:
+        _read_shard(path, result, found, keys)
+        progress(path.stat().st_size)
+    _choose(indexed, found, result)
+    known = {part.ref for entry in [*result.contents.entries, *result.damaged] for part in entry.parts}
+    named = {e.path for e in result.contents.entries} | {e.path for e in result.damaged}
+    result.orphans = [
+        Orphan(ref, key)
+        for ref, key in keys.items()
+        if ref not in known and key not in named  # of a named path: an earlier attempt at the same file
+    ]
+    return result
+
+
+def _place(root: Path) -> Path:
+    if not root.exists():
+        partial = root.with_name(root.name + PARTIAL)
+        if not partial.is_dir():
+            raise MissingPath(f"{root} does not exist; check the spelling")
+        return partial
+    if not (root / "data").is_dir():
+        raise NotAnArchive(f"{root} has no folder data with shards; put what is left of them into one")
+    return root
+
+
+def _read_index(path: Path, result: Survey) -> dict[str, Entry]:
+    """Entries of the index, as far as it can be read. Raises NotAnArchive for a newer format."""
+    contents = result.contents
+    try:
+        if not path.is_file():
+            raise IndexDamaged("the file is missing")
+        contents_of(read_index(path), contents)
+        result.index_whole = not contents.problems
+    except ContainerError as error:
+        if not result.unfinished:
+            text = f"{INDEX} is not whole ({error}); entries were looked for in the shards"
+            result.problems.append(Problem(f"data/{INDEX}", error.code, text, kept=True, exit_code=0))
+    result.problems += contents.problems
+    contents.problems = []
+    entries, contents.entries = contents.entries, []
+    return {entry.path: entry for entry in entries}
+
+
+def _read_shard(
+    path: Path, result: Survey, found: dict[str, list[Entry]], keys: dict[RecordRef, str]
+) -> None:
+    try:
+        with ShardReader(path) as reader:
+            for item in reader.scan():
+                if isinstance(item, Damage):
+                    if not (item.code == ShardNotSealed.code and path.name.endswith(PARTIAL_SUFFIX)):
+                        result.damage.append(item)
+                    continue
+                result.whole.add(item.ref)
+                if item.ref.type is RecordType.ADAPTER:
+                    result.contents.adapters[item.key] = item.ref
+                elif item.ref.type is RecordType.ENTRY:
+                    with suppress(ContainerError, EntryDamaged):
+                        entry = Entry.from_bytes(reader.read(item.ref, key=item.key))
+                        found[entry.path].append(entry)
+                elif item.ref.type in _CONTENT:
+                    keys[item.ref] = item.key
+    except CallicError as error:
+        text = f"nothing of it can be read: {error}"
+        result.problems.append(Problem(f"data/{path.name}", error.code, text, kept=False, exit_code=3))
+
+
+def _choose(indexed: dict[str, Entry], found: dict[str, list[Entry]], result: Survey) -> None:
+    """For each path the entry to restore: that of the index, else the latest of which all is whole."""
+    for path in sorted({*indexed, *found}, key=lambda path: path.encode("utf-8", "surrogateescape")):
+        versions = [*([indexed[path]] if path in indexed else []), *reversed(found.get(path, []))]
+        whole = next((e for e in versions if all(part.ref in result.whole for part in e.parts)), None)
+        if whole is not None:
+            result.contents.entries.append(whole)
+        else:
+            result.damaged.append(versions[0])
+    result.contents.entries = relinked(result.contents.entries)
+
+
+def relinked(entries: Iterable[Entry]) -> list[Entry]:
+    """Entries with those links alone whose first name is among them; others come back on their own."""
+    entries = list(entries)
+    known = {entry.path: entry for entry in entries if entry.kind == "file" and entry.link is None}
+    result = []
+    for entry in entries:
+        leader = known.get(entry.link or "")
+        if entry.link is not None and (leader is None or not is_other_name(entry, leader)):
+            entry = replace(entry, link=None)
+            known[entry.path] = entry
+        result.append(entry)
+    return result
