@@ -229,7 +229,9 @@ class Archive:
                 if (info.shape, info.dtype) != (part.stream.shape, part.stream.dtype):
                     raise EntryDamaged("a codestream holds an image of another shape than the index says")
                 if info.samples * np.dtype(info.dtype).itemsize != part.size:
-                    raise EntryDamaged("a codestream holds more or fewer bytes of samples than the index says")
+                    raise EntryDamaged(
+                        "a codestream holds more or fewer bytes of samples than the index says"
+                    )
                 images.append(self.decoder().decode(codestream))
         return surround, images
 

@@ -7,7 +7,6 @@ Everything around them stays as it is, group lengths and private elements includ
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +16,9 @@ from typing import Any, BinaryIO
 
 from callic_archive.errors import MalformedSource, SourceError, TruncatedSource
 from callic_archive.images.layout import Image, Layout
-from callic_archive.images.source import Limits, Parsed
+from callic_archive.images.source import Limits, Parsed, ViewFile
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
+from callic_archive.images.stacks import stacked
 
 _PIXEL_DATA = 0x7FE00010
 _IMPLICIT_LITTLE, _EXPLICIT_LITTLE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
@@ -28,32 +28,6 @@ _COLOUR = (
     "RGB",
     "YBR_FULL",
 )  # one sample of each kind a pixel; subsampled chroma is not native in this sense
-
-
-class _ViewFile(io.RawIOBase):
-    """A read-only file over a buffer, without copying the buffer."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data, self._at = data, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = max(0, offset + (0, self._at, len(self._data))[whence])
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        end = len(self._data) if size is None or size < 0 else self._at + size
-        piece = bytes(self._data[self._at : end])
-        self._at += len(piece)
-        return piece
 
 
 @contextmanager
@@ -75,7 +49,7 @@ def _read(data: memoryview) -> tuple[Any, int]:
     """The data set up to its pixels, and the offset of the Pixel Data element. Raises MalformedSource."""
     import pydicom
 
-    stream = _ViewFile(data)
+    stream = ViewFile(data)
     try:
         dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
         return dataset, stream.tell()
@@ -186,7 +160,7 @@ def _parse(data: memoryview, limits: Limits) -> Parsed | None:
     layouts = [
         replace(layout, offsets=tuple(start + i * size + o for o in layout.offsets)) for i in range(frames)
     ]
-    return parse_spliced("dicom", data, layouts, limits)
+    return parse_spliced("dicom", data, stacked(layouts), limits)
 
 
 def _layout(

@@ -8,6 +8,7 @@ library: samples are cut out of the file as byte ranges and everything else is k
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,8 @@ class Limits:
     )
     max_images: int = 1 << 16  # pages, frames or directories of one file
     max_blocks: int = 1 << 22  # strips or tiles of one file
+    # bytes of a file inside a gzip or ZIP file, once inflated: these lie in memory
+    max_member_bytes: int = 8 << 30
 
     def check_decoded(self, decoded: int, source: int) -> None:
         """Refuse ``decoded`` bytes of samples promised by a file of ``source`` bytes.
@@ -62,6 +65,40 @@ class Limits:
         """Refuse a file with more than ``max_blocks`` strips or tiles. Raises SourceTooLarge."""
         if count > self.max_blocks:
             raise SourceTooLarge(f"the file promises {count} blocks, the limit is {self.max_blocks}")
+
+
+class ViewFile(io.RawIOBase):
+    """A read-only file over a buffer, without copying the buffer: what libraries are given to read."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data, self._at = data, 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """The position."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move the position. Raises OSError where that lies before the file, as files do."""
+        target = offset + (0, self._at, len(self._data))[whence]
+        if target < 0:
+            raise OSError("a position before the file")
+        self._at = target
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Bytes from the position on."""
+        end = len(self._data) if size is None or size < 0 else self._at + size
+        piece = bytes(self._data[self._at : end])
+        self._at += len(piece)
+        return piece
 
 
 @dataclass(frozen=True)
@@ -92,7 +129,13 @@ _MODULES = {
     "png": "callic_archive.images.png",
     "tiff": "callic_archive.images.tiff",
     "dicom": "callic_archive.images.dicom",
+    "nifti": "callic_archive.images.nifti",
+    "nrrd": "callic_archive.images.nrrd",
+    "gzip": "callic_archive.images.gzip_file",
+    "zip": "callic_archive.images.zip_file",
 }
+_WRAPPERS = ("gzip", "zip")
+HEAD = 352  # first bytes of a file that ``sniff`` looks at
 
 
 def sniff(data: memoryview | bytes) -> str | None:
@@ -117,7 +160,22 @@ def sniff(data: memoryview | bytes) -> str | None:
         return "dicom"
     if head[:2] == b"BM" and len(head) == 16:
         return "bmp"
+    if head[:3] == b"\x1f\x8b\x08":
+        return "gzip"
+    if head[:4] == b"PK\3\4":
+        return "zip"
+    if head[:7] == b"NRRD000":
+        return "nrrd"
+    if _looks_like_nifti(data):
+        return "nifti"
     return None
+
+
+def _looks_like_nifti(data: memoryview | bytes) -> bool:
+    size = bytes(data[:4])
+    if size in (b"\x5c\1\0\0", b"\0\0\1\x5c"):
+        return bytes(data[344:348]) == b"n+1\0"
+    return size in (b"\x1c\2\0\0", b"\0\0\2\x1c") and bytes(data[4:8]) == b"n+2\0"
 
 
 def _looks_like_bare_dicom(head: bytes) -> bool:
@@ -153,6 +211,30 @@ def parse(data: memoryview | bytes, name: str = "", limits: Limits | None = None
     except (ValueError, LookupError, TypeError, RecursionError, ArithmeticError, *_STREAM) as error:
         # A broken file that slipped past a check is still a broken file, never a crash of the run.
         raise MalformedSource(f"{name or kind}: {type(error).__name__}: {error}") from error
+
+
+def is_member(head: memoryview | bytes) -> bool:
+    """Whether a file inside another, of which ``head`` has the first ``HEAD`` bytes, may be taken apart there."""
+    kind = sniff(head)
+    return kind is not None and kind not in _WRAPPERS
+
+
+def parse_member(data: memoryview, limits: Limits) -> Parsed | None:
+    """Like ``parse``, of a file inside another. Wrappers in wrappers give None."""
+    kind = sniff(data)
+    if kind is None or kind in _WRAPPERS:
+        return None
+    parsed = cast("Parsed | None", import_module(_MODULES[kind]).parse(data, limits))
+    return parsed if parsed is not None and "members" not in parsed.recipe else None
+
+
+def rebuild_member(
+    format: str, recipe: Mapping[str, Json], surround: bytes, images: Sequence[Image], out: BinaryIO
+) -> None:
+    """Like ``rebuild``, of a file inside another: such have no members of their own. Raises RebuildMismatch."""
+    if format in _WRAPPERS or "members" in recipe:
+        raise RebuildMismatch("the recipe has members within members")
+    rebuild(format, recipe, surround, images, out)
 
 
 def rebuild(
