@@ -154,7 +154,7 @@ def _jpeg(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry)
         try:
             made = jpeg_lossless.encode(wide, scan, pad, len(own) + 2)
         except RebuildMismatch:
-            break
+            continue  # the other filling may have made it longer than the source
         if own[: len(made)] == made:
             encoder = [
                 "jpeg",

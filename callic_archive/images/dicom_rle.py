@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from callic_archive.errors import MalformedSource, RebuildMismatch, TruncatedSource
 
 Bytes = NDArray[np.uint8]
-ENCODERS = ("libtiff", "imagecodecs", "runs2", "runs3")
+ENCODERS = ("libtiff", "imagecodecs", "runs2", "runs3", "pairs3")
 PACKETS = "packets"  # no encoder: the packets' head bytes are told
 _HEADER = 64
 
@@ -76,8 +76,11 @@ def _encode(plane: Any, heads: Any, out: Any) -> Any:
 
 
 @njit(cache=True)
-def _greedy(plane: Any, columns: int, least: int, out: Any) -> Any:
-    """Every run of at least ``least`` equal bytes becomes runs, all between them literals; rows stand alone."""
+def _greedy(plane: Any, columns: int, least: int, pairs: bool, out: Any) -> Any:
+    """Every run of at least ``least`` equal bytes becomes runs, all between them literals; rows stand alone.
+
+    ``pairs``: two equal bytes that end a row are a run as well (GDCM).
+    """
     n: Any = 0
     for start in range(0, len(plane), columns):
         end = min(start + columns, len(plane))
@@ -87,7 +90,7 @@ def _greedy(plane: Any, columns: int, least: int, out: Any) -> Any:
             size = 1
             while size < 128 and i + size < end and plane[i + size] == plane[i]:
                 size += 1
-            if size >= least:
+            if size >= least or (pairs and size == 2 and i + 2 == end):
                 out[n] = 257 - size
                 out[n + 1] = plane[i]
                 n += 2
@@ -141,7 +144,7 @@ def encode(plane: Bytes, columns: int, encoder: str, heads: bytes) -> bytes:
         import imagecodecs
 
         return bytes(imagecodecs.packbits_encode(plane.reshape(-1, columns)))
-    if encoder in ("runs2", "runs3"):
+    if encoder in ("runs2", "runs3", "pairs3"):
         out = np.empty(2 * len(plane) + 2, np.uint8)
-        return out[: int(_greedy(plane, columns, int(encoder[4]), out))].tobytes()
+        return out[: int(_greedy(plane, columns, int(encoder[-1]), encoder == "pairs3", out))].tobytes()
     raise RebuildMismatch("the recipe names an encoder of RLE that there is not")
