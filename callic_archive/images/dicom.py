@@ -144,6 +144,8 @@ def _parse(data: memoryview, limits: Limits) -> Parsed | None:
     allocated = _number(dataset, "BitsAllocated")
     samples = _number(dataset, "SamplesPerPixel", 1)
     photometric = _text(dataset, "PhotometricInterpretation")
+    if syntax == dicom_coded.JPEG_2000 and photometric == "YBR_RCT":
+        photometric = "RGB"  # the colour transform is undone in decoding
     if (allocated not in (8, 16)) or (samples, photometric in _GRAY, photometric in _COLOUR) not in (
         (1, True, False),
         (3, False, True),

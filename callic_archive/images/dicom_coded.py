@@ -1,4 +1,4 @@
-"""DICOM with encapsulated pixels whose codes can be made again: RLE Lossless, and lossless JPEG (processes 14, 14 SV1).
+"""DICOM with encapsulated pixels whose codes can be made again: RLE, lossless JPEG and JPEG 2000.
 
 The bytes that code pixels are cut out of the fragments, and all else stays: items, offset tables, the headers of frames,
 padding. Each code that is cut out was made from the pixels once before; what differs in a bit stays where it is.
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.errors import MalformedSource, RebuildMismatch
-from callic_archive.images import dicom_rle, jpeg_lossless
+from callic_archive.images import dicom_rle, jpeg2000, jpeg_lossless
 from callic_archive.images.dicom_items import Span, frames, items, part
 from callic_archive.images.layout import Image, runs_of, unrun
 from callic_archive.images.source import Limits, Parsed
@@ -22,13 +22,14 @@ from callic_archive.images.stacks import stacks
 
 RLE = "1.2.840.10008.1.2.5"
 JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
-SYNTAXES = (RLE, *JPEG)
+JPEG_2000 = "1.2.840.10008.1.2.4.90"  # the lossless one
+SYNTAXES = (RLE, *JPEG, JPEG_2000)
 _RATIO = 160  # samples' bytes to code bytes: RLE cannot pass 64, JPEG with a bit a sample 16
 _MOST_ENCODERS = 1 << 16
 _MOST_KEPT = 0.5  # share of the coded bytes; beyond it taking the file apart gains nothing
-Encoder = list[
-    Any
-]  # ["rle", name] or ["jpeg", precision, predictor, restart, pad, [table in hexadecimal, ..]]
+# ["rle", name], ["jpeg", precision, predictor, restart, pad, [table in hexadecimal, ..]], or
+# ["openjpeg", resolutions, colour transform, bits, signed]
+Encoder = list[Any]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def parse(
     for frame, spans in enumerate(fragments):
         code = memoryview(b"".join(data[o : o + n] for o, n in spans))
         target = _frame(images, geometry, frame)
-        coded = _rle(code, spans, target, geometry) if syntax == RLE else _jpeg(code, spans, target, geometry)
+        take = _rle if syntax == RLE else _jpeg_2000 if syntax == JPEG_2000 else _jpeg
+        coded = take(code, spans, target, geometry)
         if coded is None:
             return None
         codes += coded
@@ -111,7 +113,7 @@ def _plane(frame: Image, k: int) -> NDArray[np.uint8]:
     return plane
 
 
-def _rle(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code]:
+def _rle(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code] | None:
     size = frame.dtype.itemsize
     codes: list[_Code] = []
     frame[...] = 0
@@ -166,6 +168,24 @@ def _jpeg(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry)
             ]
             return [_Code(encoder, part(spans, header.begin, header.begin + len(made)))]
     return [_KEPT]
+
+
+def _jpeg_2000(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code] | None:
+    header = jpeg2000.read_header(bytes(code))
+    if header is None:
+        return None
+    if (header.height, header.width, header.samples) != (geometry.height, geometry.width, geometry.samples):
+        raise MalformedSource("a JPEG 2000 frame has another size than the DICOM attributes tell")
+    image = jpeg2000.decode(bytes(code), header)
+    if image is None or image.dtype.itemsize != frame.dtype.itemsize:
+        return None
+    frame[...] = image.view(frame.dtype)
+    made = jpeg2000.encode(image, header.choices)
+    if not made or code[header.begin : header.begin + len(made)] != made:
+        return [_KEPT]
+    use = header.choices
+    encoder = ["openjpeg", use.resolutions, int(use.mct), use.bits, int(use.signed)]
+    return [_Code(encoder, part(spans, header.begin, header.begin + len(made)))]
 
 
 def _joined(data: memoryview, geometry: Geometry, images: Sequence[Image], codes: Sequence[_Code]) -> Parsed:
@@ -264,6 +284,10 @@ def _coded(frame: Image, k: int, encoder: Encoder, heads: bytes, size: int) -> b
         if k >= frame.shape[2] * frame.dtype.itemsize:
             raise RebuildMismatch("the recipe names more codes than a frame has planes")
         return dicom_rle.encode(_plane(frame, k), frame.shape[1], str(encoder[1]), heads)
+    if encoder[0] == "openjpeg" and not k:
+        use = jpeg2000.Choices(int(encoder[1]), bool(encoder[2]), int(encoder[3]), bool(encoder[4]))
+        kind = f"{'i' if use.signed else 'u'}{frame.dtype.itemsize}"
+        return jpeg2000.encode(np.ascontiguousarray(frame).view(kind), use)
     if encoder[0] != "jpeg" or k:
         raise RebuildMismatch("the recipe names a code that there is not")
     tables = tuple(bytes.fromhex(table) for table in encoder[5])

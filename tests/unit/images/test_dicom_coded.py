@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended
-from pydicom.uid import JPEGLosslessSV1, RLELossless, SecondaryCaptureImageStorage
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless, SecondaryCaptureImageStorage
 
 from callic_archive.errors import MalformedSource, RebuildMismatch, SourceError, SourceTooLarge
 from callic_archive.images import dicom_rle, jpeg_lossless, parse, rebuild
@@ -214,6 +214,41 @@ def test_jpeg_of_imagecodecs(exact, bits):
     assert len(parsed.surround) < 1200
 
 
+# -- JPEG 2000 ---------------------------------------------------------------------------------------------------
+
+
+def jpeg_2000(frame, level=0, bits=None, **options):
+    return imagecodecs.jpeg2k_encode(frame, level=level, codecformat="j2k", reversible=level == 0, bitspersample=bits,
+                                     **options)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [("u1", 8), ("u2", 12), ("u2", 16), ("i2", 16)], ids=str)
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("count", [1, 9])
+def test_jpeg_2000_of_openjpeg(exact, kind, colour, count):
+    dtype, bits = kind
+    array = smooth((count, 70, 67) + ((3,) if colour else ()), dtype, bits if bits == 12 else None)
+    codes = [jpeg_2000(frame, bits=bits, resolutions=3, mct=True) for frame in array]
+    space = "YBR_RCT" if colour else "MONOCHROME2"
+    parsed = exact(dicom(codes, array, JPEG2000Lossless, stored=bits, PhotometricInterpretation=space))
+    np.testing.assert_array_equal(film(parsed.images, 70), array)
+    assert {e[0] for e in parsed.recipe["encoders"]} == {"openjpeg"}
+    assert len(parsed.surround) < 1000 + 300 * count
+
+
+def test_jpeg_2000_of_others_is_left():
+    array = smooth((1, 70, 67), "u2")
+    code = bytearray(jpeg_2000(array[0]))
+    middle = len(code) // 2
+    code[middle] ^= 1  # decodes to something, but OpenJPEG would have coded that otherwise
+    assert parse(dicom([bytes(code)], array, JPEG2000Lossless)) is None
+    assert parse(dicom([jpeg_2000(array[0], level=30)], array, JPEG2000Lossless)) is None
+    with pytest.raises(MalformedSource, match="another size"):
+        parse(dicom([jpeg_2000(array[0])], array, JPEG2000Lossless, Rows=71))
+    with pytest.raises(SourceError):
+        parse(dicom([jpeg_2000(array[0])[:60]], array, JPEG2000Lossless))
+
+
 def test_what_is_left():
     array = smooth((1, 16, 16), "u1")
     assert (
@@ -289,6 +324,8 @@ def test_damaged_scans_never_leave_their_bounds():
         {"encoders": [["jpeg", 16, 1, 0, 1, ["00" * 16]]] * 2},
         {"encoders": [["jpeg", 16, 1, 0, 1, ["ff" * 200]]] * 2},
         {"encoders": [["rle", "packets"]] * 2},
+        {"encoders": [["openjpeg", 99, 0, 8, 0]] * 2}, {"encoders": [["openjpeg", 3, 0, 8, 0]] * 2},
+        {"encoders": [["openjpeg", 3, 0, 17, 0]] * 2}, {"encoders": [["openjpeg", 3, 0, 8]] * 2},
     ],
     ids=lambda change: str(change)[:60],
 )  # fmt: skip
