@@ -79,7 +79,7 @@ def take_sample(sources: list[Source]) -> Sample:
 def _images_of(source: Source) -> tuple[Image, ...]:
     try:
         data, _ = read_source(source.file)
-        if len(data) >= MAPPED_FROM and sniff(data) in ("png",):
+        if len(data) >= MAPPED_FROM and sniff(data) in ("png", "gzip", "zip"):
             return ()  # decoding it wholly for a sample would cost more memory than it is worth
         parsed = parse(data)
     except EnvironmentFailure:
