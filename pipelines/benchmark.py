@@ -86,9 +86,7 @@ def sizes(
     if conventional:
         labels = {name if limit is None else f"{name} (first {limit})": files(name, limit) for name in sets}
         others.update(labels)
-    found = own.update(
-        sets, list(adapts), limit=limit, steps=steps, workers=workers, force=force, back=back
-    )
+    found = own.update(sets, list(adapts), limit=limit, steps=steps, workers=workers, force=force, back=back)
     record.show(own.grids(found, record.load(others.NAME)))
 
 

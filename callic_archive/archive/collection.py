@@ -84,8 +84,8 @@ def _images_of(source: Source, contexts: ContextFinder, copies: Path | None) -> 
         context = contexts.of(source.file, source.path.count("/"))
         if source.size >= WHOLE_BELOW and context is None:
             with opened(source.file) as file:
-                # no image, or a PNG: decoding it wholly for a sample would cost more memory than it is worth
-                if sniff(file.head()) in (None, "png"):
+                # no image, or one that must be decoded wholly, which costs more memory than a sample is worth
+                if sniff(file.head()) in (None, "png", "gzip", "zip"):
                     return ()
         data, _ = read_source(source.file, copies)
         parsed = parse(data, context=context)

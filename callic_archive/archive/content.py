@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from callic_archive.container.fs import write_all, writing
+from callic_archive.images.source import HEAD
 
 Extents = tuple[tuple[int, int], ...]  # (offset, length) of data, ascending; between them are holes
 
@@ -82,7 +83,7 @@ class OpenFile:
         """Bytes that lie in no hole."""
         return self.size if self.extents is None else sum(length for _, length in self.extents)
 
-    def head(self, size: int = 132) -> bytes:
+    def head(self, size: int = HEAD) -> bytes:
         """Its first bytes. Raises OSError."""
         return os.pread(self.fd, size, 0)
 

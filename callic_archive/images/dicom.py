@@ -1,4 +1,4 @@
-"""DICOM with native pixels: implicit and explicit VR, little and big endian, with or without preamble.
+"""DICOM with native pixels, deflated, or coded as ``dicom_coded`` knows: any VR and byte order, with or without preamble.
 
 pydicom finds Pixel Data and the attributes that describe it; it never writes. The pixel cells are cut out as
 they lie, all allocated bits, so overlays and rubbish above Bits Stored survive (DICOM PS3.5, chapter 8).
@@ -7,7 +7,6 @@ Everything around them stays as it is, group lengths and private elements includ
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,44 +15,22 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 from callic_archive.errors import MalformedSource, SourceError, TruncatedSource
+from callic_archive.images import dicom_coded
 from callic_archive.images.layout import Image, Layout
-from callic_archive.images.source import Limits, Parsed
+from callic_archive.images.members import Member, join, rebuild_members, usable
+from callic_archive.images.source import Limits, Parsed, ViewFile
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
+from callic_archive.images.stacks import stacked
+from callic_archive.images.streams import find, inflate
 
 _PIXEL_DATA = 0x7FE00010
 _IMPLICIT_LITTLE, _EXPLICIT_LITTLE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
-_EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+_EXPLICIT_BIG, _DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = (
     "RGB",
     "YBR_FULL",
 )  # one sample of each kind a pixel; subsampled chroma is not native in this sense
-
-
-class _ViewFile(io.RawIOBase):
-    """A read-only file over a buffer, without copying the buffer."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data, self._at = data, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = max(0, offset + (0, self._at, len(self._data))[whence])
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        end = len(self._data) if size is None or size < 0 else self._at + size
-        piece = bytes(self._data[self._at : end])
-        self._at += len(piece)
-        return piece
 
 
 @contextmanager
@@ -75,7 +52,7 @@ def _read(data: memoryview) -> tuple[Any, int]:
     """The data set up to its pixels, and the offset of the Pixel Data element. Raises MalformedSource."""
     import pydicom
 
-    stream = _ViewFile(data)
+    stream = ViewFile(data)
     try:
         dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
         return dataset, stream.tell()
@@ -137,7 +114,7 @@ def _pixel_element(data: memoryview, at: int, syntax: str) -> tuple[str, int, in
 def parse(data: memoryview, limits: Limits) -> Parsed | None:
     """See ``source.parse``.
 
-    Compressed and deflated transfer syntaxes, palettes and files without pixels give None.
+    Other compressed transfer syntaxes, palettes and files without pixels give None.
     """
     certain = bytes(data[128:132]) == b"DICM"
     try:
@@ -150,32 +127,51 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
 
 
 def _parse(data: memoryview, limits: Limits) -> Parsed | None:
+    named, end = _meta(data)
+    if named == _DEFLATED:
+        return _deflated(data, end, limits)
     dataset, at = _read(data)
     syntax = _transfer_syntax(dataset)
-    if syntax not in (_IMPLICIT_LITTLE, _EXPLICIT_LITTLE, _EXPLICIT_BIG):
+    native = syntax in (_IMPLICIT_LITTLE, _EXPLICIT_LITTLE, _EXPLICIT_BIG)
+    if syntax is None or not (native or syntax in dicom_coded.SYNTAXES):
         return None
     element = _pixel_element(data, at, syntax)
     if element is None:
         return None
     vr, start, length = element
-    if length == 0xFFFFFFFF:
-        return None  # encapsulated, whatever the transfer syntax says
+    if (length == 0xFFFFFFFF) == native:
+        return None  # not as the transfer syntax says
     allocated = _number(dataset, "BitsAllocated")
     samples = _number(dataset, "SamplesPerPixel", 1)
     photometric = _text(dataset, "PhotometricInterpretation")
+    if syntax == dicom_coded.JPEG_2000 and photometric == "YBR_RCT":
+        photometric = "RGB"  # the colour transform is undone in decoding
     if (allocated not in (8, 16)) or (samples, photometric in _GRAY, photometric in _COLOUR) not in (
         (1, True, False),
         (3, False, True),
     ):
         return None
-    if syntax == _EXPLICIT_BIG and allocated == 8 and vr == "OW":
-        return None  # pairs of samples are swapped
     rows, columns = _number(dataset, "Rows"), _number(dataset, "Columns")
     frames = _number(dataset, "NumberOfFrames", 1)
     if not 0 < rows < 1 << 16 or not 0 < columns < 1 << 16 or frames < 1:
         raise MalformedSource(f"DICOM with {rows} rows, {columns} columns and {frames} frames")
     limits.check_images(frames)
     signed = _number(dataset, "PixelRepresentation", 0) == 1
+    if not native:
+        # Lossless JPEG stores its samples in no more than BitsStored bits, as non-negative numbers.
+        kind = (
+            "uint8"
+            if allocated == 8
+            else "int16"
+            if signed and _number(dataset, "BitsStored", 16) == 16
+            else "uint16"
+        )
+        geometry = dicom_coded.Geometry(frames, rows, columns, samples, kind)
+        return dicom_coded.parse(
+            data, start, syntax, geometry, _bytes(dataset, "ExtendedOffsetTable"), limits
+        )
+    if syntax == _EXPLICIT_BIG and allocated == 8 and vr == "OW":
+        return None  # pairs of samples are swapped
     planar = samples == 3 and _number(dataset, "PlanarConfiguration", 0) == 1
     layout = _layout(rows, columns, samples, allocated // 8, signed, syntax == _EXPLICIT_BIG, planar)
     size = layout.decoded_bytes
@@ -186,7 +182,46 @@ def _parse(data: memoryview, limits: Limits) -> Parsed | None:
     layouts = [
         replace(layout, offsets=tuple(start + i * size + o for o in layout.offsets)) for i in range(frames)
     ]
-    return parse_spliced("dicom", data, layouts, limits)
+    return parse_spliced("dicom", data, stacked(layouts), limits)
+
+
+def _meta(data: memoryview) -> tuple[str, int]:
+    """The transfer syntax that the file meta information names, empty when it does not, and where that ends.
+
+    It is looked at before pydicom, which would inflate a deflated data set of any size.
+    """
+    at = 132 if bytes(data[128:132]) == b"DICM" else 0
+    named = ""
+    while at + 8 <= len(data) and bytes(data[at : at + 2]) == b"\2\0":
+        vr = bytes(data[at + 4 : at + 6])
+        if vr in (b"OB", b"OW", b"UN", b"SQ", b"UT", b"OF", b"UC", b"UR"):
+            start, length = at + 12, int.from_bytes(data[at + 8 : at + 12], "little")
+        else:
+            start, length = at + 8, int.from_bytes(data[at + 6 : at + 8], "little")
+        if bytes(data[at : at + 4]) == b"\2\0\x10\0":
+            named = bytes(data[start : start + length]).decode("latin-1").strip("\0 ")
+        at = start + length
+    return named, at
+
+
+def _deflated(data: memoryview, at: int, limits: Limits) -> Parsed | None:
+    """A file whose data set, from byte ``at`` on, is one deflate stream (PS3.5, annex A.5)."""
+    raw, used = inflate(data[at:], limits)
+    inner = _parse(raw, limits) if _meta(raw)[1] == 0 else None
+    if inner is None or not usable(inner):
+        return None
+    named = find(raw, data[at : at + used])
+    if named is None:
+        return None
+    return join("dicom", data, [Member(at, at + used, named, inner)], limits)
+
+
+def _bytes(dataset: Any, name: str) -> bytes:
+    """A binary attribute, empty when absent. Raises MalformedSource when it cannot be read."""
+    try:
+        return bytes(dataset.get(name) or b"")
+    except Exception as error:
+        raise MalformedSource(f"the DICOM attribute {name} cannot be read") from error
 
 
 def _layout(
@@ -203,4 +238,9 @@ def _layout(
 
 def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:
     """See ``source.rebuild``: the file byte for byte."""
-    rebuild_spliced(recipe, surround, images, out)
+    if "members" in recipe:
+        rebuild_members(recipe, surround, images, out)
+    elif "encoders" in recipe:
+        dicom_coded.rebuild(recipe, surround, images, out)
+    else:
+        rebuild_spliced(recipe, surround, images, out)

@@ -45,6 +45,7 @@ class Layout:
     flip: bool = False  # rows are stored bottom up
     transpose: bool = False  # columns are stored one after the other
     split: bool = False  # each sample is an image of its own (more than four samples a pixel)
+    frames: int = 1  # slices or frames of equal height that lie below each other; for information
 
     @property
     def itemsize(self) -> int:
@@ -287,6 +288,8 @@ def layouts_to_json(layouts: Sequence[Layout]) -> list[dict[str, Any]]:
             entry["lengths"] = runs_of(layout.lengths)
         if layout.order:
             entry["order"] = list(layout.order)
+        if layout.frames > 1:
+            entry["frames"] = layout.frames
         entries.append(entry)
         previous = layout
     return entries
@@ -301,7 +304,7 @@ def layouts_from_json(entries: Sequence[Mapping[str, Any]]) -> list[Layout]:
             raise RebuildMismatch("the recipe names an unknown sample type or an empty image")
         fields: dict[str, Any] = {name: int(entry[name]) for name in _SIZES}
         fields |= {name: bool(entry.get(name, False)) for name in _FLAGS}
-        bare = Layout(**fields, dtype=entry["dtype"], offsets=())
+        bare = Layout(**fields, dtype=entry["dtype"], offsets=(), frames=int(entry.get("frames", 1)))
         times = int(entry.get("times", 1))
         blocks += bare.count * max(1, times)
         if blocks > _MOST_BLOCKS or len(layouts) + times > _MOST_LAYOUTS:

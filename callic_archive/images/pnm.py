@@ -13,6 +13,7 @@ from callic_archive.errors import MalformedSource, SourceError, TruncatedSource
 from callic_archive.images.layout import Image, Layout
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
+from callic_archive.images.stacks import stacked
 
 _MAX_HEADER = 1 << 16  # bytes of comments and numbers
 _TOKEN = re.compile(rb"(?:[ \t\r\n\v\f]+|#[^\n\r]*[\n\r])*([^ \t\r\n\v\f#]+)")
@@ -94,7 +95,7 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
             break  # not an image after all: trailing bytes
         layouts.append(layout)
     found = [x for x in layouts if x is not None]
-    return parse_spliced("pnm", data, found, limits) if found else None
+    return parse_spliced("pnm", data, stacked(found), limits) if found else None
 
 
 def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:

@@ -8,10 +8,12 @@ library: samples are cut out of the file as byte ranges and everything else is k
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any, BinaryIO, Literal, cast
 
@@ -37,6 +39,8 @@ class Limits:
     )
     max_images: int = 1 << 16  # pages, frames or directories of one file
     max_blocks: int = 1 << 22  # strips or tiles of one file
+    # bytes of a file inside a gzip or ZIP file, once inflated: these lie in memory
+    max_member_bytes: int = 8 << 30
 
     def check_decoded(self, decoded: int, source: int) -> None:
         """Refuse ``decoded`` bytes of samples promised by a file of ``source`` bytes.
@@ -62,6 +66,40 @@ class Limits:
         """Refuse a file with more than ``max_blocks`` strips or tiles. Raises SourceTooLarge."""
         if count > self.max_blocks:
             raise SourceTooLarge(f"the file promises {count} blocks, the limit is {self.max_blocks}")
+
+
+class ViewFile(io.RawIOBase):
+    """A read-only file over a buffer, without copying the buffer: what libraries are given to read."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data, self._at = data, 0
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """The position."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move the position. Raises OSError where that lies before the file, as files do."""
+        target = offset + (0, self._at, len(self._data))[whence]
+        if target < 0:
+            raise OSError("a position before the file")
+        self._at = target
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Bytes from the position on."""
+        end = len(self._data) if size is None or size < 0 else self._at + size
+        piece = bytes(self._data[self._at : end])
+        self._at += len(piece)
+        return piece
 
 
 @dataclass(frozen=True)
@@ -104,12 +142,17 @@ _MODULES = {
     "png": "callic_archive.images.png",
     "tiff": "callic_archive.images.tiff",
     "dicom": "callic_archive.images.dicom",
+    "nifti": "callic_archive.images.nifti",
+    "nrrd": "callic_archive.images.nrrd",
+    "gzip": "callic_archive.images.gzip_file",
+    "zip": "callic_archive.images.zip_file",
     "zarr": "callic_archive.images.zarr_chunk",
 }
-_PARSERS = {
-    **_MODULES,
-    "zip": "callic_archive.images.zarr_zip",
-}  # a ZIP comes back by the recipe of its chunks
+# A ZIP may be a zarr store, which comes back by the recipe of its chunks, or hold image files.
+_PARSERS: dict[str, tuple[str, ...]] = {kind: (module,) for kind, module in _MODULES.items()}
+_PARSERS["zip"] = ("callic_archive.images.zarr_zip", _MODULES["zip"])
+_WRAPPERS = ("gzip", "zip")
+HEAD = 352  # first bytes of a file that ``sniff`` looks at
 
 
 def sniff(data: memoryview | bytes) -> str | None:
@@ -126,8 +169,6 @@ def sniff(data: memoryview | bytes) -> str | None:
         return "tiff"
     if head.startswith(b"\x93NUMPY"):
         return "npy"
-    if head.startswith(b"PK\x03\x04"):
-        return "zip"  # it may hold a zarr store
     if head[:3] == b"P7\n":
         return "pnm"
     if head[:2] in (b"P5", b"P6") and head[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
@@ -136,7 +177,22 @@ def sniff(data: memoryview | bytes) -> str | None:
         return "dicom"
     if head[:2] == b"BM" and len(head) == 16:
         return "bmp"
+    if head[:3] == b"\x1f\x8b\x08":
+        return "gzip"
+    if head[:4] == b"PK\3\4":
+        return "zip"
+    if head[:7] == b"NRRD000":
+        return "nrrd"
+    if _looks_like_nifti(data):
+        return "nifti"
     return None
+
+
+def _looks_like_nifti(data: memoryview | bytes) -> bool:
+    size = bytes(data[:4])
+    if size in (b"\x5c\1\0\0", b"\0\0\1\x5c"):
+        return bytes(data[344:348]) == b"n+1\0"
+    return size in (b"\x1c\2\0\0", b"\0\0\2\x1c") and bytes(data[4:8]) == b"n+2\0"
 
 
 def _looks_like_bare_dicom(head: bytes) -> bool:
@@ -165,9 +221,12 @@ def parse(
     kind = "zarr" if context is not None else sniff(view)
     if kind not in _PARSERS:
         return None
-    module = import_module(_PARSERS[kind])
     arguments = (limits or Limits(),) if context is None else (context, limits or Limits())
-    return _guarded(lambda: module.parse(view, *arguments), name or kind, name)
+    for module in _PARSERS[kind]:
+        found = _guarded(partial(import_module(module).parse, view, *arguments), name or kind, name)
+        if found is not None:
+            return found
+    return None
 
 
 def parse_again(
@@ -194,6 +253,30 @@ def _guarded(step: Callable[[], Any], what: str, name: str) -> Parsed | None:
     except (ValueError, LookupError, TypeError, RecursionError, ArithmeticError, *_STREAM) as error:
         # A broken file that slipped past a check is still a broken file, never a crash of the run.
         raise MalformedSource(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def is_member(head: memoryview | bytes) -> bool:
+    """Whether a file inside another, of which ``head`` has the first ``HEAD`` bytes, may be taken apart there."""
+    kind = sniff(head)
+    return kind is not None and kind not in _WRAPPERS
+
+
+def parse_member(data: memoryview, limits: Limits) -> Parsed | None:
+    """Like ``parse``, of a file inside another. Wrappers in wrappers give None."""
+    kind = sniff(data)
+    if kind is None or kind in _WRAPPERS:
+        return None
+    parsed = cast("Parsed | None", import_module(_MODULES[kind]).parse(data, limits))
+    return parsed if parsed is not None and "members" not in parsed.recipe else None
+
+
+def rebuild_member(
+    format: str, recipe: Mapping[str, Json], surround: bytes, images: Sequence[Image], out: BinaryIO
+) -> None:
+    """Like ``rebuild``, of a file inside another: such have no members of their own. Raises RebuildMismatch."""
+    if format in _WRAPPERS or "members" in recipe:
+        raise RebuildMismatch("the recipe has members within members")
+    rebuild(format, recipe, surround, images, out)
 
 
 def rebuild(

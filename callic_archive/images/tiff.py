@@ -1,4 +1,4 @@
-"""TIFF and BigTIFF: strips, tiles, contiguous, planar, 8- and 16-bit integers, all pages and SubIFDs.
+"""TIFF and BigTIFF: strips, tiles, contiguous, planar, integers of 8, 16 and 32 bits, all pages and SubIFDs.
 
 Every page whose samples a model takes becomes images; the samples' bytes are cut out of the file. Pages of
 other kinds (palettes, masks, float, JPEG) stay in the surround as they are. Uncompressed blocks are spliced;
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, BinaryIO
 
 from callic_archive.errors import MalformedSource, TruncatedSource
 from callic_archive.images.layout import Image, Layout
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
+from callic_archive.images.stacks import stacked
 from callic_archive.images.tiff_codecs import Packing, packings, parse_packed, rebuild_packed
 from callic_archive.images.tiff_ifd import Directory, TiffReader
 
@@ -32,7 +34,7 @@ def _kind(page: Directory) -> tuple[str, int] | None:
     if len(bits) > 1 or len(formats) > 1 or not 1 <= samples <= _MAX_BANDS:
         return None
     depth, sign = bits.pop(), {1: "u", 2: "i", 4: "u"}.get(formats.pop())
-    if depth not in (8, 16) or sign is None or page.one(32997, 1) != 1:
+    if depth not in (8, 16, 32) or sign is None or page.one(32997, 1) != 1:
         return None
     if photometric == 3 or (photometric == 6 and samples == 3 and not _full_chroma(page)):
         return None
@@ -53,6 +55,11 @@ def _raster(page: Directory, reader: TiffReader, limits: Limits) -> tuple[Layout
     if not 0 < width < _WIDEST or not 0 < height < _WIDEST:
         raise MalformedSource(f"the TIFF directory at {page.offset} promises {width} x {height} pixels")
     itemsize, planar = int(letter[1]), page.one(284, 1) == 2 and samples > 1
+    split = samples > 4
+    if itemsize == 4:
+        if planar or packing.predictor != 1:
+            return None  # halves of a sample would lie in a plane of their own, or borrow from each other
+        letter, samples, itemsize, split = letter[0] + "2", 2 * samples, 2, True
     tiled = 322 in page.fields or 324 in page.fields
     if tiled:
         columns, rows = page.one(322), page.one(323)
@@ -82,7 +89,7 @@ def _raster(page: Directory, reader: TiffReader, limits: Limits) -> tuple[Layout
         return None  # sparse: blocks that were never written
     layout = Layout(
         height, width, samples, dtype, rows, columns, pitch,
-        offsets=tuple(offsets), whole=tiled, planar=planar, split=samples > 4,
+        offsets=tuple(offsets), whole=tiled, planar=planar, split=split,
     )  # fmt: skip
     if packing.codec == "none":
         for k, count in enumerate(counts):
@@ -111,8 +118,9 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
     if not pages or (len(data) > _LARGE and stored < _LEAST_SHARE * len(data)):
         return None
     if all(packing.codec == "none" for _, packing in pages):
-        return parse_spliced("tiff", data, [layout for layout, _ in pages], limits)
-    return parse_packed(data, pages, limits)
+        return parse_spliced("tiff", data, stacked([layout.merged() for layout, _ in pages]), limits)
+    alike = [(p, [x for x, _ in run]) for p, run in groupby(pages, key=lambda page: page[1])]
+    return parse_packed(data, [(x, packing) for packing, run in alike for x in stacked(run)], limits)
 
 
 def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:

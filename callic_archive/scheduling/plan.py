@@ -18,8 +18,25 @@ PER_WORKER = 4  # batches a worker should get, so that the last ones end togethe
 # seconds of work; starting worker processes and loading models there takes some three
 CLUSTER_PAYS_FROM = 12.0
 
-_IMAGE_SUFFIXES = {"png", "tif", "tiff", "btf", "npy", "pgm", "ppm", "pnm", "bmp", "dcm", "dicom"}
-_COMPRESSED = {"png": 2.0, "tif": 1.2, "tiff": 1.2}  # bytes of samples for a byte of file, about
+_IMAGE_SUFFIXES = {
+    "png",
+    "tif",
+    "tiff",
+    "btf",
+    "npy",
+    "npz",
+    "pgm",
+    "ppm",
+    "pnm",
+    "bmp",
+    "dcm",
+    "dicom",
+    "nii",
+    "nrrd",
+}
+_IMAGE_SUFFIXES |= {"nii.gz", "dcm.gz", "tif.gz"}
+# bytes of samples for a byte of file, about
+_COMPRESSED = {"png": 2.0, "tif": 1.2, "tiff": 1.2, "nii.gz": 2.0, "dcm.gz": 2.0, "tif.gz": 2.0}
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,7 @@ class Costs:
         mb = source.size / 1e6
         name = source.path.rsplit("/", 1)[-1].lower()
         suffix = name.rsplit(".", 1)[-1] if "." in name else ""
+        suffix = ".".join(name.rsplit(".", 2)[-2:]) if suffix == "gz" else suffix
         # DICOM files often have no suffix at all, and chunks of zarr arrays are named by numbers.
         if suffix in _IMAGE_SUFFIXES or not suffix or suffix.isdigit():
             mb *= _COMPRESSED.get(suffix, 1.0)

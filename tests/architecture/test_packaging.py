@@ -20,7 +20,12 @@ RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
 EXTRAS = {name: [Requirement(t) for t in texts] for name, texts in PROJECT["optional-dependencies"].items()}
 
 #: Import names that differ from the name of the distribution.
-DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "importlinter": "import-linter"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "skimage": "scikit-image",
+    "importlinter": "import-linter",
+    "nrrd": "pynrrd",
+}
 #: Needed without being imported: torchac's source is found and built, with ninja; the others are part of what the
 #: project promises its users to bring along (images in and out of arrays, TIFF, zarr stores).
 NOT_IMPORTED = {"ninja", "torchac", "pillow", "tifffile", "zarr"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -14,6 +15,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
     RLELossless,
     SecondaryCaptureImageStorage,
 )
@@ -109,6 +111,46 @@ def test_all_allocated_bits_are_kept(exact):
     np.testing.assert_array_equal(exact(data).images[0], array)
 
 
+@pytest.mark.parametrize("frames", [None, 3, 20])
+def test_deflated(exact, noise, frames):
+    array = noise((frames or 1, 16, 15), "u2")
+    parsed = exact(dicom(array, DeflatedExplicitVRLittleEndian, frames=frames))
+    assert parsed.recipe["members"][0]["format"] == "dicom"
+    np.testing.assert_array_equal(np.concatenate(parsed.images), array.reshape(-1, 15))
+
+
+def test_a_deflated_bomb_is_refused_before_it_is_inflated(noise):
+    data = dicom(np.zeros((60000, 300), "u1"), DeflatedExplicitVRLittleEndian)
+    assert len(data) < 30000
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceTooLarge, match="unpacked"):
+            parse(data, limits=Limits(max_member_bytes=1 << 20))
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_frames_of_a_film_lie_below_each_other(exact, noise):
+    for shape, planar in (((40, 9, 7), None), ((40, 9, 7, 3), 0), ((40, 3, 9, 7), 1)):
+        array = noise(shape, "u2")
+        (image,) = exact(dicom(array, planar=planar, frames=40)).images
+        expected = array.transpose(0, 2, 3, 1) if planar else array
+        np.testing.assert_array_equal(image, expected.reshape(360, *expected.shape[2:]))
+
+
+@pytest.mark.parametrize("syntax", NATIVE[:2], ids=lambda uid: uid.name)
+def test_sequences_of_undefined_length(exact, noise, syntax):
+    defined = dicom(noise((9, 7)), syntax)
+    ds = pydicom.dcmread(io.BytesIO(defined), force=True)
+    ds["ReferencedImageSequence"].is_undefined_length = True
+    ds.ReferencedImageSequence[0].is_undefined_length_sequence_item = True
+    out = io.BytesIO()
+    ds.save_as(out, enforce_file_format=False)
+    assert b"\xfe\xff\xdd\xe0" in out.getvalue()
+    exact(out.getvalue())
+
+
 def test_big_images_are_views(noise):
     data = np.frombuffer(dicom(noise((64, 64), "u2")), np.uint8).copy()
     parsed = parse(memoryview(data))
@@ -124,8 +166,8 @@ def test_a_tiff_header_in_the_preamble_changes_nothing(exact, noise):
 
 def test_what_no_model_takes_is_left(noise):
     gray = noise((8, 8))
-    assert parse(dicom(gray, RLELossless)) is None
-    assert parse(dicom(gray, DeflatedExplicitVRLittleEndian)) is None
+    assert parse(dicom(gray, RLELossless)) is None  # which is not encapsulated
+    assert parse(dicom(gray, JPEG2000Lossless)) is None
     assert parse(dicom(gray, PhotometricInterpretation="PALETTE COLOR")) is None
     assert parse(dicom(noise((8, 8, 3)), planar=0, PhotometricInterpretation="YBR_FULL_422")) is None
     assert parse(dicom(gray, BitsAllocated=1)) is None
@@ -174,3 +216,4 @@ def test_damage(damage, noise):
     for syntax in NATIVE:
         outcomes = damage(dicom(noise((6, 7)), syntax), every=3)
         assert outcomes["error"] > 5
+    assert damage(dicom(noise((6, 7)), DeflatedExplicitVRLittleEndian), every=3)["error"] > 5

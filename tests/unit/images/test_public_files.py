@@ -31,7 +31,8 @@ pytestmark = [
 FOLDERS = {
     "robustness/pngsuite": 230,
     "robustness/image_tiff": 70,
-    "robustness/dicom_pydicom": 45,
+    "robustness/dicom_pydicom": 60,
+    "robustness/nifti_nibabel": 8,
     "eval/ct": 12,
     "eval/mr": 10,
     "eval/satellite_16bit": 5,

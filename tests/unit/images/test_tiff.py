@@ -254,7 +254,7 @@ def test_damage(damage, noise):
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((9, 9), "f4"), np.zeros((9, 9), "u4"), np.zeros((9, 9), "?"), np.zeros((9, 9), "i8")]
+    "array", [np.zeros((9, 9), "f4"), np.zeros((9, 9), "u8"), np.zeros((9, 9), "?"), np.zeros((9, 9), "i8")]
 )
 def test_what_no_model_takes_is_left(array):
     assert parse(written(array)) is None
@@ -277,3 +277,35 @@ def test_strips_of_one_run_are_a_view(noise):
     assert parsed is not None
     assert np.shares_memory(parsed.images[0], data)
     assert len(parsed.surround) < 1000
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"compression": "zlib"}, {"compression": "packbits"}, {"tile": (16, 16)}]
+)
+@pytest.mark.parametrize("order", "<>")
+def test_32_bits_come_in_halves(exact, order, options):
+    array = np.random.default_rng(2).integers(-9, 70000, (20, 23)).astype(order + "i4")
+    images = exact(written(array, byteorder=order, **options)).images
+    low, high = (image.view("u2").astype("u4") for image in (images if order == "<" else images[::-1]))
+    np.testing.assert_array_equal((low | high << 16).view("i4"), array)
+
+
+def test_differences_of_32_bits_are_left():
+    assert parse(written(np.zeros((9, 9), "i4"), compression="zlib", predictor=True)) is None
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"rowsperstrip": 5}, {"tile": (16, 16)}])
+@pytest.mark.parametrize("planar", [False, True])
+def test_many_small_pages_lie_below_each_other(exact, noise, options, planar):
+    pages = noise((11, 3, 10, 16) if planar else (11, 10, 16, 3))
+    out = io.BytesIO()
+    with tifffile.TiffWriter(out) as tif:
+        for page in pages:
+            tif.write(page, photometric="rgb", planarconfig="separate" if planar else "contig",
+                      contiguous=False, **options)  # fmt: skip
+    images = exact(out.getvalue()).images
+    expected = pages.transpose(0, 2, 3, 1) if planar else pages
+    if "tile" in options:  # tiles of a page that hold more rows than it has cannot be joined
+        np.testing.assert_array_equal(np.stack(images), expected)
+    else:
+        np.testing.assert_array_equal(images[0], expected.reshape(110, 16, 3))

@@ -1,0 +1,83 @@
+"""gzip (RFC 1952): one member that holds an image file, as with ``.nii.gz``."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+from callic_archive.errors import MalformedSource, TruncatedSource
+from callic_archive.images import source
+from callic_archive.images.layout import Image
+from callic_archive.images.members import Member, join, rebuild_members, usable
+from callic_archive.images.source import HEAD, Limits, Parsed
+from callic_archive.images.streams import BEST, DEFAULT, FAST, find, inflate, inflate_head
+
+_HEADER_CRC, _EXTRA, _NAME, _COMMENT, _RESERVED = 2, 4, 8, 16, 0xE0
+
+
+def body_start(data: memoryview, at: int = 0) -> int:
+    """Where the deflate stream of the gzip member at ``at`` begins. Raises TruncatedSource, MalformedSource."""
+    if len(data) < at + 18:
+        raise TruncatedSource("the gzip file ends inside its header")
+    if bytes(data[at : at + 3]) != b"\x1f\x8b\x08" or data[at + 3] & _RESERVED:
+        raise MalformedSource("the gzip header is broken")
+    flags, start = data[at + 3], at + 10
+    if flags & _EXTRA:
+        start += 2 + int.from_bytes(data[start : start + 2], "little")
+    for flag in (_NAME, _COMMENT):
+        if flags & flag:
+            end = bytes(data[start : start + (1 << 16)]).find(b"\0")
+            if end < 0:
+                raise MalformedSource("the gzip header has a text without end")
+            start += end + 1
+    start += 2 if flags & _HEADER_CRC else 0
+    if start + 8 > len(data):
+        raise TruncatedSource("the gzip file ends inside its header")
+    return start
+
+
+def likely_level(data: memoryview, at: int = 0) -> bytes:
+    """What the header's extra flags say about the level, for ``streams.find``."""
+    return {2: BEST, 4: FAST}.get(data[at + 8], DEFAULT)
+
+
+def unpack(data: memoryview, limits: Limits, at: int = 0) -> tuple[memoryview, int, int]:
+    """What the gzip member at ``at`` holds, and where its deflate stream begins and ends.
+
+    Raises SourceError subclasses: also where the checksum or the length behind the stream are wrong.
+    """
+    start = body_start(data, at)
+    raw, length = inflate(data[start:], limits)
+    end = start + length
+    if end + 8 > len(data):
+        raise TruncatedSource("the gzip file ends inside its checksum")
+    told = (int.from_bytes(data[end : end + 4], "little"), int.from_bytes(data[end + 4 : end + 8], "little"))
+    if told != (zlib.crc32(raw), len(raw) & 0xFFFFFFFF):
+        raise MalformedSource("the gzip file does not hold what its checksum says")
+    return raw, start, end
+
+
+def parse(data: memoryview, limits: Limits) -> Parsed | None:
+    """See ``source.parse``.
+
+    Other contents than images, several members, and streams that zlib does not repeat give None.
+    """
+    head = inflate_head(data[body_start(data) :], HEAD)
+    if not source.is_member(head):
+        return None
+    raw, start, end = unpack(data, limits)
+    if bytes(data[end + 8 : end + 10]) == b"\x1f\x8b":
+        return None
+    inner = source.parse_member(raw, limits)
+    if inner is None or not usable(inner):
+        return None
+    named = find(raw, data[start:end], likely_level(data))
+    if named is None:
+        return None
+    return join("gzip", data, [Member(start, end, named, inner)], limits)
+
+
+def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:
+    """See ``source.rebuild``: the file byte for byte."""
+    rebuild_members(recipe, surround, images, out)

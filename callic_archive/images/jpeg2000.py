@@ -1,0 +1,130 @@
+"""JPEG 2000 without loss (ITU-T T.800) as OpenJPEG codes it: one tile, one layer, the reversible transform.
+
+The format leaves an encoder many choices, so only what OpenJPEG writes (and JasPer, for the same choices) comes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callic_archive.errors import MalformedSource, RebuildMismatch, TruncatedSource
+
+_SIZ, _COD, _SOT, _SOD = 0x51, 0x52, 0x90, 0x93
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What an encoder is told besides the samples."""
+
+    resolutions: int  # levels of the wavelet transform and one, 1..33
+    mct: bool  # the colour transform
+    bits: int  # of a sample, 1..16
+    signed: bool
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the headers of a code say, and where the bytes behind them begin."""
+
+    height: int
+    width: int
+    samples: int
+    choices: Choices
+    begin: int
+
+
+def read_header(code: bytes) -> Header | None:
+    """The headers of a code, or None for one that OpenJPEG as it is called here does not make.
+
+    Raises MalformedSource and TruncatedSource.
+    """
+    if code[4:8] == b"jP  ":
+        return None  # in boxes, which DICOM does not allow
+    if code[:4] != b"\xff\x4f\xff\x51":
+        raise MalformedSource("a frame said to be JPEG 2000 does not begin as one")
+    at = 2
+    size: tuple[int, int, int, int, bool] | None = None
+    coding: tuple[int, bool] | None = None
+    while True:
+        if at + 4 > len(code):
+            raise TruncatedSource("a JPEG 2000 frame ends inside its headers")
+        marker, length = code[at + 1], int.from_bytes(code[at + 2 : at + 4], "big")
+        if marker == _SOD and code[at] == 0xFF:
+            break
+        body = code[at + 4 : at + 2 + length]
+        if code[at] != 0xFF or length < 2 or len(body) != length - 2:
+            raise MalformedSource("a JPEG 2000 frame has broken headers")
+        if marker == _SIZ:
+            size = _size(body)
+            if size is None:
+                return None
+        elif marker == _COD:
+            coding = _coding(body)
+            if coding is None:
+                return None
+        at += 2 + length
+    if size is None or coding is None:
+        raise MalformedSource("a JPEG 2000 frame has no headers")
+    height, width, samples, bits, signed = size
+    return Header(height, width, samples, Choices(coding[0], coding[1], bits, signed), at + 2)
+
+
+def _size(body: bytes) -> tuple[int, int, int, int, bool] | None:
+    """(height, width, samples, bits, signed) of an image in one tile, or None."""
+    if len(body) < 36:
+        raise MalformedSource("a JPEG 2000 frame has broken headers")
+    width, height, x, y, across, down, tx, ty = (
+        int.from_bytes(body[i : i + 4], "big") for i in range(2, 34, 4)
+    )
+    samples = int.from_bytes(body[34:36], "big")
+    parts = body[36 : 36 + 3 * samples]
+    if len(parts) != 3 * samples or not samples or any((x, y, tx, ty)) or across < width or down < height:
+        return None
+    if parts != parts[:3] * samples or parts[1:3] != b"\1\1" or (parts[0] & 127) > 15:
+        return None
+    return height, width, samples, (parts[0] & 127) + 1, bool(parts[0] & 128)
+
+
+def _coding(body: bytes) -> tuple[int, bool] | None:
+    """(resolutions, colour transform) of the coding that is done here, or None."""
+    if len(body) < 10:
+        raise MalformedSource("a JPEG 2000 frame has broken headers")
+    layers = int.from_bytes(body[2:4], "big")
+    plain = (
+        body[0] == 0 and layers == 1 and body[6:10] == b"\4\4\0\1"
+    )  # blocks of 64 x 64, no styles, reversible
+    return (body[5] + 1, bool(body[4])) if plain and body[5] <= 32 else None
+
+
+def decode(code: bytes, header: Header) -> NDArray[Any] | None:
+    """The samples (H, W, C): uint8, uint16 or int16. None for others. Raises MalformedSource."""
+    import imagecodecs
+
+    try:
+        image: NDArray[Any] = np.asarray(imagecodecs.jpeg2k_decode(code, numthreads=1))
+    except RuntimeError as error:
+        raise MalformedSource("a JPEG 2000 frame cannot be decoded") from error
+    if image.size != header.height * header.width * header.samples or image.dtype not in ("u1", "u2", "i2"):
+        return None
+    return image.reshape(header.height, header.width, header.samples)
+
+
+def encode(image: NDArray[Any], choices: Choices) -> bytes:
+    """The bytes of OpenJPEG's code for ``image`` (H, W, C) behind its headers. Raises RebuildMismatch."""
+    import imagecodecs
+
+    if not (1 <= choices.resolutions <= 33 and 1 <= choices.bits <= 8 * image.itemsize):
+        raise RebuildMismatch("the recipe names a JPEG 2000 code that cannot be")
+    try:
+        code = imagecodecs.jpeg2k_encode(
+            image[..., 0] if image.shape[2] == 1 else image, level=0, codecformat="j2k", reversible=True,
+            resolutions=choices.resolutions, mct=choices.mct, bitspersample=choices.bits, numthreads=1,
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise RebuildMismatch("the recipe names a JPEG 2000 code that cannot be made") from error
+    header = read_header(bytes(code))
+    return bytes(code[header.begin :]) if header is not None else b""

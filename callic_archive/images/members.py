@@ -1,0 +1,85 @@
+"""Files in a file: members that lie in it deflated or as they are, each of them taken apart by itself.
+
+A gzip file has one, a ZIP file several; the samples of a gzipped NRRD and the data set of a deflated DICOM file are
+members of their files as well. All other bytes, checksums and names among them, surround the members.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+from callic_archive.errors import RebuildMismatch
+from callic_archive.images import source
+from callic_archive.images.layout import Image
+from callic_archive.images.source import Limits, Parsed
+from callic_archive.images.streams import DeflateSink
+
+_MOST_MEMBERS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Member:
+    """Bytes ``start`` to ``end`` of a file, and what they hold when inflated (``deflate`` None: as they are)."""
+
+    start: int
+    end: int
+    deflate: Mapping[str, Any] | None
+    inner: Parsed
+
+
+def usable(inner: Parsed | None) -> bool:
+    """Whether a member can be made of what its parser gave: all its bytes must come back."""
+    return inner is not None and inner.fidelity == "bytes" and bool(inner.images)
+
+
+def join(kind: str, data: memoryview, members: Sequence[Member], limits: Limits) -> Parsed:
+    """The ``Parsed`` of the file ``data`` with ``members`` in ascending order. Raises SourceTooLarge."""
+    images = tuple(image for member in members for image in member.inner.images)
+    limits.check_images(len(images))
+    limits.check_decoded(sum(image.nbytes for image in images), len(data))
+    surround: list[memoryview | bytes] = []
+    entries: list[dict[str, Any]] = []
+    at = 0
+    for member in members:
+        inner = member.inner
+        surround += [data[at : member.start], inner.surround]
+        entries.append(
+            {"before": member.start - at, "surround": len(inner.surround), "images": len(inner.images),
+             "format": inner.format, "recipe": inner.recipe}
+        )  # fmt: skip
+        at = member.end
+    surround.append(data[at:])
+    streams = [None if member.deflate is None else dict(member.deflate) for member in members]
+    recipe = {"members": entries, "streams": streams, "zlib": zlib.ZLIB_RUNTIME_VERSION}
+    # What follows a member in a ZIP file tells its packed length, so another stream would be another content there.
+    volatile = frozenset({"zlib"} if kind == "zip" else {"zlib", "streams"})
+    return Parsed(kind, "bytes", images, b"".join(surround), recipe, volatile)
+
+
+def rebuild_members(
+    recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO
+) -> None:
+    """The inverse of ``join``. Raises RebuildMismatch when recipe and parts do not fit together."""
+    members, streams = recipe["members"], recipe["streams"]
+    if len(members) != len(streams) or len(members) > _MOST_MEMBERS:
+        raise RebuildMismatch("the recipe names another number of members than of streams, or too many")
+    counts = [(int(m["before"]), int(m["surround"]), int(m["images"])) for m in members]
+    if any(min(numbers) < 0 for numbers in counts):
+        raise RebuildMismatch("the recipe names negative numbers of bytes or images")
+    if sum(a + b for a, b, _ in counts) > len(surround) or sum(c for _, _, c in counts) != len(images):
+        raise RebuildMismatch("the members of the recipe need other images, or more surrounding bytes")
+    rest = memoryview(surround)
+    used = 0
+    for member, stream, (before, around, count) in zip(members, streams, counts, strict=True):
+        out.write(rest[:before])
+        own = bytes(rest[before : before + around])
+        sink = None if stream is None else DeflateSink(stream, out)
+        target = out if sink is None else cast("BinaryIO", sink)
+        source.rebuild_member(member["format"], member["recipe"], own, images[used : used + count], target)
+        if sink is not None:
+            sink.finish()
+        rest, used = rest[before + around :], used + count
+    out.write(rest)

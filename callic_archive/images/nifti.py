@@ -1,0 +1,73 @@
+"""NIfTI-1 and NIfTI-2 in one file (``.nii``), either byte order: integers of 8, 16 and 32 bits, RGB24 and RGBA32.
+
+The header is read at the offsets of nifti1.h and nifti2.h. Pairs of ``.hdr`` and ``.img`` are not one file and have no
+magic number at their samples, so they are left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from struct import unpack_from
+from typing import Any, BinaryIO
+
+from callic_archive.errors import MalformedSource, TruncatedSource
+from callic_archive.images.layout import Image
+from callic_archive.images.source import Limits, Parsed
+from callic_archive.images.splice import parse_spliced, rebuild_spliced
+from callic_archive.images.stacks import volume
+
+_TYPES = {2: ("u1", 1), 256: ("i1", 1), 4: ("i2", 1), 512: ("u2", 1), 8: ("i4", 1), 768: ("u4", 1),
+          128: ("u1", 3), 2304: ("u1", 4)}  # fmt: skip
+_LARGEST = 1 << 40
+
+
+def _header(data: memoryview) -> tuple[str, int, tuple[int, ...], int]:
+    """(byte order, data type, all eight of ``dim``, offset of the samples). Raises SourceError subclasses."""
+    for order in "<>":
+        size = unpack_from(order + "i", data)[0] if len(data) >= 4 else 0
+        if size == 348 and len(data) >= 348:
+            (offset,) = unpack_from(order + "f", data, 108)
+            if not math.isfinite(offset) or offset != int(offset):
+                raise MalformedSource("the NIfTI samples begin at no whole number of bytes")
+            return (
+                order,
+                unpack_from(order + "h", data, 70)[0],
+                unpack_from(order + "8h", data, 40),
+                int(offset),
+            )
+        if size == 540 and len(data) >= 540:
+            (offset,) = unpack_from(order + "q", data, 168)
+            return (
+                order,
+                unpack_from(order + "h", data, 12)[0],
+                unpack_from(order + "8q", data, 16),
+                int(offset),
+            )
+    raise TruncatedSource("the NIfTI file ends inside its header")
+
+
+def parse(data: memoryview, limits: Limits) -> Parsed | None:
+    """See ``source.parse``. Floating point and complex samples, 64 bits, and single rows of voxels give None."""
+    order, code, dim, offset = _header(data)
+    if code not in _TYPES:
+        return None
+    if not 1 <= dim[0] <= 7 or not all(0 < n < _LARGEST for n in dim[1 : dim[0] + 1]):
+        raise MalformedSource("the NIfTI dimensions are impossible")
+    letter, samples = _TYPES[code]
+    sizes = dim[1 : dim[0] + 1]
+    dtype = ("|" if letter[1] == "1" else order) + letter
+    size = math.prod(sizes) * samples * int(letter[1])
+    if offset < 348:
+        raise MalformedSource("the NIfTI samples begin inside the header")
+    if offset + size > len(data):
+        raise TruncatedSource(
+            f"the NIfTI header promises {size} bytes of samples, {max(0, len(data) - offset)} follow"
+        )
+    layouts = volume(dtype, sizes, offset, limits, samples)
+    return parse_spliced("nifti", data, layouts, limits) if layouts else None
+
+
+def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:
+    """See ``source.rebuild``: the file byte for byte."""
+    rebuild_spliced(recipe, surround, images, out)

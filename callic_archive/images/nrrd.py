@@ -1,0 +1,140 @@
+"""NRRD with an attached header: integers of 8, 16 and 32 bits, raw or gzip encoding (teem's definition of NRRD 1 to 5).
+
+The text header is read for where the samples lie and nothing else; it stays as it is. Detached headers, text, hex and
+bzip2 are left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+from callic_archive.errors import MalformedSource, TruncatedSource
+from callic_archive.images.gzip_file import likely_level, unpack
+from callic_archive.images.layout import Image, Layout
+from callic_archive.images.members import Member, join, rebuild_members
+from callic_archive.images.source import Limits, Parsed
+from callic_archive.images.splice import parse_spliced, rebuild_spliced
+from callic_archive.images.stacks import volume
+from callic_archive.images.streams import find
+
+_MAX_HEADER = 1 << 20
+_TYPES = {
+    "i1": ("signed char", "int8", "int8_t"),
+    "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
+    "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
+    "u2": ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
+    "i4": ("int", "signed int", "int32", "int32_t"),
+    "u4": ("uint", "unsigned int", "uint32", "uint32_t"),
+}
+_LETTERS = {name: letter for letter, names in _TYPES.items() for name in names}
+_COLOUR = ("vector", "list", "color", "colour", "point", "normal", "rgb", "rgba", "hsv", "xyz", "complex")
+_MOST_SAMPLES = 64  # samples a voxel, as in TIFF
+
+
+def _header(data: memoryview) -> tuple[dict[str, str], int]:
+    """The fields of the header, names in lower case, and where the data behind it begins."""
+    text = bytes(data[:_MAX_HEADER])
+    ends = [text.find(blank) + len(blank) for blank in (b"\n\n", b"\n\r\n") if blank in text]
+    if not ends:
+        if b"data file:" in text.lower() or b"datafile:" in text.lower():
+            return {"data file": ""}, len(data)
+        raise TruncatedSource("the NRRD header does not end")
+    start = min(ends)
+    fields: dict[str, str] = {}
+    for line in text[:start].decode("latin-1").splitlines()[1:]:
+        name, colon, value = line.partition(": ")
+        if colon and not line.startswith("#"):
+            fields.setdefault(name.strip().lower().replace("datafile", "data file"), value.strip())
+    return fields, start
+
+
+def _numbers(text: str, name: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split()]
+    except ValueError as error:
+        raise MalformedSource(f"the NRRD field {name} holds no numbers") from error
+
+
+def parse(data: memoryview, limits: Limits) -> Parsed | None:
+    """See ``source.parse``. Floating point, 64 bits, blocks and detached samples give None."""
+    fields, start = _header(data)
+    if "data file" in fields:
+        return None
+    letter = _LETTERS.get(" ".join(fields.get("type", "").lower().split()))
+    encoding = fields.get("encoding", "").lower()
+    if letter is None or encoding not in ("raw", "gz", "gzip"):
+        return None
+    sizes = _numbers(fields.get("sizes", ""), "sizes")
+    if not sizes or _numbers(fields.get("dimension", ""), "dimension") != [len(sizes)] or min(sizes) < 1:
+        raise MalformedSource("the NRRD fields dimension and sizes contradict each other")
+    itemsize = int(letter[1])
+    endian = fields.get("endian", "").lower()
+    if itemsize > 1 and endian not in ("little", "big"):
+        raise MalformedSource("the NRRD header does not tell the byte order")
+    dtype = ("|" if itemsize == 1 else "<" if endian == "little" else ">") + letter
+    skips = [_numbers(fields.get(f"{what} skip", "0"), f"{what} skip") for what in ("line", "byte")]
+    if any(len(skip) != 1 for skip in skips):
+        raise MalformedSource("the NRRD field of a skip holds no single number")
+    start = _skip_lines(data, start, skips[0][0])
+    size = math.prod(sizes) * itemsize
+    if encoding == "raw":
+        at = _skip_bytes(start, skips[1][0], size, len(data))
+        return _spliced(data, _layouts(dtype, sizes, fields, at, limits), limits)
+    if bytes(data[start : start + 3]) != b"\x1f\x8b\x08":
+        raise MalformedSource("the NRRD's samples are said to be gzipped, and are not")
+    raw, begin, end = unpack(data, limits, start)
+    if bytes(data[end + 8 : end + 10]) == b"\x1f\x8b":
+        return None  # more members: their joint contents are no single deflate stream
+    at = _skip_bytes(0, skips[1][0], size, len(raw))
+    inner = _spliced(raw, _layouts(dtype, sizes, fields, at, limits), limits)
+    named = find(raw, data[begin:end], likely_level(data, start)) if inner is not None else None
+    if inner is None or named is None:
+        return None
+    return join("nrrd", data, [Member(begin, end, named, inner)], limits)
+
+
+def _spliced(data: memoryview, layouts: list[Layout], limits: Limits) -> Parsed | None:
+    return parse_spliced("nrrd", data, layouts, limits) if layouts else None
+
+
+def _skip_lines(data: memoryview, start: int, lines: int) -> int:
+    if not 0 <= lines <= _MAX_HEADER:
+        raise MalformedSource("the NRRD skips an impossible number of lines")
+    text = bytes(data[start : start + _MAX_HEADER]) if lines else b""
+    at = 0
+    for _ in range(lines):
+        at = text.find(b"\n", at) + 1
+        if not at:
+            raise TruncatedSource("the NRRD has fewer lines before its samples than it says")
+    return start + at
+
+
+def _skip_bytes(start: int, count: int, size: int, length: int) -> int:
+    """Where the samples begin. -1 means that they are what the file ends with."""
+    at = length - size if count == -1 else start + count
+    if count < -1:
+        raise MalformedSource("the NRRD skips a negative number of bytes")
+    if at < start or at + size > length:
+        raise TruncatedSource(f"the NRRD promises {size} bytes of samples, {length - start} follow")
+    return at
+
+
+def _layouts(
+    dtype: str, sizes: Sequence[int], fields: Mapping[str, str], at: int, limits: Limits
+) -> list[Layout]:
+    kinds = fields.get("kinds", "").lower().split()
+    named = bool(kinds) and any(word in kinds[0] for word in _COLOUR)
+    few = not kinds and len(sizes) >= 3 and sizes[0] in (2, 3, 4)
+    if len(sizes) >= 3 and 1 < sizes[0] <= _MOST_SAMPLES and (named or few):
+        return volume(dtype, sizes[1:], at, limits, sizes[0])
+    return volume(dtype, sizes, at, limits)
+
+
+def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:
+    """See ``source.rebuild``: the file byte for byte."""
+    if "members" in recipe:
+        rebuild_members(recipe, surround, images, out)
+    else:
+        rebuild_spliced(recipe, surround, images, out)

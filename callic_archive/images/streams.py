@@ -1,0 +1,101 @@
+"""Deflate streams inside files: inflated within bounds, and made again from a few named parameters.
+
+The one place where wrappers (gzip, ZIP, NRRD, deflated DICOM) ask how a raw deflate stream (RFC 1951) came about:
+``find`` gives JSON or None, and ``DeflateSink`` follows that JSON. Streams of other libraries than zlib are None.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from callic_archive.errors import MalformedSource, RebuildMismatch, SourceTooLarge, TruncatedSource
+from callic_archive.images.layout import runs_of, unrun
+from callic_archive.images.png_deflate import Deflate, Stored, search
+from callic_archive.images.source import Limits
+
+Named = Mapping[str, Any]  # how a stream is made: zlib's parameters, or the lengths of its stored blocks
+
+_STEP = 1 << 20
+#: First two bytes that a zlib stream of this level would have: they put the search on the likely levels first.
+FAST, DEFAULT, BEST = b"\x78\x01", b"\x78\x9c", b"\x78\xda"
+
+
+def inflate_head(stream: memoryview, size: int) -> bytes:
+    """Up to ``size`` first bytes that the raw deflate stream holds; fewer, or none, where it is broken."""
+    try:
+        return zlib.decompressobj(-15).decompress(stream[: 64 * size], size)
+    except zlib.error:
+        return b""
+
+
+def inflate(stream: memoryview, limits: Limits, spent: int = 0) -> tuple[memoryview, int]:
+    """All that the raw deflate stream holds, and the bytes of ``stream`` up to its end.
+
+    ``spent`` bytes count against the limit already. Raises MalformedSource, TruncatedSource and SourceTooLarge, the
+    latter before more than the limit lies in memory.
+    """
+    engine, out = zlib.decompressobj(-15), bytearray()
+    most = min(limits.max_member_bytes, limits.max_decoded_bytes) - spent
+    todo: memoryview | bytes
+    at = 0
+    try:
+        while not engine.eof and at < len(stream):
+            todo = stream[at : at + _STEP]
+            at += len(todo)
+            while not engine.eof:
+                part = engine.decompress(todo, _STEP)
+                out += part
+                if len(out) > most:
+                    raise SourceTooLarge(
+                        f"the file holds more than {limits.max_member_bytes} bytes when it is unpacked, the limit"
+                    )
+                todo = engine.unconsumed_tail
+                if not todo and len(part) < _STEP:
+                    break
+    except zlib.error as error:
+        raise MalformedSource(f"a deflate stream is broken: {error}") from error
+    if not engine.eof:
+        raise TruncatedSource("a deflate stream ends too early")
+    return memoryview(out).toreadonly(), at - len(engine.unused_data)
+
+
+def find(raw: memoryview, stream: memoryview, likely: bytes = DEFAULT) -> dict[str, Any] | None:
+    """How to make the raw deflate ``stream`` of ``raw`` again, as JSON, or None where no parameters are known.
+
+    ``likely`` is one of FAST, DEFAULT and BEST. What is found was tried on the whole stream.
+    """
+    dressed = memoryview(b"".join((likely, stream, bytes(4))))
+    found = search(np.frombuffer(raw, np.uint8), dressed)
+    if found is None:
+        return None
+    return {"stored": runs_of(found.lengths)} if isinstance(found, Stored) else asdict(found)
+
+
+class DeflateSink:
+    """Something to write to, whose bytes reach ``out`` deflated. Raises RebuildMismatch on impossible parameters."""
+
+    def __init__(self, named: Named, out: BinaryIO) -> None:
+        deflate = Stored(unrun(named["stored"])) if "stored" in named else Deflate(**named)
+        if isinstance(deflate, Stored) and not all(0 <= size < 1 << 16 for size in deflate.lengths):
+            raise RebuildMismatch("the recipe stores blocks of impossible lengths")
+        self._left = sum(deflate.lengths) if isinstance(deflate, Stored) else None
+        self._engine, self._out = deflate.engine(), out
+
+    def write(self, data: Any) -> int:
+        """Deflate more bytes."""
+        count = memoryview(data).nbytes
+        if self._left is not None:
+            self._left -= count
+        self._out.write(self._engine.compress(data))
+        return count
+
+    def finish(self) -> None:
+        """End the stream."""
+        if self._left:
+            raise RebuildMismatch("the recipe stores more or fewer bytes than there are")
+        self._out.write(self._engine.flush())
