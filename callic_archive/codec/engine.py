@@ -4,7 +4,6 @@ tables."""
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -68,7 +67,9 @@ class Engine:
         """The model, with the adapter merged in, ready for this backend. Raises ModelError."""
         return _prepare(self.uses_torch, self.device, _Key(model, adapter))
 
-    def map(self, function: Callable[[Item], Result], items: Sequence[Item], verb: str = "") -> list[Result]:
+    def map(
+        self, function: Callable[[Item], Result], items: Sequence[Item], verb: str = ""
+    ) -> list[Result]:
         """Apply ``function`` to independent tiles, in threads; the compiled loops and BLAS release the
         GIL. ``verb`` says on the meter what becomes of them."""
         count = min(self.thread_count, len(items))
@@ -137,10 +138,6 @@ def mixture_tables(model: IntegerModel) -> MixtureTables:
     return _tables(model.digest, _Tables(model.mixture))
 
 
-_LIMIT_LOCK = threading.Lock()
-_limited: list[Any] = []  # the limit in force, once for each image that is being coded
-
-
 @lru_cache(maxsize=1)
 def _controller() -> ThreadpoolController:
     return ThreadpoolController()
@@ -148,16 +145,6 @@ def _controller() -> ThreadpoolController:
 
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
-    """Tiles are the unit of parallel work: BLAS threads below them would only contend.
-
-    Images that are coded at the same time share the limit, so that none sets it back under another.
-    """
-    with _LIMIT_LOCK:
-        _limited.append(_limited[-1] if _limited else _controller().limit(limits=1, user_api="blas"))
-    try:
+    """Tiles are the unit of parallel work: BLAS threads below them would only contend."""
+    with _controller().limit(limits=1, user_api="blas"):
         yield
-    finally:
-        with _LIMIT_LOCK:
-            limiter = _limited.pop()
-            if not _limited:
-                limiter.restore_original_limits()
