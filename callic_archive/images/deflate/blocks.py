@@ -31,7 +31,7 @@ from callic_archive.images.deflate.headers import (
     trimmed,
 )
 from callic_archive.images.deflate.huffman import DISTANCE_EXTRA, LENGTH_EXTRA, LENGTH_SYMBOL, distance_symbol
-from callic_archive.images.deflate.matcher import AHEAD, RING, TOKENS, WORK, enter
+from callic_archive.images.deflate.matcher import AHEAD, FORGET, RING, TOKENS, WORK, enter
 from callic_archive.images.deflate.matcher import BITS as HASH_BITS
 from callic_archive.images.deflate.parser import (
     DYNAMIC,
@@ -186,6 +186,8 @@ def code_blocks(
             at += size
             s[AHEAD] = -1
             enter(raw, strings, s, limits[HASH_BITS], at)
+            if size == 0 and limits[FORGET]:
+                strings[: np.int64(1) << limits[HASH_BITS]] = -1
         else:
             begin = at
             until = np.int64(0)

@@ -52,7 +52,7 @@ def start(c: Coder, buffer: Bytes, direction: Int) -> None:
             c[PLACE] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _put(c: Coder, buffer: Bytes, value: Int) -> None:
     if c[PLACE] >= len(buffer):
         c[STATUS] = FULL
@@ -61,7 +61,7 @@ def _put(c: Coder, buffer: Bytes, value: Int) -> None:
     c[PLACE] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _shift(c: Coder, buffer: Bytes) -> None:
     """Move the top byte of ``low`` out. A byte waits until no carry can reach it any more."""
     top = c[LOW] >> (_TOP - 8)  # 0 .. 511: bit 8 is a carry
@@ -78,7 +78,7 @@ def _shift(c: Coder, buffer: Bytes) -> None:
     c[WAITING] = top & 255
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _narrow(c: Coder, buffer: Bytes, bound: Int, value: Int) -> Int:
     """One step of the coder: the lower part of the range, ``bound`` wide, is a 0."""
     if c[DIRECTION] == ENCODE:
@@ -108,7 +108,7 @@ def _narrow(c: Coder, buffer: Bytes, bound: Int, value: Int) -> Int:
     return value
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def bit(c: Coder, buffer: Bytes, p: Contexts, context: Int, value: Int) -> Int:
     """One bit with the probability that ``context`` has learned."""
     chance = np.int64(p[context, 0])

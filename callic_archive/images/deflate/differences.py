@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from callic_archive.errors import RebuildMismatch
 from callic_archive.images.deflate import coder
 from callic_archive.images.deflate.blocks import CONTEXTS, STREAM, code_blocks, empty_strings
-from callic_archive.images.deflate.estimate import likely_limits
-from callic_archive.images.deflate.matcher import BITS, WIDTHS, Limits, sound
+from callic_archive.images.deflate.estimate import likely_limits, variants
+from callic_archive.images.deflate.matcher import BITS, CHAIN, WIDTHS, WORK, Limits, sound
 from callic_archive.images.deflate.parser import Stream, parse
 
 Bytes = NDArray[np.uint8]
-_TRIED = 24000  # tokens of a stream on which limits are tried
-_WORK, _SOME_WORK = 160, 1 << 22  # strings that may be looked at: so many a raw byte, and these
+# Tokens of a stream on which limits are tried, and how many of them go on to the next round.
+_ROUNDS = ((4000, 6), (16000, 3), (64000, 1))
+_WELL, _WORK_A_BYTE = 256, 13  # bytes of differences that count as none; 2^13 strings looked at count as one more
+_SEARCHES = 12  # streams of one writer on which limits are tried
 _SLACK = 1 << 16  # bytes that a stream may have beyond twice its raw size
 
 
@@ -31,6 +33,11 @@ def _bytes(data: bytes | memoryview | Bytes) -> Bytes:
     view = np.frombuffer(data, np.uint8)
     view.flags.writeable = False
     return view
+
+
+def _most_work(raw: int) -> int:
+    """Strings that may be looked at for so many raw bytes: zlib's slowest level is far below on all but odd data."""
+    return min(400 * raw, (1 << 31) + 48 * raw) + (1 << 22)
 
 
 def _code_limits(c: coder.Coder, b: Bytes, p: coder.Contexts, limits: NDArray[np.int64], new: bool) -> None:
@@ -62,6 +69,8 @@ class Writer:
 
     def __init__(self) -> None:
         self._state = _State()
+        self._searches = 0
+        self._kept = self._state.c, self._state.p, self._state.limits
         self._buffer: Bytes = np.empty(1 << 12, np.uint8)
         coder.start(self._state.c, self._buffer, coder.ENCODE)
 
@@ -86,38 +95,52 @@ class Writer:
         raws = _bytes(raw)
         best = self._choose(stream, raws)
         while True:
-            kept = self._state.c.copy(), self._state.p.copy(), self._state.limits.copy()
+            kept = self._kept = self._state.c.copy(), self._state.p.copy(), self._state.limits.copy()
             status = self._code(stream, raws, best, len(stream.tokens) + 1)
             if status == coder.OK and int(self._state.c[coder.PLACE]) - used <= room:
                 return len(stream.body)
             self._state.c, self._state.p, self._state.limits = kept
-            if status != coder.BUSY or best[4] < 8:
+            if status != coder.BUSY or best[CHAIN] < 8:
                 return None
             best = best.copy()
-            best[4] >>= 2  # the chain: such data take too long with one of this length
+            best[CHAIN] >>= 3  # the chain: such data take too long with one of this length
+
+    def undo(self) -> None:
+        """Forget the last stream that was taken; once after each."""
+        self._state.c, self._state.p, self._state.limits = self._kept
 
     def _choose(self, stream: Stream, raw: Bytes) -> NDArray[np.int64]:
-        """The limits that are best on the beginning of a stream; those of the stream before where they still serve."""
-        choices = [limits.array() for limits in likely_limits(stream)]
-        if len(choices) == 1:
-            return choices[0]
-        best, least = choices[0], 1 << 62
-        for limits in choices:
-            cost = self._cost(stream, raw, limits)
-            if cost < least:
-                best, least = limits, cost
-        return best
+        """The limits that are best on the beginning of a stream."""
+        if self._searches >= _SEARCHES:
+            return self._state.limits
+        self._searches += 1
+        choices = likely_limits(stream)
+        for most, kept in _ROUNDS:
+            if len(choices) == 1 or len(stream.tokens) == 0:
+                break
+            costs = [self._cost(stream, raw, limits.array(), most) for limits in choices]
+            order = sorted(range(len(choices)), key=costs.__getitem__)
+            choices = [choices[i] for i in order[: 1 if most >= len(stream.tokens) else kept]]
+        best = choices[0]
+        others = variants(stream, best)
+        if others:
+            costs = [self._cost(stream, raw, limits.array(), _ROUNDS[-1][0]) for limits in (best, *others)]
+            best = (best, *others)[costs.index(min(costs))]
+        return best.array()
 
-    def _cost(self, stream: Stream, raw: Bytes, limits: NDArray[np.int64]) -> int:
-        """Bytes that the first tokens of a stream cost with these limits; the state is left as it is."""
+    def _cost(self, stream: Stream, raw: Bytes, limits: NDArray[np.int64], most: int) -> int:
+        """Bytes that the first ``most`` tokens of a stream cost with these limits; the state is left as it is."""
         state = self._state
         kept = state.c, state.p, state.limits
         state.c, state.p, state.limits = kept[0].copy(), kept[1].copy(), kept[2].copy()
         before = int(state.c[coder.PLACE] + state.c[coder.RUN])
-        status = self._code(stream, raw, limits, _TRIED)
+        status = self._code(stream, raw, limits, most)
         cost = int(state.c[coder.PLACE] + state.c[coder.RUN]) - before
         state.c, state.p, state.limits = kept
-        return cost if status == coder.OK else 1 << 60
+        if status != coder.OK:
+            return 1 << 60
+        # Where nothing predicts well, what little the longest chains save is not worth their time.
+        return cost + (int(state.s[WORK]) >> _WORK_A_BYTE if cost > _WELL else 0)
 
     def _code(self, stream: Stream, raw: Bytes, limits: NDArray[np.int64], most: int) -> int:
         """Code a stream; returns the coder's status."""
@@ -128,7 +151,7 @@ class Writer:
         coder.number(state.c, self._buffer, state.p, STREAM + 1, len(stream.body))
         code_blocks(
             state.c, self._buffer, state.p, raw, state.strings(int(limits[BITS])), state.s, state.limits, stream.tokens,
-            stream.blocks, stream.body, stream.end, self._buffer[:0], state.w, _WORK * len(raw) + _SOME_WORK, most,
+            stream.blocks, stream.body, stream.end, self._buffer[:0], state.w, _most_work(len(raw)), most,
         )  # fmt: skip
         return int(state.c[coder.STATUS])
 
@@ -160,7 +183,7 @@ class Reader:
         state.w[:] = 0
         code_blocks(
             state.c, self._side, state.p, raws, state.strings(int(state.limits[BITS])), state.s, state.limits, tokens,
-            np.empty((0, 5), np.int64), raws[:0], 0, out, state.w, 2 * (_WORK * len(raws) + _SOME_WORK), 1 << 62,
+            np.empty((0, 5), np.int64), raws[:0], 0, out, state.w, 2 * _most_work(len(raws)), 1 << 62,
         )  # fmt: skip
         if int(state.c[coder.STATUS]) != coder.OK or int(state.w[0]) != size:
             raise RebuildMismatch("the differences of a deflate stream do not fit to what it decodes to")

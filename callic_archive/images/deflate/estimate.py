@@ -18,6 +18,17 @@ _FULL = 32506  # zlib's largest distance with its largest window
 _SIZES = frozenset((1 << k) - 1 for k in range(7, 17))
 
 
+def variants(stream: Stream, limits: Limits) -> list[Limits]:
+    """What else to try once the best of the likely limits are known."""
+    found = []
+    coded = stream.blocks[:, 1] != STORED
+    if coded.sum() < 2:  # no full block tells how large the hash is
+        found.append(replace(limits, bits=16, tokens=32767))
+    if (stream.blocks[~coded, 3] == 0).any():
+        found += [replace(x, forget=1) for x in (limits, *found)]
+    return found
+
+
 def likely_limits(stream: Stream) -> list[Limits]:
     """Limits to try on a stream, the likeliest first; never empty."""
     lengths = (stream.tokens >> 16) & 0x3FF

@@ -23,7 +23,7 @@ Int = Any
 
 RING = 1 << 16
 # Indices of the array of limits.
-LAZY, GOOD, PATIENT, NICE, CHAIN, REACH, BITS, SHORTEST, NEAR, FIRST, TOKENS = range(11)
+LAZY, GOOD, PATIENT, NICE, CHAIN, REACH, BITS, SHORTEST, NEAR, FIRST, TOKENS, FORGET = range(12)
 # Indices of the state: next place to enter, place of a search done ahead with its length and distance; what the last guess
 # found at its place (length, distance) and one place on (length), and how much work was done.
 ENTERED, AHEAD, AHEAD_LENGTH, AHEAD_DISTANCE, LENGTH, DISTANCE, NEXT_LENGTH, WORK = range(8)
@@ -48,6 +48,7 @@ class Limits:
     near: int = 4096  # largest distance of a match of three bytes
     first: int = 1  # lowest place that matches may begin at
     tokens: int = 16383  # tokens of a full block
+    forget: int = 0  # 1: no match reaches back over an empty stored block (a full flush)
 
     def array(self) -> Ints:
         """As the compiled functions take them."""
@@ -55,7 +56,7 @@ class Limits:
 
 
 # Number of bits that each limit takes among the differences.
-WIDTHS = np.array([2, 9, 9, 9, 13, 16, 5, 3, 16, 1, 20], np.int64)
+WIDTHS = np.array([2, 9, 9, 9, 13, 16, 5, 3, 16, 1, 20, 1], np.int64)
 
 
 @njit(cache=True, nogil=True)
@@ -71,7 +72,7 @@ def sound(limits: Ints) -> bool:
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def hash_of(raw: Bytes, at: Int, bits: Int) -> Int:
     """zlib's hash of three bytes."""
     shift = (bits + 2) // 3
@@ -79,7 +80,7 @@ def hash_of(raw: Bytes, at: Int, bits: Int) -> Int:
     return value & ((np.int64(1) << bits) - 1)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def enter(raw: Bytes, strings: Strings, s: Ints, bits: Int, to: Int) -> None:
     """Enter all strings before place ``to``."""
     heads = np.int64(1) << bits
@@ -94,7 +95,7 @@ def enter(raw: Bytes, strings: Strings, s: Ints, bits: Int, to: Int) -> None:
         s[ENTERED] = to
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def first_candidate(raw: Bytes, strings: Strings, s: Ints, bits: Int, at: Int) -> Int:
     """The latest place before ``at`` with the same hash, or -1."""
     if at + 3 > len(raw):
@@ -104,23 +105,23 @@ def first_candidate(raw: Bytes, strings: Strings, s: Ints, bits: Int, at: Int) -
     return np.int64(strings[hash_of(raw, at, bits)])
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def following(strings: Strings, heads: Int, place: Int) -> Int:
     """The place before ``place`` in its chain, or -1."""
     found = np.int64(strings[heads + (place & (RING - 1))])
     return found if found < place else np.int64(-1)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def common(raw: Bytes, a: Int, b: Int, most: Int) -> Int:
     """How many bytes from ``a`` and ``b`` on are equal, up to ``most``."""
     n = np.int64(0)
-    while n < most and raw[a + n] == raw[b + n]:
+    while n < most and raw[np.uint64(a + n)] == raw[np.uint64(b + n)]:
         n += 1
     return n
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def search(raw: Bytes, strings: Strings, s: Ints, limits: Ints, at: Int, best: Int, chain: Int) -> Any:
     """(length, distance) of the first longest match at ``at`` that is longer than ``best``; else (best, 0)."""
     distance = np.int64(0)
@@ -131,11 +132,13 @@ def search(raw: Bytes, strings: Strings, s: Ints, limits: Ints, at: Int, best: I
     heads = np.int64(1) << bits
     nice = min(limits[NICE], most)
     place = first_candidate(raw, strings, s, bits, at)
-    lowest = max(limits[FIRST], at - limits[REACH])
+    farthest = at - limits[REACH]
+    lowest = max(limits[FIRST], farthest)
     steps = np.int64(1)
+    tail, last = raw[at + best], raw[at]
     while place >= lowest and chain > 0:
         steps += 1
-        if raw[place + best] == raw[at + best] and raw[place] == raw[at]:
+        if raw[np.uint64(place + best)] == tail and raw[np.uint64(place)] == last:
             n = common(raw, place, at, most)
             steps += n >> 3
             if n > best:
@@ -143,15 +146,18 @@ def search(raw: Bytes, strings: Strings, s: Ints, limits: Ints, at: Int, best: I
                 distance = at - place
                 if n >= nice:
                     break
+                tail = raw[at + best]
         chain -= 1
-        place = following(strings, heads, place)
-        if place == at - limits[REACH]:
-            break  # zlib takes its largest distance from the head of a chain only
+        earlier = np.int64(strings[np.uint64(heads + (place & (RING - 1)))])
+        # zlib takes its largest distance from the head of a chain only; a place that is no earlier was overwritten.
+        if earlier >= place or earlier == farthest:
+            break
+        place = earlier
     s[WORK] += steps
     return best, distance
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _weight(length: Int, distance: Int) -> Int:
     """Four times the length less the size of the distance in bits."""
     size = np.int64(0)
@@ -161,7 +167,7 @@ def _weight(length: Int, distance: Int) -> Int:
     return 4 * length - size
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def guess(raw: Bytes, strings: Strings, s: Ints, limits: Ints, at: Int) -> Any:
     """(length, distance) of the token expected at ``at``; length 0 for a literal."""
     if s[AHEAD] == at + 1:  # the match two places ahead, for which style 3 writes two literals
@@ -204,7 +210,7 @@ def guess(raw: Bytes, strings: Strings, s: Ints, limits: Ints, at: Int) -> Any:
     return np.int64(0), np.int64(0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def took(raw: Bytes, strings: Strings, s: Ints, limits: Ints, at: Int, length: Int) -> None:
     """Enter the strings of the token at ``at``, ``length`` raw bytes long, and go behind it."""
     if length > 1:

@@ -40,7 +40,7 @@ HLIT, HDIST, HCLEN, OPERATIONS = 320, 321, 322, 323
 HEADER = 324
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def take(body: Bytes, place: Int, bits: Int) -> Int:
     """``bits`` (to 16) bits from bit ``place`` on, lowest first. Bits behind the end are 0."""
     value, at = np.int64(0), place >> 3
@@ -50,7 +50,7 @@ def take(body: Bytes, place: Int, bits: Int) -> Int:
     return (value >> (place & 7)) & ((1 << bits) - 1)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _symbol(body: Bytes, place: Int, amount: Ints, symbols: Ints) -> Any:
     """(symbol, place behind it); BROKEN where no code fits."""
     window = take(body, place, 16)

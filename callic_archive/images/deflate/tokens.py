@@ -50,7 +50,7 @@ TOKEN_CONTEXTS = RANK + 4 * NUMBER
 MOST_RANK = 1024  # matches looked at for a distance; beyond, it is written out
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _size(length: Int) -> Int:
     """Class 0 .. 9 of a length; 0 for none."""
     if length < 6:
@@ -66,7 +66,7 @@ def _size(length: Int) -> Int:
     return np.int64(8) if length < 258 else np.int64(9)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def _kind(length: Int, distance: Int, s: Ints) -> Int:
     """The class of a guess."""
     if length == 0:
@@ -123,7 +123,7 @@ def _code_distance(
     return distance
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def code_token(
     c: Array, b: Array, p: Array, raw: Array, strings: Array, s: Ints, limits: Ints, at: Int, token: Int, past: Int
 ) -> Any:

@@ -30,7 +30,7 @@ Int = Any
 BYTES, BITS, WAITING = range(3)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def put(w: Ints, out: Bytes, value: Int, bits: Int) -> None:
     """``bits`` (to 32) bits, lowest first. What does not fit into ``out`` is dropped."""
     w[BITS] |= value << w[WAITING]
@@ -67,7 +67,7 @@ def put_header(w: Ints, out: Bytes, header: Ints, precode: Ints, operations: Int
         k += max(times, 1)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, forceinline=True)
 def put_tokens(w: Ints, out: Bytes, header: Ints, tokens: Tokens, n: Int, raw: Bytes, at: Int) -> None:
     """``n`` tokens for the raw bytes from ``at`` on, and the end of the block."""
     literals, distances = np.zeros(288, np.int64), np.zeros(32, np.int64)
