@@ -8,7 +8,37 @@ from collections.abc import Callable, Iterator
 
 import imagecodecs
 
-_BASES = [3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258]
+_BASES = [
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    9,
+    10,
+    11,
+    13,
+    15,
+    17,
+    19,
+    23,
+    27,
+    31,
+    35,
+    43,
+    51,
+    59,
+    67,
+    83,
+    99,
+    115,
+    131,
+    163,
+    195,
+    227,
+    258,
+]
 _EXTRA = [0] * 8 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4 + [5] * 4 + [0]
 
 
@@ -78,7 +108,12 @@ def capricious(raw: bytes, seed: int) -> bytes:
                     break
                 distance = rng.randint(1, min(max(at, 1), 32768))
                 length = 0
-                while at and length < 258 and at + length < len(raw) and raw[at + length] == raw[at + length - distance]:
+                while (
+                    at
+                    and length < 258
+                    and at + length < len(raw)
+                    and raw[at + length] == raw[at + length - distance]
+                ):
                     length += 1
                 if length >= 3 and rng.random() < 0.8:
                     length = rng.randint(3, length)

@@ -125,11 +125,12 @@ def format_text() -> str:
         "index.md": 0,
         "archive.md": 1,
         "images.md": 2,
-        "container.md": 3,
-        "codestream.md": 4,
+        "deflate.md": 3,
+        "container.md": 4,
+        "codestream.md": 5,
         "errors.md": 9,
     }
-    pages.sort(key=lambda page: (order.get(page[0], 5), page[0]))
+    pages.sort(key=lambda page: (order.get(page[0], 6), page[0]))
     head = (
         "# The format of this archive\n\n"
         f"Written by callic-archive {__version__}, format version {FORMAT_VERSION}.\n"

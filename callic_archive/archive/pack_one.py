@@ -39,7 +39,9 @@ ZSTD_LEVEL_SMALL = 19  # below SMALL bytes the strongest level costs nothing tha
 SMALL = 1 << 20
 # bytes of an index line; a file of so many images that it would be longer is stored verbatim
 MAX_ROW = 8 << 20
-FEW = 64  # differences of compressed bytes below 1/64 of a file are taken without a look at what they are worth
+FEW = (
+    64  # differences of compressed bytes below 1/64 of a file are taken without a look at what they are worth
+)
 RECORD_COST = 200  # bytes that one more record costs in the shard and in the index, about
 
 

@@ -162,7 +162,9 @@ class _Search:
     def __init__(self, differ: bool) -> None:
         self.encoders: list[Encoder] = []  # those in use, best first seen
         self.searches = 0
-        self.differs: bool | None = None if differ else False  # whether differences serve better than the name of libdeflate
+        self.differs: bool | None = (
+            None if differ else False
+        )  # whether differences serve better than the name of libdeflate
 
     def find(self, raw: Bytes, code: memoryview, layout: Layout, packing: Packing) -> Encoder | None:
         """An encoder that gives ``code`` up to the filling behind it, or None."""

@@ -53,7 +53,10 @@ def test_any_choices(raw: bytes, seed: int) -> None:
 
 
 @FAST
-@given(raws=st.lists(RAW, min_size=1, max_size=5), names=st.lists(st.sampled_from(sorted(COMPRESSORS)), min_size=5, max_size=5))
+@given(
+    raws=st.lists(RAW, min_size=1, max_size=5),
+    names=st.lists(st.sampled_from(sorted(COMPRESSORS)), min_size=5, max_size=5),
+)
 def test_any_sequence(raws: list[bytes], names: list[str]) -> None:
     bodies = [COMPRESSORS[name](raw) for raw, name in zip(raws, names, strict=False)]
     writer = Writer()
@@ -63,8 +66,11 @@ def test_any_sequence(raws: list[bytes], names: list[str]) -> None:
     assert [reader.next(raw) for raw in raws] == bodies
 
 
+FLIPS = st.lists(st.tuples(st.integers(0, 1 << 30), st.integers(0, 7)), min_size=1, max_size=4)
+
+
 @FAST
-@given(raw=RAW, name=st.sampled_from(sorted(COMPRESSORS)), flips=st.lists(st.tuples(st.integers(0, 1 << 30), st.integers(0, 7)), min_size=1, max_size=4))
+@given(raw=RAW, name=st.sampled_from(sorted(COMPRESSORS)), flips=FLIPS)
 def test_any_damage(raw: bytes, name: str, flips: list[tuple[int, int]]) -> None:
     broken = bytearray(COMPRESSORS[name](raw))
     for place, bit in flips:

@@ -125,7 +125,17 @@ def _fixed_expected(literals: Ints, distances: Ints, tree: Int, joined: Int) -> 
 
 @njit(cache=True, nogil=True)
 def _code_stored(
-    c: Array, b: Array, p: Array, raw: Array, body: Array, at: Int, place: Int, w: Ints, out: Array, size: Int, before: Int
+    c: Array,
+    b: Array,
+    p: Array,
+    raw: Array,
+    body: Array,
+    at: Int,
+    place: Int,
+    w: Ints,
+    out: Array,
+    size: Int,
+    before: Int,
 ) -> Int:
     """The number of stored bytes from ``at`` on, and the bits before them; a decoder writes both and the bytes."""
     encoding = c[DIRECTION] != DECODE
@@ -241,9 +251,7 @@ def code_blocks(
                 else:
                     header[:] = 0
                     precode[:] = 0
-                code_header(
-                    c, b, p[HEADERS:], literals, distances, habits, header, precode, operations
-                )
+                code_header(c, b, p[HEADERS:], literals, distances, habits, header, precode, operations)
                 if c[STATUS] != 0:
                     return at
                 if not encoding:

@@ -1,11 +1,11 @@
 """Deflate streams as differences from what was expected, many in one: they share what is learned on the way.
 
-    writer = Writer()
-    used = writer.add(body, raw)          # bytes of the stream at the start of body, or None: no valid stream, or too dear
-    side = writer.finish()
+writer = Writer()
+used = writer.add(body, raw)          # bytes of the stream at the start of body, or None: no valid stream, or too dear
+side = writer.finish()
 
-    reader = Reader(side)
-    body = reader.next(raw)               # in the order in which they were added
+reader = Reader(side)
+body = reader.next(raw)               # in the order in which they were added
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from callic_archive.images.deflate.parser import Stream, parse
 Bytes = NDArray[np.uint8]
 # Tokens of a stream on which limits are tried, and how many of them go on to the next round.
 _ROUNDS = ((4000, 6), (16000, 3), (64000, 1))
-_WELL, _WORK_A_BYTE = 256, 13  # bytes of differences that count as none; 2^13 strings looked at count as one more
+_WELL, _WORK_A_BYTE = (
+    256,
+    14,
+)  # bytes of differences that count as none; 2^14 strings looked at count as one more
 _SEARCHES = 12  # streams of one writer on which limits are tried
 _SLACK = 1 << 16  # bytes that a stream may have beyond twice its raw size
 
@@ -79,7 +82,9 @@ class Writer:
         """Bytes of differences so far, about."""
         return int(self._state.c[coder.PLACE])
 
-    def add(self, data: bytes | memoryview | Bytes, raw: bytes | memoryview | Bytes, most: int | None = None) -> int | None:
+    def add(
+        self, data: bytes | memoryview | Bytes, raw: bytes | memoryview | Bytes, most: int | None = None
+    ) -> int | None:
         """Take the raw deflate stream at the start of ``data``, which must decode to exactly ``raw``.
 
         Returns its length in bytes. None, and nothing is taken, when there is no such stream, or when its differences

@@ -129,7 +129,9 @@ def extent(counts: Ints, n: Int, least: Int) -> Int:
 
 
 @njit(cache=True, nogil=True)
-def _code_lengths(c: Array, b: Array, p: Array, expected: Ints, lengths: Ints, n: Int, most: Int, code: Int) -> None:
+def _code_lengths(
+    c: Array, b: Array, p: Array, expected: Ints, lengths: Ints, n: Int, most: Int, code: Int
+) -> None:
     """Lengths (n,) against what was expected of them; ``code`` 0: literals, 1: distances, 2: the precode."""
     past = np.int64(0)
     for i in range(n):
@@ -167,7 +169,11 @@ def _code_operations(c: Array, b: Array, p: Array, header: Ints, joined: Int, op
             if zero:
                 again = bit(c, b, p, ZEROS, np.int64(operation & AGAIN > 0))
             operation = times | (AGAIN if again else 0)
-            if times > (6 if again else 138) or k + times > header[HLIT] + header[HDIST] or (again and k == 0):
+            if (
+                times > (6 if again else 138)
+                or k + times > header[HLIT] + header[HDIST]
+                or (again and k == 0)
+            ):
                 c[STATUS] = BROKEN
                 return
             for i in range(np.int64(0) - again, times):
@@ -210,7 +216,15 @@ def best_joined(header: Ints, operations: Ints) -> Int:
 
 @njit(cache=True, nogil=True)
 def code_header(
-    c: Array, b: Array, p: Array, literals: Ints, distances: Ints, habits: Ints, header: Ints, precode: Ints, operations: Ints
+    c: Array,
+    b: Array,
+    p: Array,
+    literals: Ints,
+    distances: Ints,
+    habits: Ints,
+    header: Ints,
+    precode: Ints,
+    operations: Ints,
 ) -> None:
     """Code, or fill in, ``header``, ``precode`` and ``operations`` (see ``parser.read_header``).
 
@@ -224,7 +238,9 @@ def code_header(
     expected = np.zeros(288, np.int64)
     for code in range(2):
         counts = literals if code == 0 else distances
-        n, most, place = (np.int64(286), np.int64(286), HLIT) if code == 0 else (np.int64(30), np.int64(32), HDIST)
+        n, most, place = (
+            (np.int64(286), np.int64(286), HLIT) if code == 0 else (np.int64(30), np.int64(32), HDIST)
+        )
         expected[:] = 0
         lengths_of(counts, n, np.int64(15), tree, expected)
         least = np.int64(257) if code == 0 else np.int64(1)

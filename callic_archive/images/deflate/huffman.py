@@ -19,7 +19,37 @@ BROKEN = -1
 
 LITERALS, DISTANCES, PRECODES = 286, 30, 19
 LENGTH_BASE = np.array(
-    [3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258],
+    [
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+        9,
+        10,
+        11,
+        13,
+        15,
+        17,
+        19,
+        23,
+        27,
+        31,
+        35,
+        43,
+        51,
+        59,
+        67,
+        83,
+        99,
+        115,
+        131,
+        163,
+        195,
+        227,
+        258,
+    ],
     np.int64,
 )
 LENGTH_EXTRA = np.array([0] * 8 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4 + [5] * 4 + [0], np.int64)
@@ -86,7 +116,8 @@ def heap_lengths(counts: Ints, n: Int, most: Int, lengths: Ints) -> None:
     bits_of = np.zeros(2 * n + 2, np.int64)
     heap = np.zeros(2 * n + 2, np.int64)
     order = np.zeros(2 * n + 2, np.int64)  # nodes as they left the heap
-    size, last = np.int64(0), np.int64(-1)
+    size = np.int64(0)
+    last: Any = np.int64(-1)
     for i in range(n):
         key[i] = counts[i]
         lengths[i] = 0
@@ -141,10 +172,10 @@ def heap_lengths(counts: Ints, n: Int, most: Int, lengths: Ints) -> None:
     for bits in range(most, 0, -1):
         left = amount[bits]
         while left > 0:
-            i = order[k]
+            symbol = order[k]
             k += 1
-            if i < n:
-                lengths[i] = bits
+            if symbol < n:
+                lengths[symbol] = bits
                 left -= 1
 
 

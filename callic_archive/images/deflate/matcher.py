@@ -39,7 +39,9 @@ class Limits:
 
     style: int = 1
     good: int = 8  # from this length on, a quarter of the chain for the place ahead
-    patient: int = 16  # style 1: from this length on no look ahead; style 0: to this length all strings are entered
+    patient: int = (
+        16  # style 1: from this length on no look ahead; style 0: to this length all strings are entered
+    )
     nice: int = 128  # from this length on a search ends
     chain: int = 128  # strings looked at
     reach: int = 32506  # largest distance
@@ -63,7 +65,7 @@ WIDTHS = np.array([2, 9, 9, 9, 13, 16, 5, 3, 16, 1, 20, 1], np.int64)
 def sound(limits: Ints) -> bool:
     """Whether limits read from an archive are such that a search with them stays inside its arrays."""
     return bool(
-        1 <= limits[CHAIN]
+        limits[CHAIN] >= 1
         and limits[REACH] <= 32768
         and 9 <= limits[BITS] <= 18
         and limits[SHORTEST] >= 3

@@ -91,7 +91,9 @@ def candidates(header: int | None) -> list[list[Deflate]]:
     Without a header (gzip has none) all are one round, with the largest window.
     """
     window = 15 if header is None else max(9, (header >> 12) + 8)
-    told = -1 if header is None else (header >> 6) & 3  # 0: levels 0..1, odd strategies, 1: 2..5, 2: 6, 3: 7..9
+    told = (
+        -1 if header is None else (header >> 6) & 3
+    )  # 0: levels 0..1, odd strategies, 1: 2..5, 2: 6, 3: 7..9
     everything = [(level, memory, 0) for level in range(1, 10) for memory in (8, 9)]
     everything += [(level, memory, 1) for level in range(4, 10) for memory in (8, 9)]  # else as 0
     everything += [(6, memory, strategy) for strategy in (3, 2) for memory in (8, 9)]  # these know no level

@@ -90,7 +90,11 @@ def read_header(body: Bytes, place: Int, header: Ints, precode: Ints, operations
     amount, symbols = np.zeros(17, np.int64), np.zeros(PRECODE_ORDER.size, np.int64)
     header[:] = 0
     precode[:] = 0
-    hlit, hdist, hclen = take(body, place, 5) + 257, take(body, place + 5, 5) + 1, take(body, place + 10, 4) + 4
+    hlit, hdist, hclen = (
+        take(body, place, 5) + 257,
+        take(body, place + 5, 5) + 1,
+        take(body, place + 10, 4) + 4,
+    )
     place += 14
     if hlit > 286 or hdist > 32:
         return np.int64(BROKEN)
@@ -104,7 +108,8 @@ def read_header(body: Bytes, place: Int, header: Ints, precode: Ints, operations
         symbol, place = _symbol(body, place, amount, symbols)
         if symbol == BROKEN or place > 8 * len(body):
             return np.int64(BROKEN)
-        times, value = np.int64(0), np.int64(0)
+        times: Any = np.int64(0)
+        value = np.int64(0)
         if symbol < 16:
             value = symbol
         elif symbol == 16:
@@ -241,5 +246,3 @@ def parse(body: Bytes, raw: Bytes) -> Stream | None:
     if n < 0:
         return None
     return Stream(tokens[:used], blocks[:n], body[: (end + 7) // 8], end)
-
-

@@ -20,8 +20,8 @@ from callic_archive.images.deflate.parameters import Deflate, Stored, search
 from callic_archive.images.layout import runs_of, unrun
 
 Recipe = dict[str, Any]
-_DEAREST = 3  # differences may take a third of the stream, and beyond that ...
-_FREE = 512  # ... so many bytes
+_DEAREST = 2  # differences may take half of the stream, and beyond that ...
+_FREE = 512  # ... so many bytes; what they are worth is decided where the images' size is known
 
 
 def named(way: Deflate | Stored) -> Recipe:
@@ -45,7 +45,9 @@ def most_side(stream: int) -> int:
 
 
 def describe(
-    body: bytes | memoryview, raw: bytes | memoryview | np.ndarray[Any, np.dtype[np.uint8]], header: int | None = None
+    body: bytes | memoryview,
+    raw: bytes | memoryview | np.ndarray[Any, np.dtype[np.uint8]],
+    header: int | None = None,
 ) -> tuple[Recipe, bytes] | None:
     """(recipe, side) of the raw deflate stream ``body`` that decodes to ``raw``; see ``parameters.search`` for ``header``.
 
@@ -59,9 +61,7 @@ def describe(
     return None if side is None else ({"differences": len(side)}, side)
 
 
-def differences(
-    body: memoryview, raw: np.ndarray[Any, np.dtype[np.uint8]]
-) -> bytes | None:
+def differences(body: memoryview, raw: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes | None:
     """The differences of ``body``, all of which must be one raw deflate stream of ``raw``, or None."""
     from callic_archive.images.deflate.differences import Writer
 
@@ -76,7 +76,9 @@ def recreate(recipe: Mapping[str, Any], side: bytes | memoryview, raw: bytes | m
         from callic_archive.images.deflate.differences import Reader
 
         if len(side) != int(recipe["differences"]):
-            raise RebuildMismatch("the differences of a deflate stream have another length than the recipe says")
+            raise RebuildMismatch(
+                "the differences of a deflate stream have another length than the recipe says"
+            )
         return Reader(side).next(raw)
     try:
         engine = way_of(recipe, len(raw)).engine()

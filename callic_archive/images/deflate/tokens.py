@@ -81,7 +81,9 @@ def _kind(length: Int, distance: Int, s: Ints) -> Int:
 
 
 @njit(cache=True, nogil=True)
-def _at_rank(raw: Array, strings: Array, s: Ints, bits: Int, at: Int, length: Int, rank: Int, distance: Int) -> Int:
+def _at_rank(
+    raw: Array, strings: Array, s: Ints, bits: Int, at: Int, length: Int, rank: Int, distance: Int
+) -> Int:
     """The ``rank``-th nearest place with a match of ``length`` (rank >= 0), or the rank of ``distance`` (rank < 0).
 
     -1 where there is none among the strings looked at. In the first case the result is a distance.
@@ -109,7 +111,16 @@ def _at_rank(raw: Array, strings: Array, s: Ints, bits: Int, at: Int, length: In
 
 @njit(cache=True, nogil=True)
 def _code_distance(
-    c: Array, b: Array, p: Array, raw: Array, strings: Array, s: Ints, limits: Ints, at: Int, length: Int, distance: Int
+    c: Array,
+    b: Array,
+    p: Array,
+    raw: Array,
+    strings: Array,
+    s: Ints,
+    limits: Ints,
+    at: Int,
+    length: Int,
+    distance: Int,
 ) -> Int:
     context = min(length - 3, 3)
     rank = np.int64(-1)
@@ -125,7 +136,16 @@ def _code_distance(
 
 @njit(cache=True, nogil=True, forceinline=True)
 def code_token(
-    c: Array, b: Array, p: Array, raw: Array, strings: Array, s: Ints, limits: Ints, at: Int, token: Int, past: Int
+    c: Array,
+    b: Array,
+    p: Array,
+    raw: Array,
+    strings: Array,
+    s: Ints,
+    limits: Ints,
+    at: Int,
+    token: Int,
+    past: Int,
 ) -> Any:
     """(token, history) at ``at``; of an encoder ``token`` goes in. Sets the coder's status to BROKEN on nonsense."""
     length, distance = (token >> 16) & 0x3FF, token & 0xFFFF

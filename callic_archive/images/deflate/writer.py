@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from callic_archive.images.deflate.headers import symbol_of
 from callic_archive.images.deflate.huffman import (
     DISTANCE_BASE,
     DISTANCE_EXTRA,
@@ -18,7 +19,6 @@ from callic_archive.images.deflate.huffman import (
     codes,
     distance_symbol,
 )
-from callic_archive.images.deflate.headers import symbol_of
 from callic_archive.images.deflate.parser import AGAIN, HCLEN, HDIST, HLIT, LONG258, OPERATIONS
 
 Ints = NDArray[np.int64]
