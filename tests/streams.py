@@ -87,13 +87,13 @@ def _match(out: Bits, length: int, distance: int, long_form: bool) -> None:
     out.put(distance - base, bits)
 
 
-def capricious(raw: bytes, seed: int) -> bytes:
+def capricious(raw: bytes, seed: int, stored: float = 0.2) -> bytes:
     """A valid raw deflate stream of ``raw`` in which every choice is left to chance: padding, empty and stored blocks too."""
     rng, out, at = random.Random(seed), Bits(), 0
     while True:
         final = at == len(raw) and rng.random() < 0.5
         out.put(final, 1)
-        if rng.random() < 0.2:
+        if rng.random() < stored:
             out.put(0, 2)
             out.put(rng.randrange(128) & ((1 << (-out.count % 8)) - 1), -out.count % 8)
             size = min(rng.randrange(80), len(raw) - at)

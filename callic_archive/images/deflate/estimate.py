@@ -40,7 +40,7 @@ def likely_limits(stream: Stream) -> list[Limits]:
         base = replace(base, tokens=min(full, (1 << 20) - 1))
         if full in _SIZES:
             base = replace(
-                base, bits=min(max((full + 1).bit_length(), 9), 16)
+                base, bits=min(max((full + 1).bit_length(), 8), 16)
             )  # both follow from zlib's memory level
     if not matches.any():
         return [replace(base, reach=0, chain=1)]

@@ -156,24 +156,24 @@ def heap_lengths(counts: Ints, n: Int, most: Int, lengths: Ints) -> None:
     amount = np.zeros(most + 2, np.int64)
     over = np.int64(0)
     for k in range(out - 1, -1, -1):  # from the root down; the root itself has length 0
-        i = order[k]
-        bits = bits_of[parent[i]] + 1
-        if bits > most:
-            bits = most
+        child = order[k]
+        deep = bits_of[parent[child]] + 1
+        if deep > most:
+            deep = most
             over += 1
-        bits_of[i] = bits
-        if i < n:
-            amount[bits] += 1
-            lengths[i] = bits
+        bits_of[child] = deep
+        if child < n:
+            amount[deep] += 1
+            lengths[child] = deep
     if over == 0:
         return
     _shorten(amount, most, over)
-    k = np.int64(0)
+    taken = np.int64(0)
     for bits in range(most, 0, -1):
         left = amount[bits]
         while left > 0:
-            symbol = order[k]
-            k += 1
+            symbol = order[taken]
+            taken += 1
             if symbol < n:
                 lengths[symbol] = bits
                 left -= 1

@@ -67,7 +67,7 @@ def sound(limits: Ints) -> bool:
     return bool(
         limits[CHAIN] >= 1
         and limits[REACH] <= 32768
-        and 9 <= limits[BITS] <= 18
+        and 8 <= limits[BITS] <= 18
         and limits[SHORTEST] >= 3
         and limits[NICE] >= 3
         and limits[TOKENS] >= 1

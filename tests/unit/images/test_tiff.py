@@ -138,20 +138,20 @@ def zlib_of(body, raw):
 
 def test_a_few_blocks_of_another_encoder_stay_as_they_are(exact, noise):
     """One strip whose stream costs too much must not cost the other strips their exactness."""
-    array = noise((300, 64), "u2")
-    array[:10] = 0
-    strips = [array[y : y + 10].tobytes() for y in range(0, 300, 10)]
-    odd = zlib_of(capricious(strips[0], 1), strips[0])
-    parsed = exact(tiff_of_blocks([odd, *map(zlib.compress, strips[1:])], 64, 300, 10))
+    array = noise((400, 1024), "u2")
+    array[:100] = 0
+    strips = [array[y : y + 100].tobytes() for y in range(0, 400, 100)]
+    odd = zlib_of(capricious(strips[0], 1, 0), strips[0])
+    parsed = exact(tiff_of_blocks([odd, *map(zlib.compress, strips[1:])], 1024, 400, 100))
     np.testing.assert_array_equal(parsed.images[0], array)
-    assert unrun(parsed.recipe["blocks"][0]) == (-1,) + (0,) * 29
+    assert unrun(parsed.recipe["blocks"][0]) == (-1, 0, 0, 0)
     assert odd in parsed.surround
 
 
 def test_content_when_differences_cost_too_much(content):
-    array = np.zeros((300, 64), "u2")
-    strips = [array[y : y + 10].tobytes() for y in range(0, 300, 10)]
-    parsed = content(tiff_of_blocks([zlib_of(capricious(x, 1), x) for x in strips], 64, 300, 10))
+    array = np.zeros((300, 1024), "u2")
+    strips = [array[y : y + 100].tobytes() for y in range(0, 300, 100)]
+    parsed = content(tiff_of_blocks([zlib_of(capricious(x, 1, 0), x) for x in strips], 1024, 300, 100))
     np.testing.assert_array_equal(parsed.images[0], array)
     assert "differences" not in parsed.recipe
 
