@@ -126,9 +126,10 @@ def format_text() -> str:
         "index.md": 0,
         "archive.md": 1,
         "images.md": 2,
-        "zarr.md": 3,
-        "container.md": 4,
-        "codestream.md": 5,
+        "deflate.md": 3,
+        "zarr.md": 4,
+        "container.md": 5,
+        "codestream.md": 6,
         "errors.md": 9,
     }
     pages.sort(key=lambda page: (order.get(page[0], 6), page[0]))

@@ -39,6 +39,9 @@ ZSTD_LEVEL_SMALL = 19  # below SMALL bytes the strongest level costs nothing tha
 SMALL = 1 << 20
 # bytes of an index line; a file of so many images that it would be longer is stored verbatim
 MAX_ROW = 8 << 20
+FEW = (
+    64  # differences of compressed bytes below 1/64 of a file are taken without a look at what they are worth
+)
 RECORD_COST = 200  # bytes that one more record costs in the shard and in the index, about
 
 
@@ -188,34 +191,66 @@ def _take_apart(
     return _Taken(parsed, fidelity)
 
 
+@dataclass(frozen=True)
+class _Way:
+    """One way to keep what surrounds the images: its pieces, and all bytes but those of the images."""
+
+    parsed: Parsed
+    surround: list[Piece]
+    cost: int
+
+
+def _ways(taken: _Taken, size: int, options: PackOptions) -> list[_Way]:
+    """What was proven; where that holds many differences of compressed bytes, also the file without them."""
+    choices = [taken.parsed]
+    many = int(taken.parsed.recipe.get("differences", 0)) > size // FEW or taken.fidelity == "content"
+    if taken.parsed.lighter is not None and options.fidelity == "auto" and many:
+        lighter = taken.parsed.lighter()
+        if lighter is not None:
+            choices = [lighter] if taken.fidelity == "content" else [taken.parsed, lighter]
+    ways = []
+    for parsed in choices:
+        surround = list(_chunked(parsed.surround, RecordType.SURROUND))
+        total = len(json.dumps(parsed.recipe)) + sum(len(piece.payload) + RECORD_COST for piece in surround)
+        ways.append(_Way(parsed, surround, total))
+    return ways
+
+
 def _encode(
     data: bytes | memoryview, digest: str, taken: _Taken, codec: Codec, options: PackOptions
 ) -> Packed | None:
     """The file through the codec, or None when that is not smaller. Raises what codecs raise."""
     size = memoryview(data).nbytes
-    parsed = taken.parsed
-    surround = list(_chunked(parsed.surround, RecordType.SURROUND))
-    total = len(json.dumps(parsed.recipe)) + sum(len(piece.payload) + RECORD_COST for piece in surround)
+    images = taken.parsed.images
+    ways = _ways(taken, size, options)
     streams: list[Piece] = []
-    for image in parsed.images:
+    pixels, least = 0, min(way.cost for way in ways)
+    for image in images:
         codestream = codec.encode(image)
-        total += len(codestream) + RECORD_COST
-        if total >= size + RECORD_COST:  # it has grown: no image after this one can shrink it again
+        pixels += len(codestream) + RECORD_COST
+        if least + pixels >= size + RECORD_COST:  # it has grown: no image after this one can shrink it again
             return None
         streams.append(
             Piece(RecordType.CODESTREAM, codestream, "codestream", image.nbytes, codec.inspect(codestream))
         )
-    if stored_size(data, stop=total) <= total:
+    stored = stored_size(data, stop=2 * max(way.cost for way in ways) - least + pixels)
+    if stored <= least + pixels:
         return None
+    # The very file, where that takes no more than half of what the codec gains; else its content.
+    way = next((way for way in ways if 2 * (way.cost + pixels) < stored + least + pixels), ways[-1])
+    parsed, fidelity = way.parsed, taken.fidelity
+    if parsed is not taken.parsed:
+        fidelity = prove_rebuild(parsed, digest, options)
+    surround = way.surround
     if options.verify:
-        for number, (image, piece) in enumerate(zip(parsed.images, streams, strict=True)):
+        for number, (image, piece) in enumerate(zip(images, streams, strict=True)):
             if not same_image(image, codec.decode(piece.payload)):
                 raise ProofFailed(f"image {number} did not come back from its codestream as it was")
     return Packed(
         digest,
         size,
         "image",
-        taken.fidelity,
+        fidelity,
         iter([*surround, *streams]),
         format=parsed.format,
         recipe=parsed.recipe,

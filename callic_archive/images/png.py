@@ -3,14 +3,15 @@
 The surround is the file without its image data, followed by the filter type of each row: signature, chunks
 and all bytes before the first IDAT, then the types, then everything behind the last IDAT. The recipe holds
 the sizes of the IDAT chunks and the zlib parameters that repeat the stream (``bytes``), or others
-(``content``).
+(``content``). A stream that no parameters repeat is ``bytes`` too where its differences from what was expected
+(see ``deflate``) are few; they are the end of the surround.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from itertools import islice, repeat
 from typing import Any, BinaryIO
 
@@ -18,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.errors import MalformedSource, RebuildMismatch, SourceTooLarge, TruncatedSource
+from callic_archive.images.deflate.parameters import FALLBACK, Deflate, Stored
+from callic_archive.images.deflate.recipe import describe, named, recreate, way_of
 from callic_archive.images.layout import Image, runs_of, unrun
-from callic_archive.images.png_deflate import FALLBACK, Deflate, Stored, search
 from callic_archive.images.source import Limits, Parsed
 
 Bytes = NDArray[np.uint8]
@@ -141,25 +143,33 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
     if behind:
         return None  # bytes behind the end of the stream, but inside its chunks
     stream = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-    found = search(flat, stream)
+    found = describe(stream[2:-4], flat, int.from_bytes(stream[:2], "big"))
     image, kinds = _unfilter(flat, passes, (height, width), samples, itemsize)
     before, after = chunks[parts[0]][1] - 8, chunks[parts[-1]][1] + chunks[parts[-1]][2] + 4
-    use = found or FALLBACK
-    recipe: dict[str, Any] = {
+    common: dict[str, Any] = {
         "height": height, "width": width, "samples": samples, "itemsize": itemsize, "before": before,
         "interlaced": interlaced,
         "zlib_header": bytes(stream[:2]).hex(), "idat": runs_of([len(piece) for piece in pieces]),
-        "deflate": _named(use), "exact": found is not None,
-        "zlib": zlib.ZLIB_RUNTIME_VERSION,
     }  # fmt: skip
     surround = b"".join((data[:before], kinds, data[after:]))
-    volatile = frozenset({"zlib_header", "idat", "deflate", "exact", "zlib"})
-    return Parsed("png", "bytes" if found else "content", (image,), surround, recipe, volatile)
+    content = _parsed(image, surround, common, named(FALLBACK), b"", exact=False)
+    if found is None:
+        return content
+    way, side = found
+    parsed = _parsed(image, surround, common, way, side, exact=True)
+    return replace(parsed, lighter=lambda: content) if side else parsed
 
 
-def _named(use: Deflate | Stored) -> dict[str, Any]:
-    """The way to deflate, as JSON."""
-    return {"stored": runs_of(use.lengths)} if isinstance(use, Stored) else asdict(use)
+def _parsed(
+    image: Image, surround: bytes, common: Mapping[str, Any], way: Mapping[str, Any], side: bytes, exact: bool
+) -> Parsed:
+    recipe: dict[str, Any] = {**common, "exact": exact}
+    if side:
+        recipe |= way
+    else:
+        recipe |= {"deflate": dict(way), "zlib": zlib.ZLIB_RUNTIME_VERSION}
+    volatile = frozenset({"zlib_header", "idat", "deflate", "exact", "zlib", "differences"})
+    return Parsed("png", "bytes" if exact else "content", (image,), surround + side, recipe, volatile)
 
 
 def _unfilter(
@@ -214,6 +224,14 @@ def _filtered(image: Image, passes: Sequence[Pass], kinds: Bytes, bpp: int) -> I
         kinds = kinds[count:]
 
 
+def _again(rows_of_image: Iterator[Bytes], side: memoryview, header: bytes) -> Iterator[bytes]:
+    """The zlib stream of an image by its differences."""
+    raw = b"".join(rows.tobytes() for rows in rows_of_image)
+    yield header
+    yield recreate({"differences": len(side)}, side, raw)
+    yield zlib.adler32(raw).to_bytes(4, "big")
+
+
 def _stream(rows_of_image: Iterator[Bytes], deflate: Deflate | Stored, header: bytes) -> Iterator[bytes]:
     """The zlib stream of an image in pieces."""
     engine, check = deflate.engine(), 1
@@ -252,13 +270,11 @@ def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image],
         raise RebuildMismatch(f"one image of shape {shape} with {itemsize} bytes a sample is needed")
     passes = _passes(width, height, bool(recipe["interlaced"]))
     lines = sum(rows for *_, rows in passes)
-    if len(surround) < before + lines:
+    end = len(surround) - int(recipe.get("differences", 0))
+    if not before + lines <= end <= len(surround):
         raise RebuildMismatch("the surrounding bytes are too short for the recipe")
-    named = recipe["deflate"]
-    deflate = Stored(unrun(named["stored"])) if "stored" in named else Deflate(**named)
     raw = lines + sum(rows * columns for *_, columns, rows in passes) * samples * itemsize
-    if isinstance(deflate, Stored) and sum(deflate.lengths) != raw:
-        raise RebuildMismatch("the recipe stores more or fewer bytes than the image has")
+    way = None if end < len(surround) else way_of(recipe["deflate"], raw)
     sizes: Iterator[int] = repeat(_STEP)
     header = b"\x78\x9c"
     if recipe["exact"]:
@@ -271,5 +287,9 @@ def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image],
         raise RebuildMismatch("the surrounding bytes name a filter that there is not")
     rows = _filtered(images[0], passes, kinds, samples * itemsize)
     out.write(memoryview(surround)[:before])
-    _write_chunks(_stream(rows, deflate, header), sizes, out)
-    out.write(memoryview(surround)[before + lines :])
+    if way is None:
+        stream = _again(rows, memoryview(surround)[end:], header)
+    else:
+        stream = _stream(rows, way, header)
+    _write_chunks(stream, sizes, out)
+    out.write(memoryview(surround)[before + lines : end])

@@ -109,7 +109,8 @@ class Parsed:
     ``images`` have shape (H, W) or (H, W, C) with C in 2..4, dtype uint8, uint16 or int16 in native byte
     order, and any strides; they may be views of the input. ``fidelity`` says what ``rebuild`` is expected to
     give: ``bytes`` the very file, ``content`` a file with equal pixels and metadata whose compressed bytes
-    may differ.
+    may differ. The last ``differences`` (a key of the recipe, absent for 0) bytes of ``surround`` tell of
+    compressed bytes alone; ``lighter`` gives the same file without them and of ``content`` fidelity.
     """
 
     format: str
@@ -120,6 +121,12 @@ class Parsed:
     volatile: frozenset[str] = field(
         default=frozenset(), repr=False
     )  # recipe keys that describe compression alone
+    lighter: Callable[[], Parsed | None] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def essential(self) -> memoryview:
+        """The surround without what tells of compressed bytes alone."""
+        return memoryview(self.surround)[: len(self.surround) - int(self.recipe.get("differences", 0))]
 
 
 @dataclass(frozen=True)
@@ -307,7 +314,7 @@ def rebuild(
 
 def images_equal(a: Parsed, b: Parsed) -> bool:
     """Content equality: format, pixels, shapes, dtypes and all metadata; only compressed bytes may differ."""
-    if a.format != b.format or len(a.images) != len(b.images) or a.surround != b.surround:
+    if a.format != b.format or len(a.images) != len(b.images) or a.essential != b.essential:
         return False
     volatile = a.volatile | b.volatile
     if {k: v for k, v in a.recipe.items() if k not in volatile} != {

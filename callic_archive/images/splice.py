@@ -43,6 +43,11 @@ def _spans(layouts: Sequence[Layout], kept: Kept = ()) -> NDArray[np.int64]:
     return spans[np.argsort(spans[:, 0], kind="stable")]
 
 
+def in_order(layouts: Sequence[Layout]) -> list[tuple[int, int, int, int]]:
+    """All blocks as (offset, length, layout, block), in the order in which ``paste`` writes them."""
+    return [(int(a), int(b), int(i), int(k)) for a, b, i, k in _spans(layouts).tolist()]
+
+
 def check_spans(layouts: Sequence[Layout], size: int, kept: Kept = ()) -> None:
     """Raise TruncatedSource or MalformedSource unless all blocks lie apart and inside ``size`` bytes.
 

@@ -1,10 +1,11 @@
 """TIFF blocks packed with LZW, deflate or PackBits: decode them, and find the encoder that repeats them.
 
 For each block the encoders that writers use are tried: libtiff's LZW (two releases) and PackBits, zlib and
-libdeflate at their levels. Where one of them repeats the block exactly only its name is kept. The few blocks
-that none repeats stay in the surround as they are. When they are many, the file becomes ``content``: blocks
-are packed again into their old places, which needs no change of offsets, and the free rest is filled with
-bytes that decoders skip.
+libdeflate at their levels. Where one of them repeats the block exactly only its name is kept. Of other deflate
+blocks, and of those of libdeflate where that is cheap, since its releases differ, the differences are kept (see
+``deflate``), all in one at the end of the surround. The few blocks that are left stay in the surround as they
+are. When they are many, the file becomes ``content``: blocks are packed again into their old places, which needs
+no change of offsets, and the free rest is filled with bytes that decoders skip.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.errors import MalformedSource, RebuildMismatch, SourceTooLarge, TruncatedSource
+from callic_archive.images.deflate.recipe import most_side
 from callic_archive.images.layout import Image, Layout, layouts_from_json, layouts_to_json, runs_of, unrun
 from callic_archive.images.source import Limits, Parsed
-from callic_archive.images.splice import check_spans, cut, paste, to_rasters
+from callic_archive.images.splice import check_spans, cut, in_order, paste, to_rasters
+
+if TYPE_CHECKING:
+    from callic_archive.images.deflate.differences import Reader
 
 Bytes = NDArray[np.uint8]
 Encoder = tuple[str, int, int]  # (library, level, memory level)
@@ -45,6 +50,9 @@ _ENCODERS: dict[str, list[Encoder]] = {
     "packbits": [("libtiff", 0, 0), ("imagecodecs", 0, 0)],
     "deflate": _ZLIB + [("libdeflate", level, 0) for level in (7, 6, 1, 9, 12, 2, 3, 4, 5, 8, 10, 11)],
 }
+_DIFFERENCES = "differences"  # as a library; its level is the two bytes of the zlib header
+_CHEAP = 32  # differences of less than 1/32 of the code are better than the name of a library that changes
+_LOOK = 8  # blocks after which differences that are too dear are given up
 _DENSE: dict[str, list[Encoder]] = {"deflate": [("zlib", 9, 9), ("libdeflate", 12, 0)]}  # tried for content
 
 
@@ -151,9 +159,12 @@ def _pack(raw: Bytes, layout: Layout, codec: str, encoder: Encoder) -> bytes:
 class _Search:
     """Finds, block after block, the encoder that repeats the packed bytes; the last is tried first."""
 
-    def __init__(self) -> None:
+    def __init__(self, differ: bool) -> None:
         self.encoders: list[Encoder] = []  # those in use, best first seen
         self.searches = 0
+        self.differs: bool | None = (
+            None if differ else False
+        )  # whether differences serve better than the name of libdeflate
 
     def find(self, raw: Bytes, code: memoryview, layout: Layout, packing: Packing) -> Encoder | None:
         """An encoder that gives ``code`` up to the filling behind it, or None."""
@@ -165,16 +176,29 @@ class _Search:
                 and code[: len(packed)] == packed
                 and code[len(packed) :] == _FILL[packing.codec] * rest
             ):
+                if encoder[0] == "libdeflate" and self._cheap(raw, code[2:-4]):
+                    return None
                 if encoder in self.encoders:
                     self.encoders.remove(encoder)
                 self.encoders.insert(0, encoder)
                 return encoder
         return None
 
+    def _cheap(self, raw: Bytes, body: memoryview) -> bool:
+        """Whether the differences of a block, taken as one of many, are few; asked once a file."""
+        if self.differs is None:
+            from callic_archive.images.deflate.differences import Writer
+
+            writer = Writer()
+            self.differs = writer.add(body, raw, 64 + len(body) // _CHEAP) is not None
+        return self.differs
+
     def _candidates(self, code: memoryview, codec: str) -> list[Encoder]:
         known = [e for e in self.encoders if e in _ENCODERS[codec]]
         if codec != "deflate":
             return known + [e for e in _ENCODERS[codec] if e not in known]
+        if self.differs:
+            return [e for e in known if e[0] == "zlib"][:2]
         head = bytes(code[:2])
         known = [e for e in known if _zlib_header(e) == head][:2]
         if self.searches >= _SEARCHES:
@@ -196,14 +220,57 @@ def _check(layouts: Sequence[Layout], packs: Sequence[Packing], size: int, limit
             )
 
 
+def _differ(
+    data: memoryview, layouts: Sequence[Layout], packs: Sequence[Packing], chosen: list[list[Encoder | None]]
+) -> tuple[bytes, int]:
+    """Take the differences of the deflate blocks that no encoder repeats; returns them and the bytes of those blocks.
+
+    Blocks go in the order in which a file is put together. Where differences take too much, nothing is done.
+    """
+    from callic_archive.images.deflate.differences import Writer
+
+    writer, total, done = Writer(), 0, []
+    for start, length, i, k in in_order(layouts):
+        if chosen[i][k] is not None or packs[i].codec != "deflate":
+            continue
+        code = data[start : start + length]
+        raw = _unpack(code, layouts[i].raw_length(k), packs[i])
+        used = writer.add(code[2:], raw)
+        if used is None:
+            continue
+        end = 2 + used + 4
+        rest = length - end
+        check = zlib.adler32(raw.data).to_bytes(4, "big")
+        if not 0 <= rest <= 2 * len(raw) + _SLACK or code[end - 4 :] != check + bytes(rest):
+            writer.undo()
+            continue
+        chosen[i][k] = (_DIFFERENCES, int.from_bytes(code[:2], "big"), 0)
+        done.append((i, k))
+        total += length
+        if len(done) >= _LOOK and writer.size > most_side(total):
+            break
+    side = writer.finish()
+    if len(side) <= most_side(total):
+        return side, total
+    for i, k in done:
+        chosen[i][k] = None
+    return b"", 0
+
+
 def parse_packed(data: memoryview, pages: Sequence[tuple[Layout, Packing]], limits: Limits) -> Parsed | None:
     """Decode the rasters of a TIFF of which at least one is compressed, and look for its encoders.
 
     Returns None when most of its bytes would have to be kept as they are. Raises SourceError subclasses.
     """
+    return _parse_packed(data, pages, limits, differ=True)
+
+
+def _parse_packed(
+    data: memoryview, pages: Sequence[tuple[Layout, Packing]], limits: Limits, differ: bool
+) -> Parsed | None:
     layouts, packs = [layout for layout, _ in pages], [packing for _, packing in pages]
     _check(layouts, packs, len(data), limits)
-    search = _Search()
+    search = _Search(differ)
     images: list[Image] = []
     pads: dict[tuple[int, int], bytes] = {}
     chosen: list[list[Encoder | None]] = []
@@ -225,6 +292,10 @@ def parse_packed(data: memoryview, pages: Sequence[tuple[Layout, Packing]], limi
             if layout.pad_length(k):
                 pads[i, k] = layout.padding(k, raw.data)
         images += layout.to_images(raster)
+    side = b""
+    if missed and differ:
+        side, helped = _differ(data, layouts, packs, chosen)
+        missed -= helped
     fidelity: Literal["bytes", "content"] = "bytes"
     if missed > _KEPT_SHARE * total:
         fidelity = "content"
@@ -238,10 +309,24 @@ def parse_packed(data: memoryview, pages: Sequence[tuple[Layout, Packing]], limi
         "packings": [[p.codec, p.predictor] for p in packs],
         "encoders": [list(e) for e in encoders],
         "blocks": [runs_of([-1 if e is None else encoders.index(e) for e in column]) for column in chosen],
-        "zlib": zlib.ZLIB_RUNTIME_VERSION,
+        **_versions(encoders),
+        **({"differences": len(side)} if side else {}),
     }
-    volatile = frozenset({"encoders", "blocks", "zlib"})
-    return Parsed("tiff", fidelity, tuple(images), cut(data, layouts, pads, kept), recipe, volatile)
+    volatile = frozenset({"encoders", "blocks", "zlib", "libdeflate", "differences"})
+    surround = cut(data, layouts, pads, kept) + side
+    lighter = (lambda: _parse_packed(data, pages, limits, differ=False)) if side else None
+    return Parsed("tiff", fidelity, tuple(images), surround, recipe, volatile, lighter)
+
+
+def _versions(encoders: Sequence[Encoder]) -> dict[str, str]:
+    """The libraries that the recipe relies on, by the versions that they give themselves."""
+    names = {library for library, _, _ in encoders}
+    found = {"zlib": zlib.ZLIB_RUNTIME_VERSION} if "zlib" in names else {}
+    if "libdeflate" in names:
+        import imagecodecs
+
+        found["libdeflate"] = str(imagecodecs.deflate_version())
+    return found
 
 
 def _repack(
@@ -287,19 +372,38 @@ def rebuild_packed(
     for layout, packing, column in zip(layouts, packs, blocks, strict=True):
         allowed = (*_ENCODERS.get(packing.codec, ()), *_DENSE.get(packing.codec, ()))
         used = {encoders[e] for e in set(column) if 0 <= e < len(encoders)}
+        if packing.codec == "deflate":
+            used = {e for e in used if e[0] != _DIFFERENCES or not (0 <= e[1] < 1 << 16 and e[2] == 0)}
         if max(column, default=-1) >= len(encoders) or not used <= set(allowed):
             raise RebuildMismatch("the recipe names an encoder that there is not")
         if packing.predictor not in (1, 2) or bool(layout.lengths) != (packing.codec != "none"):
             raise RebuildMismatch("the recipe names a codec or predictor that its layout does not fit")
     kept = [frozenset(k for k, e in enumerate(column) if e < 0) for column in blocks]
+    end = len(surround) - int(recipe.get("differences", 0))
+    if not 0 <= end <= len(surround):
+        raise RebuildMismatch("the recipe names more differences than there are surrounding bytes")
+    again = _reader(surround[end:]) if end < len(surround) else None
 
     def encode(i: int, k: int, block: bytes) -> bytes:
         layout, packing = layouts[i], packs[i]
         raw = np.frombuffer(block, np.uint8)
         raw = _apply_predictor(raw, layout) if packing.predictor == 2 else raw
-        code = _pack(raw, layout, packing.codec, encoders[blocks[i][k]])
+        encoder = encoders[blocks[i][k]]
+        if encoder[0] != _DIFFERENCES:
+            code = _pack(raw, layout, packing.codec, encoder)
+        elif again is None:
+            raise RebuildMismatch("the recipe names differences and has none")
+        else:
+            check = zlib.adler32(raw.data).to_bytes(4, "big")
+            code = encoder[1].to_bytes(2, "big") + again.next(raw) + check
         if layout.stored_length(k) - len(code) > 2 * len(raw) + _SLACK:
             raise RebuildMismatch("the recipe asks for more filling than a block can need")
         return code + _FILL[packing.codec] * (layout.stored_length(k) - len(code))
 
-    paste(layouts, surround, to_rasters(layouts, images), out, encode, kept)
+    paste(layouts, surround[:end], to_rasters(layouts, images), out, encode, kept)
+
+
+def _reader(side: bytes) -> Reader:
+    from callic_archive.images.deflate.differences import Reader
+
+    return Reader(side)

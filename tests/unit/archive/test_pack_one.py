@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from callic_archive.archive.digests import content_sha256, same_image, sha256
 from callic_archive.archive.pack_one import PackOptions, expand, pack_one, stored_pieces
 from callic_archive.container.layout import RecordType
 from callic_archive.errors import DeviceFailed, EnvironmentFailure, ModelError, NoSuchDevice
-from callic_archive.images.source import rebuild
+from callic_archive.images.source import parse, rebuild
 from tests.doubles import DeflateCodec, DeflatePlan
+from tests.streams import capricious
 from tests.trees import smooth
 
 
@@ -97,12 +99,54 @@ def test_the_codec_is_not_asked_for_when_there_is_no_image() -> None:
     assert pack_one(b"words" * 100, codec=no_codec).method == "stored"
 
 
-def test_a_png_that_cannot_be_repeated_comes_back_as_content_or_is_stored() -> None:
+def test_a_png_of_flushed_halves_comes_back_byte_for_byte() -> None:
     data = png(smooth(90, 70), level=1)
+    packed = pack_one(data, codec=codec(), options=PackOptions(fidelity="bytes"))
+    assert (packed.method, packed.fidelity, packed.format) == ("image", "bytes", "png")
+    assert packed.recipe["differences"] > 0
+    pieces = list(packed.pieces)
+    surround = b"".join(expand(p.payload, p.coding, p.size) for p in pieces if p.stream is None)
+    images = [codec()().decode(p.payload) for p in pieces if p.stream is not None]
+    out = io.BytesIO()
+    rebuild("png", packed.recipe, surround, images, out)
+    assert out.getvalue() == data
+
+
+def by_chance(image: np.ndarray) -> bytes:
+    """A PNG whose stream costs so much to repeat that it cannot be worth it."""
+    rows = b"".join(b"\0" + row.tobytes() for row in image)
+    body = b"\x78\x9c" + capricious(rows, 2, 0) + zlib.adler32(rows).to_bytes(4, "big")
+    plain = png(image)
+    start, end = plain.index(b"IDAT") - 4, len(plain) - 12
+    chunk = struct.pack(">I", len(body)) + b"IDAT" + body + struct.pack(">I", zlib.crc32(b"IDAT" + body))
+    return plain[:start] + chunk + plain[end:]
+
+
+def test_a_png_that_cannot_be_repeated_comes_back_as_content_or_is_stored() -> None:
+    data = by_chance(np.zeros((600, 600), np.uint8))
     packed = pack_one(data, codec=codec())
     assert (packed.method, packed.fidelity, packed.format) == ("image", "content", "png")
     strict = pack_one(data, codec=codec(), options=PackOptions(fidelity="bytes"))
     assert (strict.method, strict.fidelity, strict.failure) == ("stored", "bytes", None)
+
+
+def test_differences_that_cost_most_of_the_gain_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = png(smooth(90, 70), level=1)
+    parsed = module.parse(data, "", PackOptions().limits)
+    assert parsed is not None
+    assert parsed.lighter is not None
+    content = parsed.lighter()
+    dear = replace(
+        parsed,
+        surround=bytes(content.surround) + NOISE[: len(data) // 2],
+        recipe=parsed.recipe | {"differences": len(data) // 2},
+    )
+    monkeypatch.setattr(module, "parse", lambda view, *_: dear if bytes(view) == data else real(view))
+    real = parse
+    monkeypatch.setattr(module, "prove_rebuild", lambda p, *_: p.fidelity)
+    packed = pack_one(data, codec=codec())
+    assert (packed.method, packed.fidelity) == ("image", "content")
+    assert "differences" not in packed.recipe
 
 
 @pytest.mark.parametrize("cut", [40, len(IMAGE) // 2, len(IMAGE) - 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tracemalloc
+import zlib
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image as Pillow
 from callic_archive.errors import RebuildMismatch
 from callic_archive.images import Limits, parse
 from callic_archive.images.source import Parsed, rebuild
+from tests.streams import flushed
 
 GRAY = np.arange(48, dtype=np.uint8).reshape(6, 8)
 
@@ -45,6 +47,21 @@ def png(level: int) -> Parsed:
     out = io.BytesIO()
     Pillow.fromarray(GRAY).save(out, "png", compress_level=level)
     return taken(out.getvalue())
+
+
+def by_differences() -> Parsed:
+    """A PNG whose stream was flushed on the way."""
+    rows = b"".join(b"\0" + row.tobytes() for row in GRAY)
+    stream = b"\x78\x9c" + flushed(rows, [20, 30]) + zlib.adler32(rows).to_bytes(4, "big")
+    out = io.BytesIO()
+    Pillow.fromarray(GRAY).save(out, "png")
+    data = out.getvalue()
+    chunk = (
+        len(stream).to_bytes(4, "big") + b"IDAT" + stream + zlib.crc32(b"IDAT" + stream).to_bytes(4, "big")
+    )
+    parsed = taken(data[:33] + chunk + data[-12:])
+    assert parsed.recipe["differences"] > 12
+    return parsed
 
 
 @pytest.mark.parametrize(
@@ -119,6 +136,28 @@ def test_impossible_encoders(change: dict[str, Any]) -> None:
 def test_compressed_blocks_need_a_codec() -> None:
     parsed = tiff(compression="zlib")
     refused(parsed, {"layouts": parsed.recipe["layouts"]})
+
+
+@pytest.mark.parametrize("size", [-1, 0, 1, 1 << 40, "many", None], ids=str)
+def test_differences_that_there_are_not(size: object) -> None:
+    parsed = by_differences()
+    refused(parsed, parsed.recipe | {"differences": size})
+    packed = tiff(compression="zlib")
+    refused(packed, packed.recipe | {"encoders": [["differences", 0x789C, 0]], "differences": size})
+    refused(packed, packed.recipe | {"encoders": [["differences", 1 << 16, 0]]})
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_damaged_differences(at: int) -> None:
+    parsed = by_differences()
+    side = bytearray(parsed.surround)
+    side[len(parsed.essential) + at] ^= 0x55
+    out = io.BytesIO()
+    try:
+        rebuild("png", parsed.recipe, bytes(side), parsed.images, out)
+    except RebuildMismatch:
+        return
+    assert len(out.getvalue()) < 1 << 18  # another stream, for the digest to tell
 
 
 def test_filters_that_there_are_not() -> None:

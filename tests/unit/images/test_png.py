@@ -18,8 +18,9 @@ from callic_archive.errors import (
     SourceTooLarge,
     TruncatedSource,
 )
-from callic_archive.images import Limits, parse, rebuild
+from callic_archive.images import Limits, images_equal, parse, rebuild
 from callic_archive.images.png_filters import apply_filters, undo_filters
+from tests.streams import capricious, flushed
 
 
 def chunk(kind, body):
@@ -132,8 +133,8 @@ def test_empty_and_odd_chunk_sizes(exact, noise):
     exact(data[:first] + empty * 2 + data[first:end] + empty * 2 + data[end:])
 
 
-def test_unknown_encoders_give_content(content, noise):
-    def flushed(raw):
+def test_a_flushed_stream_comes_back_by_its_differences(exact, noise):
+    def often(raw):
         engine = zlib.compressobj()
         parts = [
             engine.compress(raw[i : i + 500]) + engine.flush(zlib.Z_SYNC_FLUSH)
@@ -142,13 +143,40 @@ def test_unknown_encoders_give_content(content, noise):
         return b"".join(parts) + engine.flush()
 
     array = noise((50, 50, 3), "u2")
-    parsed = content(png(array, deflate=flushed, after=chunk(b"tEXt", b"k\0v")))
+    after = chunk(b"tEXt", b"k\0v")
+    parsed = exact(png(array, deflate=often, after=after))
     np.testing.assert_array_equal(parsed.images[0], array)
+    size = parsed.recipe["differences"]
+    assert after in bytes(parsed.essential)
+    assert len(parsed.essential) == len(parsed.surround) - size
+    assert not {"deflate", "zlib"} & set(parsed.recipe)  # no library is needed
+    lighter = parsed.lighter()
+    assert lighter.fidelity == "content"
+    assert lighter.surround == bytes(parsed.essential)
+    assert images_equal(parsed, lighter)
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (33, 21, 4)])
+def test_interlaced_images_come_back_by_their_differences(exact, noise, shape):
+    array = noise(shape)
+    parsed = exact(interlaced(array, lambda raw: zlib_of(flushed(raw, [100, 200]), raw)))
+    np.testing.assert_array_equal(parsed.images[0], array)
+    assert parsed.recipe["differences"] > 0
+
+
+def zlib_of(body, raw):
+    """A raw deflate stream as a zlib stream."""
+    return b"\x78\x9c" + body + zlib.adler32(raw).to_bytes(4, "big")
+
+
+def test_streams_of_chance_give_content(content):
+    array = np.zeros((600, 600), "u1")
+    parsed = content(png(array, filters=[0] * 600, deflate=lambda raw: zlib_of(capricious(raw, 1, 0), raw)))
+    np.testing.assert_array_equal(parsed.images[0], array)
+    assert "differences" not in parsed.recipe
 
 
 def test_content_is_unequal_when_metadata_or_pixels_differ(noise):
-    from callic_archive.images import images_equal
-
     array = noise((9, 9))
     plain, other = parse(png(array)), parse(png(array, after=chunk(b"tEXt", b"k\0v")))
     changed = array.copy()
@@ -180,7 +208,15 @@ ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (
 @pytest.mark.parametrize("dtype", ["u1", "u2"])
 def test_interlaced(exact, noise, shape, dtype):
     array = noise(shape, dtype)
-    size, samples = array.dtype.itemsize, (*shape, 1)[2]
+    data = interlaced(array, zlib.compress)
+    np.testing.assert_array_equal(exact(data).images[0], array)
+    if dtype == "u1" and array.shape[-1] != 2:
+        np.testing.assert_array_equal(np.asarray(Pillow.open(io.BytesIO(data))), array)
+
+
+def interlaced(array, compress):
+    """An interlaced PNG with all filter types, whose stream ``compress`` makes."""
+    size, samples = array.dtype.itemsize, (*array.shape, 1)[2]
 
     def deflate(_):
         raw = b""
@@ -191,14 +227,12 @@ def test_interlaced(exact, noise, shape, dtype):
                 kinds = (np.arange(len(rows)) % 5).astype(np.uint8)
                 above = np.zeros(rows.shape[1], np.uint8)
                 raw += apply_filters(rows, above, kinds, samples * size).tobytes()
-        return zlib.compress(raw)
+        return compress(raw)
 
     data = bytearray(png(array, deflate=deflate, idat=50))
     data[28] = 1
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    np.testing.assert_array_equal(exact(bytes(data)).images[0], array)
-    if dtype == "u1" and samples != 2:
-        np.testing.assert_array_equal(np.asarray(Pillow.open(io.BytesIO(bytes(data)))), array)
+    return bytes(data)
 
 
 def test_animated_is_left(noise):

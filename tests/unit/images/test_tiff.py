@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ import tifffile
 from PIL import Image as Pillow
 
 from callic_archive.errors import MalformedSource, SourceError, SourceTooLarge, TruncatedSource
-from callic_archive.images import Limits, parse
+from callic_archive.images import Limits, images_equal, parse
 from callic_archive.images.layout import unrun
+from tests.streams import capricious, flushed
 
 
 def written(array, **options):
@@ -129,35 +131,72 @@ def test_many_bands_become_images_of_their_own(exact, noise, planar):
     np.testing.assert_array_equal(np.stack(images, axis=-1), pixels(array, planar))
 
 
-def test_a_few_blocks_of_another_encoder_stay_as_they_are(exact, noise):
-    """One strip whose stream no encoder here writes must not cost the other strips their exactness."""
-    import zlib
+def zlib_of(body, raw):
+    """A raw deflate stream as a zlib stream."""
+    return b"\x78\x9c" + body + zlib.adler32(raw).to_bytes(4, "big")
 
-    array = noise((300, 64), "u2")
-    engine = zlib.compressobj(6)
-    odd = engine.compress(array[:10].tobytes()[:700]) + engine.flush(zlib.Z_FULL_FLUSH)
-    odd += engine.compress(array[:10].tobytes()[700:]) + engine.flush()
-    blocks = [odd] + [zlib.compress(array[y : y + 10].tobytes()) for y in range(10, 300, 10)]
-    parsed = exact(tiff_of_blocks(blocks, 64, 300, 10))
+
+def test_a_few_blocks_of_another_encoder_stay_as_they_are(exact, noise):
+    """One strip whose stream costs too much must not cost the other strips their exactness."""
+    array = noise((400, 1024), "u2")
+    array[:100] = 0
+    strips = [array[y : y + 100].tobytes() for y in range(0, 400, 100)]
+    odd = zlib_of(capricious(strips[0], 1, 0), strips[0])
+    parsed = exact(tiff_of_blocks([odd, *map(zlib.compress, strips[1:])], 1024, 400, 100))
     np.testing.assert_array_equal(parsed.images[0], array)
-    assert unrun(parsed.recipe["blocks"][0]) == (-1,) + (0,) * 29
+    assert unrun(parsed.recipe["blocks"][0]) == (-1, 0, 0, 0)
     assert odd in parsed.surround
 
 
-def test_content_when_no_encoder_repeats(content, noise):
-    import zlib
-
-    array = noise((300, 64), "u2")
-    blocks = []
-    for y in range(0, 300, 10):
-        engine = zlib.compressobj(1)
-        raw = array[y : y + 10].tobytes()
-        blocks.append(
-            engine.compress(raw[:700]) + engine.flush(zlib.Z_FULL_FLUSH) + engine.compress(raw[700:])
-        )
-        blocks[-1] += engine.flush()
-    parsed = content(tiff_of_blocks(blocks, 64, 300, 10))
+def test_content_when_differences_cost_too_much(content):
+    array = np.zeros((300, 1024), "u2")
+    strips = [array[y : y + 100].tobytes() for y in range(0, 300, 100)]
+    parsed = content(tiff_of_blocks([zlib_of(capricious(x, 1, 0), x) for x in strips], 1024, 300, 100))
     np.testing.assert_array_equal(parsed.images[0], array)
+    assert "differences" not in parsed.recipe
+
+
+@pytest.mark.parametrize("filling", [0, 5])
+def test_blocks_of_unknown_encoders_come_back_by_their_differences(exact, noise, filling):
+    array = noise((300, 64), "u2")
+    strips = [array[y : y + 10].tobytes() for y in range(0, 300, 10)]
+    blocks = [zlib_of(flushed(x, [700], zlib.Z_FULL_FLUSH, 1), x) + bytes(filling) for x in strips]
+    parsed = exact(tiff_of_blocks([zlib.compress(strips[0]), *blocks[1:]], 64, 300, 10))
+    np.testing.assert_array_equal(parsed.images[0], array)
+    assert parsed.recipe["encoders"] == [["differences", 0x789C, 0], ["zlib", 6, 8]]
+    assert 0 < parsed.recipe["differences"] < 30 * 60
+    lighter = parsed.lighter()
+    assert lighter.fidelity == "content"
+    assert images_equal(parsed, lighter)
+
+
+def test_blocks_in_another_order_than_in_the_file(exact, noise):
+    """Differences are read in the order in which the file is written, whatever the directory says."""
+    array = noise((40, 64), "u2")
+    strips = [array[y : y + 10].tobytes() for y in range(0, 40, 10)]
+    blocks = [zlib_of(flushed(x, [300 + 40 * i]), x) for i, x in enumerate(strips)]
+    data = bytearray(tiff_of_blocks(blocks, 64, 40, 10))
+    tables = len(data) - sum(map(len, blocks)) - 32
+    for at in (tables, tables + 16):
+        data[at : at + 16] = b"".join(data[at + 4 * i : at + 4 * i + 4] for i in (2, 0, 3, 1))
+    parsed = exact(bytes(data))
+    np.testing.assert_array_equal(
+        parsed.images[0], np.concatenate([array[10 * i :][:10] for i in (2, 0, 3, 1)])
+    )
+
+
+@pytest.mark.parametrize("level", [1, 6, 9, 12])
+def test_blocks_of_libdeflate_need_no_libdeflate_where_that_is_cheap(exact, level):
+    import imagecodecs
+
+    array = (np.add.outer(np.arange(300) ** 2 // 50, np.arange(640) // 3) % 251).astype("u2")
+    strips = [array[y : y + 100].tobytes() for y in range(0, 300, 100)]
+    blocks = [bytes(imagecodecs.deflate_encode(x, level=level, raw=False)) for x in strips]
+    parsed = exact(tiff_of_blocks(blocks, 640, 300, 100))
+    names = {library for library, _, _ in parsed.recipe["encoders"]}
+    assert names in ({"differences"}, {"libdeflate"})
+    assert ("libdeflate" in parsed.recipe) == (names == {"libdeflate"})
+    assert "zlib" not in parsed.recipe
 
 
 def tiff_of_blocks(blocks, width, height, rows, compression=8, bits=16):

@@ -1,8 +1,8 @@
-"""Find the zlib parameters with which a PNG's image data was deflated, so that only their names need be kept.
+"""Find the zlib parameters with which a stream was deflated, so that only their names need be kept.
 
-All candidates run side by side over the same filtered rows; one that differs from the file's stream in a
-single byte is dropped at once, so a miss costs little more than the first few ten thousand bytes. The two
-header bytes of the stream are kept apart, because libpng rewrites them after the fact.
+All candidates run side by side over the same raw bytes; one that differs from the stream in a single byte is dropped at
+once, so a miss costs little more than the first few ten thousand bytes. What wraps the stream is no matter here: libpng
+rewrites the two bytes before it after the fact, and a gzip header says less than they do.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_STEP = 1 << 16  # bytes of rows fed to a compressor at a time
+_STEP = 1 << 16  # raw bytes fed to a compressor at a time
 _FIRST = ((6, 8, 1), (6, 9, 1), (6, 8, 0), (9, 9, 0), (9, 8, 1), (9, 9, 1), (9, 8, 0), (6, 9, 0))
 
 
@@ -85,15 +85,22 @@ def stored_blocks(body: memoryview) -> Stored | None:
 FALLBACK = Deflate(15, 6, 8, 1)  # what content fidelity uses: libpng's own default for filtered rows
 
 
-def candidates(header: int) -> list[list[Deflate]]:
-    """Parameters in order of likelihood, in two rounds: as the stream's header tells, then all others."""
-    window = max(9, (header >> 12) + 8)
-    told = (header >> 6) & 3  # 0: levels 0..1 and odd strategies, 1: 2..5, 2: 6, 3: 7..9
+def candidates(header: int | None) -> list[list[Deflate]]:
+    """Parameters in order of likelihood, in two rounds: as the two bytes of a zlib header tell, then all others.
+
+    Without a header (gzip has none) all are one round, with the largest window.
+    """
+    window = 15 if header is None else max(9, (header >> 12) + 8)
+    told = (
+        -1 if header is None else (header >> 6) & 3
+    )  # 0: levels 0..1, odd strategies, 1: 2..5, 2: 6, 3: 7..9
     everything = [(level, memory, 0) for level in range(1, 10) for memory in (8, 9)]
     everything += [(level, memory, 1) for level in range(4, 10) for memory in (8, 9)]  # else as 0
     everything += [(6, memory, strategy) for strategy in (3, 2) for memory in (8, 9)]  # these know no level
     everything += [(level, memory, 4) for level in (6, 9) for memory in (8, 9)]
     likely = [*_FIRST, *(c for c in everything if c not in _FIRST)]
+    if header is None:
+        return [[Deflate(window, *c) for c in likely]]
 
     def claims(level: int, strategy: int) -> int:
         if strategy >= 2 or level < 2:
@@ -106,15 +113,15 @@ def candidates(header: int) -> list[list[Deflate]]:
     return [first, second]
 
 
-def _survivor(rows: NDArray[np.uint8], stream: memoryview, choices: list[Deflate]) -> Deflate | None:
-    """The first of ``choices`` that gives all of ``stream`` from the rows (flat)."""
+def _survivor(raw: NDArray[np.uint8], body: memoryview, choices: list[Deflate]) -> Deflate | None:
+    """The first of ``choices`` that gives all of ``body`` from the raw bytes."""
     running = [(choice, choice.engine(), 0) for choice in choices]
-    for start in range(0, len(rows), _STEP):
-        chunk = rows[start : start + _STEP].data
+    for start in range(0, len(raw), _STEP):
+        chunk = raw[start : start + _STEP].data
         kept = []
         for choice, engine, done in running:
             piece = engine.compress(chunk)
-            if stream[done : done + len(piece)] == piece:
+            if body[done : done + len(piece)] == piece:
                 kept.append((choice, engine, done + len(piece)))
         running = kept
         if not running:
@@ -122,23 +129,22 @@ def _survivor(rows: NDArray[np.uint8], stream: memoryview, choices: list[Deflate
         if start >= 4 * _STEP:
             running = running[:4]  # equal for so long: the likeliest few are enough
     for choice, engine, done in running:
-        if stream[done:] == engine.flush():
+        if body[done:] == engine.flush():
             return choice
     return None
 
 
-def search(rows: NDArray[np.uint8], stream: memoryview) -> Deflate | Stored | None:
-    """The parameters that turn the filtered ``rows`` (flat) into the zlib ``stream``, or None.
+def search(raw: NDArray[np.uint8], body: memoryview, header: int | None = None) -> Deflate | Stored | None:
+    """The parameters that turn ``raw`` (n,) into the raw deflate stream ``body``, or None.
 
-    The stream's own header and checksum are not compared: the caller keeps the first and computes the second.
+    ``header``: the two bytes (big-endian) of the zlib header before the stream, if there is one.
     """
-    body = stream[2:-4]
     stored = stored_blocks(body)
     if stored is not None:
-        return stored
-    rounds = candidates(int.from_bytes(stream[:2], "big"))
-    for choices in rounds:
-        found = _survivor(rows, body, choices)
+        engine = stored.engine()
+        return stored if engine.compress(raw.data) + engine.flush() == body else None
+    for choices in candidates(header):
+        found = _survivor(raw, body, choices)
         if found is not None:
             return found
     return None
