@@ -213,7 +213,7 @@ def _deflated(data: memoryview, at: int, limits: Limits) -> Parsed | None:
     named = find(raw, data[at : at + used])
     if named is None:
         return None
-    return join("dicom", data, [Member(at, at + used, named, inner)], limits)
+    return join("dicom", data, [Member(at, at + used, named[0], inner, named[1])], limits)
 
 
 def _bytes(dataset: Any, name: str) -> bytes:

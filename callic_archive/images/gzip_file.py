@@ -75,7 +75,7 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
     named = find(raw, data[start:end], likely_level(data))
     if named is None:
         return None
-    return join("gzip", data, [Member(start, end, named, inner)], limits)
+    return join("gzip", data, [Member(start, end, named[0], inner, named[1])], limits)
 
 
 def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:

@@ -28,6 +28,7 @@ class Member:
     end: int
     deflate: Mapping[str, Any] | None
     inner: Parsed
+    side: bytes = b""  # the differences that ``deflate`` may ask for
 
 
 def usable(inner: Parsed | None) -> bool:
@@ -45,7 +46,7 @@ def join(kind: str, data: memoryview, members: Sequence[Member], limits: Limits)
     at = 0
     for member in members:
         inner = member.inner
-        surround += [data[at : member.start], inner.surround]
+        surround += [data[at : member.start], inner.surround, member.side]
         entries.append(
             {"before": member.start - at, "surround": len(inner.surround), "images": len(inner.images),
              "format": inner.format, "recipe": inner.recipe}
@@ -69,17 +70,21 @@ def rebuild_members(
     counts = [(int(m["before"]), int(m["surround"]), int(m["images"])) for m in members]
     if any(min(numbers) < 0 for numbers in counts):
         raise RebuildMismatch("the recipe names negative numbers of bytes or images")
-    if sum(a + b for a, b, _ in counts) > len(surround) or sum(c for _, _, c in counts) != len(images):
+    sides = [0 if s is None else int(s.get("differences", 0)) for s in streams]
+    if min(sides, default=0) < 0:
+        raise RebuildMismatch("the recipe names a negative number of differences")
+    if sum(a + b for a, b, _ in counts) + sum(sides) > len(surround) or sum(c for _, _, c in counts) != len(images):
         raise RebuildMismatch("the members of the recipe need other images, or more surrounding bytes")
     rest = memoryview(surround)
     used = 0
-    for member, stream, (before, around, count) in zip(members, streams, counts, strict=True):
+    for member, stream, (before, around, count), side in zip(members, streams, counts, sides, strict=True):
         out.write(rest[:before])
         own = bytes(rest[before : before + around])
-        sink = None if stream is None else DeflateSink(stream, out)
+        rest = rest[before + around :]
+        sink = None if stream is None else DeflateSink(stream, rest[:side], out)
         target = out if sink is None else cast("BinaryIO", sink)
         source.rebuild_member(member["format"], member["recipe"], own, images[used : used + count], target)
         if sink is not None:
             sink.finish()
-        rest, used = rest[before + around :], used + count
+        rest, used = rest[side:], used + count
     out.write(rest)

@@ -92,7 +92,7 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
     named = find(raw, data[begin:end], likely_level(data, start)) if inner is not None else None
     if inner is None or named is None:
         return None
-    return join("nrrd", data, [Member(begin, end, named, inner)], limits)
+    return join("nrrd", data, [Member(begin, end, named[0], inner, named[1])], limits)
 
 
 def _spliced(data: memoryview, layouts: list[Layout], limits: Limits) -> Parsed | None:

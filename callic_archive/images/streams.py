@@ -1,24 +1,22 @@
 """Deflate streams inside files: inflated within bounds, and made again from a few named parameters.
 
 The one place where wrappers (gzip, ZIP, NRRD, deflated DICOM) ask how a raw deflate stream (RFC 1951) came about:
-``find`` gives JSON or None, and ``DeflateSink`` follows that JSON. Streams of other libraries than zlib are None.
+``find`` gives JSON, with differences where zlib has no parameters for the stream, and ``DeflateSink`` follows both.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from callic_archive.errors import MalformedSource, RebuildMismatch, SourceTooLarge, TruncatedSource
-from callic_archive.images.layout import runs_of, unrun
-from callic_archive.images.png_deflate import Deflate, Stored, search
+from callic_archive.images.deflate import describe, recreate
+from callic_archive.images.deflate.parameters import Deflate, Stored
+from callic_archive.images.layout import unrun
 from callic_archive.images.source import Limits
 
-Named = Mapping[str, Any]  # how a stream is made: zlib's parameters, or the lengths of its stored blocks
+Named = Mapping[str, Any]  # how a stream is made: zlib's parameters, lengths of stored blocks, or differences
 
 _STEP = 1 << 20
 #: First two bytes that a zlib stream of this level would have: they put the search on the likely levels first.
@@ -64,31 +62,37 @@ def inflate(stream: memoryview, limits: Limits, spent: int = 0) -> tuple[memoryv
     return memoryview(out).toreadonly(), at - len(engine.unused_data)
 
 
-def find(raw: memoryview, stream: memoryview, likely: bytes = DEFAULT) -> dict[str, Any] | None:
-    """How to make the raw deflate ``stream`` of ``raw`` again, as JSON, or None where no parameters are known.
+def find(
+    raw: memoryview, stream: memoryview, likely: bytes = DEFAULT
+) -> tuple[dict[str, Any], bytes] | None:
+    """How to make the raw deflate ``stream`` of ``raw`` again: JSON and differences, or None where that costs too much.
 
     ``likely`` is one of FAST, DEFAULT and BEST. What is found was tried on the whole stream.
     """
-    dressed = memoryview(b"".join((likely, stream, bytes(4))))
-    found = search(np.frombuffer(raw, np.uint8), dressed)
-    if found is None:
-        return None
-    return {"stored": runs_of(found.lengths)} if isinstance(found, Stored) else asdict(found)
+    return describe(stream, raw, int.from_bytes(likely, "big"))
 
 
 class DeflateSink:
     """Something to write to, whose bytes reach ``out`` deflated. Raises RebuildMismatch on impossible parameters."""
 
-    def __init__(self, named: Named, out: BinaryIO) -> None:
+    def __init__(self, named: Named, side: bytes | memoryview, out: BinaryIO) -> None:
+        """``named`` and ``side`` are what ``find`` gave."""
+        self._named, self._side, self._out = named, side, out
+        self._whole = bytearray() if "differences" in named else None  # what follows a model needs all of it
+        if self._whole is not None:
+            return
         deflate = Stored(unrun(named["stored"])) if "stored" in named else Deflate(**named)
         if isinstance(deflate, Stored) and not all(0 <= size < 1 << 16 for size in deflate.lengths):
             raise RebuildMismatch("the recipe stores blocks of impossible lengths")
         self._left = sum(deflate.lengths) if isinstance(deflate, Stored) else None
-        self._engine, self._out = deflate.engine(), out
+        self._engine = deflate.engine()
 
     def write(self, data: Any) -> int:
         """Deflate more bytes."""
         count = memoryview(data).nbytes
+        if self._whole is not None:
+            self._whole += data
+            return count
         if self._left is not None:
             self._left -= count
         self._out.write(self._engine.compress(data))
@@ -96,6 +100,9 @@ class DeflateSink:
 
     def finish(self) -> None:
         """End the stream."""
+        if self._whole is not None:
+            self._out.write(recreate(self._named, self._side, bytes(self._whole)))
+            return
         if self._left:
             raise RebuildMismatch("the recipe stores more or fewer bytes than there are")
         self._out.write(self._engine.flush())

@@ -64,7 +64,7 @@ def _member(
     packed: memoryview, start: int, info: zipfile.ZipInfo, limits: Limits, spent: int
 ) -> Member | None:
     """A member as images, or None. Raises SourceError subclasses."""
-    named, raw = None, packed
+    deflate, side, raw = None, b"", packed
     if info.compress_type == _DEFLATED:
         if not source.is_member(inflate_head(packed, HEAD)):
             return None
@@ -80,7 +80,8 @@ def _member(
         named = find(raw, packed, _LEVELS.get(info.flag_bits & 6, DEFAULT))
         if named is None:
             return None
-    return Member(start, start + len(packed), named, inner)
+        deflate, side = named
+    return Member(start, start + len(packed), deflate, inner, side)
 
 
 def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:
