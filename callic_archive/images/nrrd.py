@@ -128,7 +128,9 @@ def _layouts(
     named = bool(kinds) and any(word in kinds[0] for word in _COLOUR)
     few = not kinds and len(sizes) >= 3 and sizes[0] in (2, 3, 4)
     if len(sizes) >= 3 and 1 < sizes[0] <= _MOST_SAMPLES and (named or few):
-        return volume(dtype, sizes[1:], at, limits, sizes[0])
+        layouts = volume(dtype, sizes[1:], at, limits, sizes[0])
+        if layouts:
+            return layouts
     return volume(dtype, sizes, at, limits)
 
 

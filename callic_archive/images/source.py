@@ -159,7 +159,7 @@ _MODULES = {
 _PARSERS: dict[str, tuple[str, ...]] = {kind: (module,) for kind, module in _MODULES.items()}
 _PARSERS["zip"] = ("callic_archive.images.zarr_zip", _MODULES["zip"])
 _WRAPPERS = ("gzip", "zip")
-HEAD = 352  # first bytes of a file that ``sniff`` looks at
+HEAD = 544  # first bytes of a file that ``sniff`` looks at
 
 
 def sniff(data: memoryview | bytes) -> str | None:
@@ -263,9 +263,17 @@ def _guarded(step: Callable[[], Any], what: str, name: str) -> Parsed | None:
 
 
 def is_member(head: memoryview | bytes) -> bool:
-    """Whether a file inside another, of which ``head`` has the first ``HEAD`` bytes, may be taken apart there."""
+    """Whether a file inside another, of which ``head`` has the first ``HEAD`` bytes, may be taken apart there.
+
+    Volumes of floating point numbers are told by their headers, before they are inflated for nothing.
+    """
     kind = sniff(head)
-    return kind is not None and kind not in _WRAPPERS
+    if kind not in ("nifti", "npy"):
+        return kind is not None and kind not in _WRAPPERS
+    try:
+        return import_module(_MODULES[kind]).parse(memoryview(head), Limits()) is not None
+    except (SourceError, ValueError, LookupError, TypeError, RecursionError, ArithmeticError, struct.error):
+        return True  # most likely because it is no more than the head
 
 
 def parse_member(data: memoryview, limits: Limits) -> Parsed | None:

@@ -37,14 +37,17 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
             continue
         try:
             start, end = _span(data, info)
-            member = _member(data[start:end], start, info, limits, spent) if start >= at else None
+            if start < at:
+                continue  # shared bytes: an honest writer does not, and a bomb would be inflated many times
+            at = end
+            member = _member(data[start:end], start, info, limits, spent)
         except SourceTooLarge:
             raise
         except SourceError:
             continue  # one broken member says nothing about the others: it stays as it is
         if member is not None:
             members.append(member)
-            at, spent = end, spent + (info.file_size if member.deflate is not None else 0)
+            spent += info.file_size if member.deflate is not None else 0
     return join("zip", data, members, limits) if members else None
 
 

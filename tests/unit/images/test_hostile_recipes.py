@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tracemalloc
 import zlib
@@ -173,3 +174,48 @@ def test_stored_blocks_hold_all_rows_and_no_more(runs: list[list[int]]) -> None:
     parsed = png(0)
     assert parsed.recipe["deflate"] == {"stored": [[54, 0, 1]]}
     refused(parsed, parsed.recipe | {"deflate": {"stored": runs}})
+
+
+def gzipped(level: int = 6) -> Parsed:
+    out = io.BytesIO()
+    np.save(out, GRAY)
+    return taken(gzip.compress(out.getvalue(), level))
+
+
+MEMBER = gzipped().recipe["members"][0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"members": []},
+        {"members": [MEMBER] * 2, "streams": [None] * 2},
+        {"members": [MEMBER | {"before": -1}]},
+        {"members": [MEMBER | {"before": 1 << 40}]},
+        {"members": [MEMBER | {"surround": 1 << 40}]},
+        {"members": [MEMBER | {"surround": -5}]},
+        {"members": [MEMBER | {"images": 2}]},
+        {"members": [MEMBER | {"images": 1 << 40}]},
+        {"members": [MEMBER | {"format": "gzip"}]},
+        {"members": [MEMBER | {"format": "made up"}]},
+        {"members": [MEMBER | {"recipe": {"members": [], "streams": []}}]},
+        {"streams": []},
+        {"streams": [{}]},
+        {"streams": [{"window": 99, "level": 6, "memory": 8, "strategy": 0}]},
+        {"streams": [{"window": 15, "level": 6, "memory": 99, "strategy": 0}]},
+        {"streams": [{"stored": [[1, 0, 1]]}]},
+        {"streams": [{"stored": [[70000, 0, 1]]}]},
+        {"streams": [{"stored": [[176, 0, 2]]}]},
+        {"streams": [{"stored": [[0, 0, 1 << 40]]}]},
+        {"streams": [{"stored": []}]},
+    ],
+    ids=lambda change: str(change)[:70],
+)
+def test_impossible_members(change: dict[str, Any]) -> None:
+    parsed = gzipped()
+    tracemalloc.start()
+    try:
+        refused(parsed, parsed.recipe | change)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()

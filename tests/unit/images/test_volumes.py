@@ -274,6 +274,35 @@ def test_what_is_left_in_gzip_and_zip(noise):
     assert parse(out.getvalue()[:900]) is None
 
 
+def test_floats_are_not_inflated_for_nothing(monkeypatch):
+    from callic_archive.images import gzip_file
+
+    monkeypatch.setattr(gzip_file, "unpack", None)  # calling it would raise TypeError, and so MalformedSource
+    assert parse(zipped(nifti(np.zeros((50, 60, 70), "f4")))) is None
+    out = io.BytesIO()
+    np.save(out, np.zeros((50, 60)))
+    assert parse(zipped(out.getvalue())) is None
+
+
+def test_members_of_a_zip_file_that_share_bytes_are_inflated_once(monkeypatch, noise):
+    from callic_archive.images import zip_file
+
+    out = io.BytesIO()
+    np.savez_compressed(out, a=np.zeros((300, 300), "u1"))
+    data = out.getvalue()
+    at = data.index(b"PK\1\2")
+    entry = data[at : data.index(b"PK\5\6")]
+    end = data[data.index(b"PK\5\6") :]
+    many = data[:at] + entry * 40 + end[:8] + (40).to_bytes(2, "little") * 2
+    many += (len(entry) * 40).to_bytes(4, "little") + end[16:]
+    calls = []
+    inflate = zip_file.inflate
+    monkeypatch.setattr(zip_file, "inflate", lambda *a: calls.append(1) or inflate(*a))
+    parsed = parse(many)
+    assert parsed is not None
+    assert len(parsed.images) == len(calls) == 1
+
+
 def test_broken_gzip_is_named(noise):
     good = zipped(nifti(noise((37, 35, 4), "i2")))
     for data, message in (
