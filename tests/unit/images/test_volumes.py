@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from callic_archive.errors import MalformedSource, SourceError, SourceTooLarge, TruncatedSource
-from callic_archive.images import Limits, parse, sniff
+from callic_archive.images import Limits, parse, rebuild, sniff
 from callic_archive.images.stacks import FEWEST, STACK_PIXELS
 
 KINDS = {1: nibabel.Nifti1Image, 2: nibabel.Nifti2Image}
