@@ -47,7 +47,7 @@ RANGES = {
     "E6": "Environment",
 }
 
-ROWS = ("", "images", "entropy", "model", "codec", "container", "archive", "scheduling", "cli")
+ROWS = ("", "images", "entropy", "model", "codec", "container", "archive", "training", "scheduling", "cli")
 
 
 def error_classes() -> list[type[errors.CallicError]]:

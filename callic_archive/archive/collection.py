@@ -66,7 +66,7 @@ def take_sample(sources: list[Source]) -> Sample:
     for source in order[:MOST_FILES]:
         if taken >= SAMPLE_BYTES:
             break
-        found = _images_of(source)
+        found = images_of(source)
         seen_bytes += source.size
         seen_pixels += sum(image.shape[0] * image.shape[1] for image in found)
         for image in found:
@@ -76,7 +76,11 @@ def take_sample(sources: list[Source]) -> Sample:
     return Sample(tuple(images), seen_pixels * total // max(1, seen_bytes))
 
 
-def _images_of(source: Source) -> tuple[Image, ...]:
+def images_of(source: Source) -> tuple[Image, ...]:
+    """The images of a file; () for what is no image, is broken, or would take much memory to look into.
+
+    Raises EnvironmentFailure.
+    """
     try:
         data, _ = read_source(source.file)
         if len(data) >= MAPPED_FROM and sniff(data) in ("png",):

@@ -67,6 +67,8 @@ class AdaptOptions:
     exponent: float = 1.0
     tail: float = 0.1
     prior_scale: float = 0.05
+    per_factor: bool = False
+    warmup: float = 0.0
     shape: AdapterShape = DEFAULT_SHAPE
     seed: int = 0
     max_patches: int = 4096
@@ -84,6 +86,40 @@ def share(step: int, options: AdaptOptions) -> float:
     x = min(1.0, step / max(1e-9, options.steps * (1 - options.tail)))
     smooth = x * x * (3 - 2 * x)
     return float(options.start_share + (1 - options.start_share) * smooth**options.exponent)
+
+
+def relative_rate(step: int, options: AdaptOptions) -> float:
+    """Learning rate of a step, relative: linear warm-up, then a cosine to nothing."""
+    warm = min(1.0, (step + 1) / max(1.0, options.warmup * options.steps))
+    return warm * 0.5 * (1 + math.cos(math.pi * step / options.steps))
+
+
+class FactorAdam(torch.optim.Optimizer):
+    """Adam with one second moment for a whole factor.
+
+    Adam moves every weight by about the learning rate, however little it matters, and every weight that moved
+    costs bits. Here weights with small gradients stay where they are, at zero.
+    """
+
+    def __init__(self, params: list[Tensor], lr: float, betas: tuple[float, float]) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move all factors once."""
+        for group in self.param_groups:
+            first, second = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state |= {"n": 0, "mean": torch.zeros_like(p), "square": 0.0}
+                state["n"] += 1
+                state["mean"].lerp_(p.grad, 1 - first)
+                state["square"] = second * state["square"] + (1 - second) * p.grad.square().mean()
+                size = (state["square"] / (1 - second ** state["n"])) ** 0.5 + 1e-12
+                p.sub_(state["mean"] * (group["lr"] / (1 - first ** state["n"]) / size))
 
 
 @dataclass(frozen=True)
@@ -264,7 +300,7 @@ def _fit(
         parameter.requires_grad_(False)
     factors, network = _Factors(base, options.shape, device), _Bits(base)
     order = np.argsort(-_rates(base, patches, device), kind="stable")
-    optimizer = torch.optim.Adam(
+    optimizer: torch.optim.Optimizer = (FactorAdam if options.per_factor else torch.optim.Adam)(
         list(factors.values.values()), lr=options.rate * 2**STEP_BITS, betas=(0.9, 0.95)
     )
     prior = options.prior_scale * 2**STEP_BITS
@@ -272,7 +308,7 @@ def _fit(
         pool = order[: max(1, math.ceil(share(step + 1, options) * len(order)))]
         batch = pool if options.patches is None else rng.permutation(pool)[: options.patches]
         for group in optimizer.param_groups:
-            group["lr"] = options.rate * 2**STEP_BITS * 0.5 * (1 + math.cos(math.pi * step / options.steps))
+            group["lr"] = options.rate * 2**STEP_BITS * relative_rate(step, options)
         optimizer.zero_grad(set_to_none=True)
         for start in range(0, len(batch), CHUNK[torch.device(device).type]):
             x, stats = patches.tensors(batch[start : start + CHUNK[torch.device(device).type]], device)
