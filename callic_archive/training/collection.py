@@ -47,22 +47,54 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Split:
-    """Files to train on and files held out; ``within``: one file alone is split by its rows instead."""
+class Parts:
+    """Crops to train on and crops held out, with the numbers of files they come from. ``within``: so few files
+    hold images that each is split by its rows."""
 
-    train: tuple[Source, ...]
-    held: tuple[Source, ...]
-    within: bool
+    train: CollectionCrops
+    held: dict[str, Crops]
+    files: int
+    held_files: int
+    within: bool = False
 
 
-def split(sources: Sequence[Source]) -> Split:
-    """Hold out about an eighth of the files, by the digest of their paths: the same ones in every run."""
+def in_fixed_order(sources: Sequence[Source]) -> tuple[Source, ...]:
+    """The files by the digest of their paths: an order as good as random, the same in every run."""
     files = [source for source in sources if source.kind == "file" and source.size]
     files.sort(key=lambda source: hashlib.sha256(source.path.encode("utf-8", "surrogateescape")).digest())
-    if len(files) < 2:
-        return Split(tuple(files), tuple(files), True)
+    return tuple(files)
+
+
+def take_parts(
+    model: IntegerModel,
+    sources: Sequence[Source],
+    seed: int,
+    progress: Callable[[int, int], None],
+    stopping: Callable[[], bool],
+) -> Parts:
+    """Hold out about an eighth of the files, or more where the first of them hold no image, and fill a pool
+    from the others. Raises NothingToTrain; with ``stopping`` the parts may be empty.
+    """
+    files = in_fixed_order(sources)
     count = max(1, round(len(files) * HELD_OUT))
-    return Split(tuple(files[count:]), tuple(files[:count]), False)
+    held = held_crops(model, files[:count], (0.0, 1.0), stopping)
+    while not held and count < len(files) and not stopping():
+        more = files[count : 2 * count]
+        held, count = held_crops(model, more, (0.0, 1.0), stopping), count + len(more)
+    train = CollectionCrops(model, files[count:], (0.0, 1.0), seed)
+    train.fill(progress, stopping)
+    if not train.empty or stopping():
+        return Parts(train, held, len(files) - count, count)
+    # Hardly any file holds an image: what there is gives its lowest rows.
+    train = CollectionCrops(model, files, (0.0, 1 - HELD_OUT), seed)
+    train.fill(progress, stopping)
+    held = held_crops(model, files, (1 - HELD_OUT, 1.0), stopping)
+    if (train.empty or not held) and not stopping():
+        raise NothingToTrain(
+            f"no image here would be coded with {model.name}, or what there is is too small to hold a part of it "
+            "out; training takes 8- and 16-bit images of formats that packing understands"
+        )
+    return Parts(train, held, len(files), len(files), within=True)
 
 
 def samples_by_planes(sources: Sequence[Source], stopping: Callable[[], bool]) -> dict[int, int]:
@@ -144,7 +176,7 @@ class CollectionCrops:
         self._weights: np.ndarray[tuple[int], np.dtype[np.float64]] = np.zeros(0)
 
     def fill(self, progress: Callable[[int, int], None], stopping: Callable[[], bool]) -> None:
-        """Visit files until the pool is full or there are no more. Raises NothingToTrain."""
+        """Visit files until the pool is full or there are no more."""
         dropped = False
         while self._next < len(self.files) and not stopping():
             dropped |= self._visit()
@@ -152,11 +184,11 @@ class CollectionCrops:
             if self._bytes >= self.pool_bytes:
                 break
         self._whole = self._next >= len(self.files) and not dropped
-        if not self._windows and not stopping():
-            raise NothingToTrain(
-                f"no image here would be coded with {self.model.name}, so there is nothing to train it on; "
-                "training takes 8- and 16-bit images of formats that packing understands"
-            )
+
+    @property
+    def empty(self) -> bool:
+        """Whether no image was found."""
+        return not self._windows
 
     @property
     def megapixels(self) -> float:

@@ -16,7 +16,7 @@ from callic_archive.model.allocator import keep_freed_memory
 from callic_archive.model.mgcf import MGCF
 from callic_archive.model.quantize import quantize
 from callic_archive.model.weights import IntegerModel, arrays_digest, load_model, save_model, to_arrays
-from callic_archive.training.collection import CollectionCrops, held_crops, samples_by_planes, split
+from callic_archive.training.collection import Parts, samples_by_planes, take_parts
 from callic_archive.training.crops import Crops
 from callic_archive.training.folder import TrainingFolder
 from callic_archive.training.measure import bits_per_sample
@@ -128,27 +128,18 @@ class TrainJob:
             return self._run(watch, stopping)
 
     def _run(self, watch: TrainWatch, stopping: Callable[[], bool]) -> Trained:
-        parts = split(self.sources)
-        # A single file is split by its rows.
-        train_rows, held_rows = ((0.0, 7 / 8), (7 / 8, 1.0)) if parts.within else ((0.0, 1.0), (0.0, 1.0))
         trainer = Trainer(self.base.weights.config, self.options, starting_model(self.base))
         if self.folder.checkpoint.exists():
             trainer.resume(self.folder.checkpoint)
-        watch.stage("looking at the held-out images")
-        held = held_crops(self.base, parts.held, held_rows, stopping)
         watch.stage("taking crops")
-        source = CollectionCrops(self.base, parts.train, train_rows, self.options.seed + trainer.steps)
-        source.fill(watch.step, stopping)
+        seed = self.options.seed + trainer.steps
+        parts = take_parts(self.base, self.sources, seed, watch.step, stopping)
         if stopping():
             raise Stopped
-        if not held:
-            raise NothingToTrain(
-                f"none of the {len(parts.held)} held-out files holds an image for {self.base.name} of at least 16 "
-                "pixels a side, so nothing could be said about the gain; give more files"
-            )
+        source, held = parts.train, parts.held
         before = bits_per_sample(held, self.base.weights)
         own_bytes = packed_size(self.base.raw)
-        watch.begun(before, len(parts.train), len(parts.held), source.megapixels)
+        watch.begun(before, parts.files, parts.held_files, source.megapixels)
         watch.stage("training")
         last: Report | None = None
         for report in trainer.run(
@@ -161,17 +152,10 @@ class TrainJob:
         if last is None or not last.finished:
             raise Stopped
         watch.stage("rounding to integers")
-        return self._finish(trainer, source, held, before, parts.held, parts.train)
+        return self._finish(trainer, parts, before)
 
-    def _finish(
-        self,
-        trainer: Trainer,
-        source: CollectionCrops,
-        held: Mapping[str, Crops],
-        before: float,
-        held_files: Sequence[Source],
-        files: Sequence[Source],
-    ) -> Trained:
+    def _finish(self, trainer: Trainer, parts: Parts, before: float) -> Trained:
+        source, held = parts.train, parts.held
         model: MGCF = trainer.average.cpu().eval()
         weights = quantize(model, [source.batch(CALIBRATION[1], 64) for _ in range(CALIBRATION[0])])
         in_float, in_integers = bits_per_sample(held, model), bits_per_sample(held, weights)
@@ -194,7 +178,7 @@ class TrainJob:
                 "device": self.options.device,
                 "optimizer": f"{self.options.optimizer} {self.options.rate:g}, cosine, EMA {self.options.ema}",
                 # Neither names nor paths: a model may be passed on, and names of medical files identify people.
-                "data": {"files": len(files), "held_out_files": len(held_files)},
+                "data": {"files": parts.files, "held_out_files": parts.held_files, "split_by_rows": parts.within},
             },
             "licence": LICENCE.format(
                 base=self.base.name, licence=self.base.metadata.get("licence", "unknown")
