@@ -1,4 +1,4 @@
-"""``callic-archive models``: which models there are, and what is known of each."""
+"""``callic-archive models list`` and ``callic-archive models show``: which models there are, and what is known of each."""
 
 from __future__ import annotations
 

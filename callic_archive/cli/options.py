@@ -165,6 +165,12 @@ minutes_option = click.option(
     metavar="M",
     help="Length of the whole training, earlier runs of the same command included.",
 )
+train_steps_option = click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    metavar="T",
+    help="Length of the whole training in steps instead of minutes.",
+)
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.  [default: one a core]"
 )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @options.model_output_option
 @options.base_option
 @options.minutes_option
+@options.train_steps_option
 @options.rate_option
 @options.device_option
 @options.threads_option
@@ -44,13 +45,14 @@ def train(common: Common, **values: Any) -> None:
     run_verb("train", common, lambda report: _train(report, common, **values), resumable=True)
 
 
-def train_options(minutes: float, rate: float, device: str) -> TrainOptions:
+def train_options(minutes: float, steps: int | None, rate: float, device: str) -> TrainOptions:
     """How training goes."""
     from callic_archive.training.job import native_bfloat16
     from callic_archive.training.trainer import TrainOptions
 
     return TrainOptions(
         minutes=minutes,
+        steps=steps,
         rate=rate,
         device=device,
         optimizer="adam",
@@ -68,6 +70,7 @@ def _train(
     output: Path,
     base: str | None,
     minutes: float,
+    steps: int | None,
     rate: float,
     device: str | None,
     threads: int | None,
@@ -120,9 +123,11 @@ def _train(
         try:
             progress.stage("looking at the images")
             model = start or _choose(report, found.sources, stopping)
-            chosen = train_options(minutes, rate, "cuda" if on_gpu else "cpu")
+            chosen = train_options(minutes, steps, rate, "cuda" if on_gpu else "cpu")
             job = TrainJob(model, found.sources, folder, chosen, output.name.split(".")[0])
-            trained = job.run(_Watch(report, progress, minutes), stopping)
+            trained = job.run(
+                _Watch(report, progress, f"{minutes:g} min" if steps is None else f"{steps} steps"), stopping
+            )
         except Stopped:
             if stop.requested == "SIGINT":
                 raise KeyboardInterrupt from None
@@ -154,10 +159,10 @@ def _choose(report: Report, sources: list[Source], stopping: Any) -> IntegerMode
 class _Watch:
     """Passes what training tells on to progress and report."""
 
-    def __init__(self, report: Report, progress: Progress, minutes: float) -> None:
+    def __init__(self, report: Report, progress: Progress, length: str) -> None:
         self._report = report
         self._progress = progress
-        self._minutes = minutes
+        self._length = length
         self._now, self._first = "", True
         self.stage = progress.stage
         self.step = progress.step
@@ -176,7 +181,9 @@ class _Watch:
         )
 
     def trained(self, trainer: Trainer) -> None:
-        text = f"training: step {trainer.steps:,}, {trainer.seconds / 60:.1f} of {self._minutes:g} min{self._now}"
+        text = (
+            f"training for {self._length}: step {trainer.steps:,}, {trainer.seconds / 60:.1f} min{self._now}"
+        )
         self._progress.share(text, min(1.0, trainer.progress))
 
     def reported(self, gain: Gain, report: TrainReport) -> None:

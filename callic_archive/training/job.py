@@ -178,7 +178,11 @@ class TrainJob:
                 "device": self.options.device,
                 "optimizer": f"{self.options.optimizer} {self.options.rate:g}, cosine, EMA {self.options.ema}",
                 # Neither names nor paths: a model may be passed on, and names of medical files identify people.
-                "data": {"files": parts.files, "held_out_files": parts.held_files, "split_by_rows": parts.within},
+                "data": {
+                    "files": parts.files,
+                    "held_out_files": parts.held_files,
+                    "split_by_rows": parts.within,
+                },
             },
             "licence": LICENCE.format(
                 base=self.base.name, licence=self.base.metadata.get("licence", "unknown")

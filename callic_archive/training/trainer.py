@@ -29,7 +29,8 @@ from callic_archive.training.schedule import learning_rate, make_optimizers
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """``minutes``: length of the whole schedule, resumed runs included. ``batch``: crops a step in the first
+    """``minutes``: length of the whole schedule, resumed runs included, unless ``steps`` say it.
+    ``batch``: crops a step in the first
     half, doubled after. ``report``: seconds between reports and checkpoints."""
 
     minutes: float
@@ -43,6 +44,7 @@ class TrainOptions:
     float32: bool = False
     seed: int = 1
     report: float = 60.0
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     """A checkpoint, read without running anything that it may hold. Raises DamagedCheckpoint."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        if not {"model", "ema", "step", "seconds", "pixels", "earlier", "optimizers"} <= set(state):
+        if not {"ema", "step", "pixels", "earlier"} <= set(state):
             raise ValueError("parts of it are missing")
     except (
         RuntimeError,
@@ -157,9 +159,9 @@ class Trainer:
             self.average.load_state_dict(state["ema"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
+            self.steps, self.seconds, self.pixels = state["step"], state["seconds"], state["pixels"]
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise DamagedCheckpoint(f"{checkpoint} is of another model or optimizer ({error})") from error
-        self.steps, self.seconds, self.pixels = state["step"], state["seconds"], state["pixels"]
         self.earlier = state["earlier"]
 
     def save(self, checkpoint: Path) -> None:
@@ -186,6 +188,8 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Share of the schedule that is done; may pass 1 a little."""
+        if self.options.steps is not None:
+            return self.steps / self.options.steps
         return self.seconds / (60 * self.options.minutes)
 
     def step(self, source: BatchSource) -> float:

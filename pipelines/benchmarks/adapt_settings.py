@@ -1,6 +1,6 @@
 """Settings of adaptation on held-out training images: bits of pixels, bits of the adapter, CPU seconds.
 
-    python -m pipelines.benchmarks.adapt_settings natural,histology now,slow,slow-whole --steps 24
+    python -m pipelines.benchmarks.adapt_settings natural,histology before,default --steps 24
 
 One line of JSON a run, so that a long comparison can be stopped and gone on with at any time; decision 0009 has
 the table that chose the defaults.
@@ -30,17 +30,28 @@ from pipelines.training_data import held_out
 KINDS = {
     "natural": ("rgb8/natural", 512),
     "histology": ("rgb8/histology", 512),
+    "enlarged": ("rgb8/natural", 256),
     "satellite": ("rgb8/satellite", 512),
     "ct": ("gray16/ct-philips", 512),
     "mr": ("gray16/mr-t1", 192),
     "microscopy": ("gray16/micro-cellprofiler", 512),
     "satellite-16": ("gray16/sat-misc", 256),
 }
-_OLD = AdaptOptions(rate=1e-2, prior_scale=0.05, start_share=0.2, shape=AdapterShape(7, 7, 2), patches=8)
+#: What was used before decision 0009.
+_OLD = AdaptOptions(
+    rate=1e-2,
+    prior_scale=0.05,
+    start_share=0.2,
+    shape=AdapterShape(7, 7, 2),
+    patches=8,
+    per_factor=False,
+    warmup=0.0,
+)
 _SLOW = replace(_OLD, rate=3e-3, prior_scale=0.02)
 _WHOLE = replace(_SLOW, start_share=1.0)
 _FACTOR = replace(_WHOLE, per_factor=True, warmup=0.15)
 VARIANTS = {
+    "default": AdaptOptions(),
     "warm": replace(_WHOLE, warmup=0.15),
     "factor": _FACTOR,
     "factor-nowarm": replace(_FACTOR, warmup=0.0),
@@ -49,9 +60,10 @@ VARIANTS = {
     "factor-ten": replace(_FACTOR, rate=1e-2),
     "factor-rank3": replace(_FACTOR, shape=AdapterShape(3, 3, 1)),
     "factor-rank3-five": replace(_FACTOR, rate=5e-3, shape=AdapterShape(3, 3, 1)),
+    "factor-rank3-ten": replace(_FACTOR, rate=1e-2, shape=AdapterShape(3, 3, 1)),
     "factor-rank2-five": replace(_FACTOR, rate=5e-3, shape=AdapterShape(2, 2, 1)),
     "factor-share": replace(_FACTOR, start_share=0.2),
-    "now": _OLD,
+    "before": _OLD,
     "slow": _SLOW,
     "slow-whole": _WHOLE,
     "slower": replace(_SLOW, rate=1.5e-3),
@@ -75,7 +87,12 @@ def validation_image(kind: str) -> tuple[str, Image]:
         with Pillow.open(path) as opened:
             image = np.asarray(opened.convert("RGB") if folder.startswith("rgb8") else opened)
         if min(image.shape[:2]) >= side and (image.ndim == 2 or folder.startswith("rgb8")):
-            return path.name, centre(image, side)
+            part = centre(image, side)
+            if kind == "enlarged":  # to twice the size: statistics that no base model has seen
+                part = np.asarray(
+                    Pillow.fromarray(part).resize((2 * side, 2 * side), Pillow.Resampling.BICUBIC)
+                )
+            return path.name, part
     raise FileNotFoundError(f"no held-out image of {side} pixels a side in {folder}")
 
 

@@ -155,7 +155,7 @@ def assert_refused(tree: Path, tmp_path: Path, models: list[Path | str], code: s
     assert ran.code == exit_code, ran.err
     assert ran.summary["error"]["code"] == code
     assert not list(tmp_path.glob("x.callic*"))
-    assert not run("pack", tree, "-o", tmp_path / "x.callic", *words, "--dry-run").code == 0
+    assert run("pack", tree, "-o", tmp_path / "x.callic", *words, "--dry-run").code == exit_code
     return str(ran.summary["error"]["message"])
 
 
@@ -214,7 +214,11 @@ def test_a_run_with_another_model_is_not_gone_on_with(tree: Path, gray_file: Pat
 
 def test_effort_decides_what_is_adapted(tree: Path, tmp_path: Path) -> None:
     found = {}
-    for words in (["--effort", "fast"], ["--effort", "max", "--steps", "1"], ["--effort", "max", "--adapt", "none"]):
+    for words in (
+        ["--effort", "fast"],
+        ["--effort", "max", "--steps", "1"],
+        ["--effort", "max", "--adapt", "none"],
+    ):
         name = "-".join(words).strip("-") + ".callic"
         ran = run("pack", tree, "-o", tmp_path / name, "--workers", "1", *words, "--json")
         assert ran.code == 0, ran.err

@@ -16,6 +16,7 @@ import pytest
 
 from callic_archive.errors import DamagedModel
 from callic_archive.model.weights import load_model
+from callic_archive.training.trainer import read_checkpoint
 from tests.command import ROOT, Ran, finish, run
 from tests.trees import smooth, write_pnm
 from tests.unit.model.builders import CONFORMANCE
@@ -33,8 +34,8 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def words(images: Path, model: Path, *more: object, minutes: float = 0.02) -> list[object]:
-    return ["train", images, "-o", model, "--base", GRAY, "--minutes", minutes, "--threads", 1, "--json", *more]
+def words(images: Path, model: Path, *more: object, steps: int = 3) -> list[object]:
+    return ["train", images, "-o", model, "--base", GRAY, "--steps", steps, "--threads", 1, "--json", *more]
 
 
 def start(*command: object) -> subprocess.Popen[str]:
@@ -59,10 +60,10 @@ def wait_for_training(process: subprocess.Popen[str]) -> None:
 @pytest.mark.slow
 def test_a_model_is_trained_packed_with_and_says_where_it_comes_from(images: Path, tmp_path: Path) -> None:
     model = tmp_path / "mine.safetensors"
-    ran = run(*words(images, model, "--rate", 0.005, minutes=0.25))
+    ran = run(*words(images, model, "--rate", 0.01, steps=60))
     assert ran.code == 0, ran.err
     summary = ran.summary
-    assert summary["steps"] > 5
+    assert summary["steps"] == 60
     assert summary["held_out"] < 0.97 * summary["held_out_before"]
     saved = summary["held_out_before"] - summary["held_out"]
     assert summary["pays_from_bytes"] == pytest.approx(
@@ -70,7 +71,8 @@ def test_a_model_is_trained_packed_with_and_says_where_it_comes_from(images: Pat
     )
     assert not list(tmp_path.glob("*.partial"))
     baseline = next(event for event in ran.events if event["event"] == "baseline")
-    assert (baseline["files"], baseline["held_out_files"]) == (9, 1)
+    assert baseline["files"] + baseline["held_out_files"] == 10
+    assert baseline["held_out_files"] >= 1
     evaluations = [event for event in ran.events if event["event"] == "evaluation"]
     assert evaluations[-1]["step"] == summary["steps"]
     loaded = load_model(model)
@@ -84,9 +86,7 @@ def test_a_model_is_trained_packed_with_and_says_where_it_comes_from(images: Pat
     assert "images" not in json.dumps(event["record"]["training"])  # no paths in what may be passed on
     sizes = {}
     for name, base in (("before", GRAY), ("after", model)):
-        packed = run(
-            "pack", images, "-o", tmp_path / name, "--model", base, "--effort", "fast", "--json"
-        )
+        packed = run("pack", images, "-o", tmp_path / name, "--model", base, "--effort", "fast", "--json")
         assert packed.code == 1  # broken.pgm
         sizes[name] = packed.summary["image_bytes"]
         assert run("verify", tmp_path / name).code == 0
@@ -98,7 +98,7 @@ def test_a_model_is_trained_packed_with_and_says_where_it_comes_from(images: Pat
 
 def test_a_flipped_bit_in_a_trained_model_is_noticed(images: Path, tmp_path: Path) -> None:
     model = tmp_path / "m.safetensors"
-    assert run(*words(images, model, minutes=0.002)).code == 0
+    assert run(*words(images, model, steps=2)).code == 0
     data = bytearray(model.read_bytes())
     data[-700] ^= 1  # in the arrays, where no bound and no shape would notice
     model.write_bytes(data)
@@ -115,8 +115,7 @@ def test_a_stopped_training_goes_on(
     number: signal.Signals, code: int, error: str, images: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "m.safetensors"
-    command = words(images, model, minutes=0.15)
-    process = start(*command)
+    process = start(*words(images, model, steps=100_000))
     wait_for_training(process)
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
@@ -126,13 +125,15 @@ def test_a_stopped_training_goes_on(
     assert "same command again" in stopped.summary["error"]["message"]
     assert not model.exists()
     assert (tmp_path / "m.safetensors.partial" / "checkpoint.pt").exists()
-    other = run(*words(images, model, "--rate", "0.01", minutes=0.15))
+    other = run(*words(images, model, "--rate", "0.01", steps=5))
     assert (other.code, other.summary["error"]["code"]) == (2, "E004")
     assert "rate" in other.summary["error"]["message"]
-    went_on = finish(start(*command), timeout=240)
+    done = read_checkpoint(tmp_path / "m.safetensors.partial" / "checkpoint.pt")["step"]
+    assert done >= 1
+    went_on = finish(start(*words(images, model, steps=done + 3)), timeout=240)
     assert went_on.code == 0, went_on.err
     assert [e for e in went_on.events if e["event"] == "note" and "going on" in e["message"]]
-    assert went_on.summary["minutes"] < 0.15 + 0.1
+    assert went_on.summary["steps"] == done + 3
     assert model.exists()
     assert not list(tmp_path.glob("*.partial"))
 
@@ -140,13 +141,13 @@ def test_a_stopped_training_goes_on(
 @pytest.mark.slow
 def test_a_killed_training_goes_on_from_its_last_checkpoint(images: Path, tmp_path: Path) -> None:
     model = tmp_path / "m.safetensors"
-    process = start(*words(images, model, minutes=30))
+    process = start(*words(images, model, steps=100_000))
     wait_for_training(process)
     process.kill()
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert (tmp_path / "m.safetensors.partial" / "job.json").exists()
-    ran = run(*words(images, model, minutes=0.01))
+    ran = run(*words(images, model, steps=4))
     assert ran.code == 0, ran.err
     assert load_model(model).digest == ran.summary["sha256"]
 
@@ -161,7 +162,7 @@ def test_a_damaged_checkpoint_is_named(images: Path, tmp_path: Path) -> None:
     assert ran.summary["error"]["code"] == "E307"
     assert "remove it to begin anew" in ran.summary["error"]["message"]
     (folder / "checkpoint.pt").unlink()
-    assert run(*words(images, model, minutes=0.002)).code == 0
+    assert run(*words(images, model, steps=2)).code == 0
 
 
 def test_two_trainings_of_one_model_do_not_meet(images: Path, tmp_path: Path) -> None:

@@ -120,9 +120,9 @@ def test_the_same_seed_gives_the_same_crops(tmp_path: Path) -> None:
 
 
 def test_one_file_alone_is_split_by_its_rows(tmp_path: Path) -> None:
-    image = np.concatenate([smooth(140, 40) % 50, smooth(20, 40) % 50 + 200]).astype(np.uint8)  # packed to ranks
+    parts_of_rows = [smooth(140, 40) % 50, smooth(20, 40) % 50 + 200]  # packed to ranks 0..99
+    image = np.concatenate(parts_of_rows).astype(np.uint8)
     write_pnm(tmp_path / "t" / "one.pgm", image)
-    files = tuple(s for s in sources(tmp_path / "t") if s.kind == "file")
     (tmp_path / "t" / "words.txt").write_text("words")
     parts = take_parts(model(1), sources(tmp_path / "t"), 1, silent, never)
     assert parts.within
