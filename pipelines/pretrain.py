@@ -21,11 +21,9 @@ import click
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see callic_archive/cli/main.py
 
-import torch
-
 from callic_archive.model.allocator import keep_freed_memory
 from callic_archive.model.config import MGCFConfig
-from callic_archive.training.trainer import Trainer, TrainOptions, starting_point
+from callic_archive.training.trainer import Trainer, TrainOptions, limit_threads, starting_point
 from pipelines.training_data import CropSource
 
 CHANNELS = {"rgb8": 3, "gray16": 1}
@@ -43,7 +41,11 @@ CHANNELS = {"rgb8": 3, "gray16": 1}
     "--minutes", type=float, required=True, help="length of the whole schedule, resumed runs included"
 )
 @click.option(
-    "--batch", type=int, default=4, show_default=True, help="crops a step in the first half; doubled after"
+    "--batch",
+    type=int,
+    default=4,
+    show_default=True,
+    help="crops a step in the first half; then twice the pixels",
 )
 @click.option("--crop", type=int, default=64, show_default=True)
 @click.option("--rate", type=float, default=2e-3, show_default=True)
@@ -88,7 +90,7 @@ def main(
     """Train the base model KIND."""
     click.get_current_context().with_resource(keep_freed_memory())
     if threads:
-        torch.set_num_threads(threads)
+        limit_threads(threads)
     root = data or Path(os.environ.get("CALLIC_SHARED", "../shared")) / "data" / "train"
     run_dir.mkdir(parents=True, exist_ok=True)
     options = TrainOptions(

@@ -113,9 +113,9 @@ def _train(
         from callic_archive.training.job import Stopped, TrainJob
 
         if threads:
-            import torch
+            from callic_archive.training.trainer import limit_threads
 
-            torch.set_num_threads(threads)
+            limit_threads(threads)
 
         def stopping() -> bool:
             return stop.requested is not None

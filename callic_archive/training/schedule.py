@@ -17,6 +17,16 @@ def learning_rate(progress: float, step: int) -> float:
     return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
+def batch_shape(progress: float, batch: int, crop: int) -> tuple[int, int]:
+    """Number and side of a step's crops: more pixels in the second half, where gradients must be quieter, and
+    larger crops in the last third, since tiles are coded whole and have few pixels near a border."""
+    if progress < 0.5:
+        return batch, crop
+    if progress < 0.67:
+        return 2 * batch, crop
+    return max(1, batch // 2), 2 * crop
+
+
 def make_optimizers(model: MGCF, rate: float, hidden: str) -> list[torch.optim.Optimizer]:
     """Adam for all, or Muon for the blocks' matrices and Adam for the rest."""
     matrices = [

@@ -24,14 +24,14 @@ from callic_archive.model.dequantize import float_model
 from callic_archive.model.mgcf import MGCF
 from callic_archive.model.weights import IntegerModel, load_model
 from callic_archive.training.crops import BatchSource, Crops
-from callic_archive.training.schedule import learning_rate, make_optimizers
+from callic_archive.training.schedule import batch_shape, learning_rate, make_optimizers
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """``minutes``: length of the whole schedule, resumed runs included, unless ``steps`` say it.
     ``batch``: crops a step in the first
-    half, doubled after. ``report``: seconds between reports and checkpoints."""
+    half, then twice the pixels. ``report``: seconds between reports and checkpoints."""
 
     minutes: float
     batch: int = 4
@@ -70,6 +70,14 @@ class Report:
     def mean(self) -> float:
         """Mean over the held-out domains."""
         return sum(self.held_out.values()) / max(1, len(self.held_out))
+
+
+def limit_threads(count: int) -> None:
+    """Train on at most this many CPU threads: those of torch, and of the depth-wise loops."""
+    import numba
+
+    torch.set_num_threads(count)
+    numba.set_num_threads(min(count, numba.get_num_threads()))
 
 
 def starting_point(path: Path) -> Start:
@@ -195,8 +203,8 @@ class Trainer:
     def step(self, source: BatchSource) -> float:
         """One step on a batch; its loss in bits per sample."""
         options = self.options
-        count = options.batch if self.progress < 0.5 else 2 * options.batch
-        x, stats = source.batch(count, options.crop)
+        count, side = batch_shape(self.progress, options.batch, options.crop)
+        x, stats = source.batch(count, side)
         x = x.to(self.device)
         stats = stats.map(lambda v: v.to(self.device))
         for opt in self.optimizers:
@@ -211,7 +219,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for opt in self.optimizers:
             opt.step()
-        self.steps, self.pixels = self.steps + 1, self.pixels + count * options.crop**2
+        self.steps, self.pixels = self.steps + 1, self.pixels + count * side * side
         decay = min(options.ema, (self.steps + 1) / (self.steps + 10))
         with torch.no_grad():
             for a, p in zip(self.average.parameters(), self.model.parameters(), strict=True):
