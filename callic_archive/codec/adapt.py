@@ -48,8 +48,10 @@ CHUNK = {"cpu": 4, "cuda": 256}
 LEAST_STEPS, MOST_STEPS, STEPS_PER_MEGAPIXEL = 50, 400, 2.0
 
 
-#: Ranks by the pixels that share an adapter's bits (decision 0009).
-SMALL_SHAPE, LARGE_SHAPE, LARGE_FROM = AdapterShape(3, 3, 1), AdapterShape(7, 7, 2), 0.75e6
+#: Ranks and learning rate by the pixels that share an adapter's bits (decision 0009).
+LARGE_FROM = 0.75e6
+SMALL_SHAPE, LARGE_SHAPE = AdapterShape(3, 3, 1), AdapterShape(7, 7, 2)
+SMALL_RATE, LARGE_RATE = 3e-3, 5e-3
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,11 @@ class AdaptOptions:
     ``start_share``, ``exponent``, ``tail``: b, e and d of the schedule (start share 1 trains on all patches
     from the start: where steps sample patches, a smaller share saves no time and costs bits). ``per_factor``:
     step sizes of whole factors (``FactorAdam``) instead of Adam's. ``warmup``: share of the steps in which the
-    rate rises. ``shape``: None chooses ranks by the pixels. Defaults were measured (decision 0009).
+    rate rises. ``rate``, ``shape``: None chooses by the pixels. Defaults were measured (decision 0009).
     """
 
     steps: int = 50
-    rate: float = 3e-3
+    rate: float | None = None
     patches: int | None = 8
     start_share: float = 1.0
     exponent: float = 1.0
@@ -304,15 +306,16 @@ def _fit(
     shape = options.shape or (SMALL_SHAPE if total_pixels < LARGE_FROM else LARGE_SHAPE)
     factors, network = _Factors(base, shape, device), _Bits(base)
     order = np.argsort(-_rates(base, patches, device), kind="stable")
+    rate = (options.rate or (SMALL_RATE if total_pixels < LARGE_FROM else LARGE_RATE)) * 2**STEP_BITS
     optimizer: torch.optim.Optimizer = (FactorAdam if options.per_factor else torch.optim.Adam)(
-        list(factors.values.values()), lr=options.rate * 2**STEP_BITS, betas=(0.9, 0.95)
+        list(factors.values.values()), lr=rate, betas=(0.9, 0.95)
     )
     prior = options.prior_scale * 2**STEP_BITS
     for step in range(options.steps):
         pool = order[: max(1, math.ceil(share(step + 1, options) * len(order)))]
         batch = pool if options.patches is None else rng.permutation(pool)[: options.patches]
         for group in optimizer.param_groups:
-            group["lr"] = options.rate * 2**STEP_BITS * relative_rate(step, options)
+            group["lr"] = rate * relative_rate(step, options)
         optimizer.zero_grad(set_to_none=True)
         for start in range(0, len(batch), CHUNK[torch.device(device).type]):
             x, stats = patches.tensors(batch[start : start + CHUNK[torch.device(device).type]], device)

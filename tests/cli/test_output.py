@@ -55,7 +55,7 @@ def verbs(group: click.Group = cli) -> Iterator[tuple[str, ...]]:
             yield (name,)
 
 
-@pytest.mark.parametrize("verb", verbs(), ids=" ".join)
+@pytest.mark.parametrize("verb", list(verbs()), ids=" ".join)
 def test_every_verb_explains_itself(verb: tuple[str, ...]) -> None:
     ran = run(*verb, "--help")
     assert ran.code == 0
