@@ -31,7 +31,7 @@ WINDOWS_A_FILE = 16
 LEAST_SIDE = 16
 #: Share of the files that is held out, and how much of them is looked at.
 HELD_OUT, HELD_CROPS, HELD_SIDE = 1 / 8, 32, 128
-MOST_HELD_FILES = 64
+MOST_HELD_FILES = 4096
 #: Files that are opened to find out which model a collection is for.
 LOOKED_AT = 48
 #: Steps between two visits of further files.
@@ -244,7 +244,7 @@ def held_crops(
     for source in files[:MOST_HELD_FILES]:
         if count >= HELD_CROPS or stopping():
             break
-        each = max(1, HELD_CROPS // max(1, min(len(files), MOST_HELD_FILES)))
+        each = max(1, HELD_CROPS // max(1, min(len(files), HELD_CROPS)))
         taken = 0
         for image in images_of(source):
             if taken >= each:

@@ -104,7 +104,10 @@ def preferred_planes(
     if stopping():
         raise Stopped
     if not total:
-        raise NothingToTrain("none of the files looked at holds an image that the codec takes")
+        raise NothingToTrain(
+            "none of the files looked at holds an image that the codec takes; if there are some among many other "
+            "files, name the model to start from with --base, or the files with --include"
+        )
     return max(found, key=lambda planes: found[planes]), {p: n / total for p, n in found.items()}
 
 
