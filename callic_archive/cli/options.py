@@ -109,7 +109,6 @@ adapt_option = click.option(
 )
 models_option = click.option(
     "--model",
-    "models",
     multiple=True,
     metavar="NAME|FILE",
     help="Code images with this model instead of the one that ships for as many planes; may be repeated.",

@@ -85,7 +85,7 @@ def _pack(
     effort: EffortName,
     adapt: AdaptMode | None,
     steps: int | None,
-    models: tuple[str, ...],
+    model: tuple[str, ...],
     coder: str,
     fidelity: str,
     include: tuple[str, ...],
@@ -102,12 +102,12 @@ def _pack(
     from callic_archive.cli.resources import resources_of
     from callic_archive.scheduling.pack import execute
 
-    report.hide(output, *sources, *models)
+    report.hide(output, *sources, *model)
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=scheduler)
     on_gpu = resources.gpus > 0
     chosen = effort_of(effort, on_gpu=on_gpu, adapt=adapt, steps=steps)
-    named = _named_models(models)
-    plan = codec_plan(coder=coder, effort=chosen, models=models, device="cuda" if on_gpu else "cpu")
+    named = _named_models(model)
+    plan = codec_plan(coder=coder, effort=chosen, models=model, device="cuda" if on_gpu else "cpu")
     staging = Staging(output.parent / output.name if output.name else output)
     staging.check()
     selection = Selection(include, exclude)
