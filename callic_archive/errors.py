@@ -41,9 +41,7 @@ class DestinationExists(UsageError):
 
 
 class OtherRun(UsageError):
-    """The unfinished archive beside the destination belongs to another command, or to one that is still
-    running.
-    """
+    """What is unfinished beside the destination belongs to another command, or to one that is still running."""
 
     code = "E004"
 
@@ -240,6 +238,26 @@ class MismatchedAdapter(ModelError):
     """An adapter was made for another model than the one it is used with."""
 
     code = "E304"
+
+
+class UnsuitableModel(ModelError):
+    """A model given by name or file cannot serve: no such name, planes that no image needs, or given twice."""
+
+    code = "E305"
+    exit_code = 2
+
+
+class NothingToTrain(ModelError):
+    """The sources hold no image, or too little of one, that the model in training would code."""
+
+    code = "E306"
+    exit_code = 2
+
+
+class DamagedCheckpoint(ModelError):
+    """The checkpoint of an unfinished training cannot be read, or belongs to another model."""
+
+    code = "E307"
 
 
 # -- E4xx: container -----------------------------------------------------------------------------------------

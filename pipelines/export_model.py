@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 
-from callic_archive.entropy.mixture import MixtureTables, ideal_bits
+from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.model.config import MGCFConfig
-from callic_archive.model.integer import CpuModel, Geometry, Plane, scan_order
-from callic_archive.model.mgcf import MGCF, PlaneStats
+from callic_archive.model.mgcf import MGCF
 from callic_archive.model.quantize import quantize
-from callic_archive.model.weights import IntegerWeights, save_model
+from callic_archive.model.weights import save_model
+from callic_archive.training.measure import float_bits, integer_bits
 from pipelines.training_data import CropSource
 
 LICENCE = "Apache-2.0 (weights); trained on the sets named here, whose licences are listed with them"
@@ -42,35 +41,6 @@ SOURCES = {
     "gray16/sat-misc": "cogeotiff/rio-tiler (BSD-3); CosmiQ/solaris (Apache-2.0)",
     "gray16/naip-nir": "NAIP near infrared (opengeos/data, MIT, public domain)",
 }
-
-
-def integer_bits(weights: IntegerWeights, x: torch.Tensor, stats: PlaneStats) -> float:
-    """Code length in bits of crops (N, C, H, W) under the integer model and the integer CDF."""
-    model, tables, total = CpuModel(weights), MixtureTables.build(), 0.0
-    for i in range(x.shape[0]):
-        levels = x[i].numpy().astype(np.int32)
-        count, height, width = levels.shape
-        plane = Plane(int(stats.shift[i]), int(stats.depth[i]), int(stats.mid[i]))
-        geometry = Geometry(height, width, height, width)
-        order, _ = scan_order(geometry)
-        tile = model.tile(geometry, plane, levels)
-        flat = levels.reshape(count, -1)
-        for start in range(0, order.size, 4096):
-            rows = order[start : start + 4096]
-            head, skip = tile.parameters(rows)
-            symbols = np.ascontiguousarray(flat[:, rows].T)
-            bounds = [plane.shift] * count, [0] * count, [int(stats.top[i])] * count
-            total += float(ideal_bits(head, skip, *bounds, tables, symbols).sum())
-    return total
-
-
-def float_bits(model: MGCF, x: torch.Tensor, stats: PlaneStats) -> float:
-    """Code length in bits of the same crops under the float32 model."""
-    total = 0.0
-    with torch.no_grad():
-        for i in range(x.shape[0]):
-            total += float(model.bits(x[i : i + 1], stats.map(lambda v, i=i: v[i : i + 1])).double().sum())  # type: ignore[misc]
-    return total
 
 
 @click.command()

@@ -47,7 +47,9 @@ RANGES = {
     "E6": "Environment",
 }
 
-ROWS = ("", "images", "entropy", "model", "codec", "container", "archive", "access", "scheduling", "cli")
+ROWS = (
+    "", "images", "entropy", "model", "codec", "container", "archive", "access", "training", "scheduling", "cli",
+)  # fmt: skip
 
 
 def error_classes() -> list[type[errors.CallicError]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from callic_archive.model.mgcf import PlaneStats
-from callic_archive.model.scaling import MAX_SHIFT, depth_of, unit_shift
+from callic_archive.model.scaling import MAX_SHIFT, unit_shift
+from callic_archive.training.crops import Statistics, collate, random_crop, statistics
 
 #: Sampling weight of each training folder (relative). Folders of gray planes taken from RGB images are
 #: marked ``rgb:``.
@@ -31,10 +31,6 @@ GRAY_DOMAINS = {
     "rgb:rgb8/histology": 0.04,
     "rgb:rgb8/satellite": 0.04,
 }
-
-
-#: (shift, depth, mid, top) of a plane group, see ``PlaneStats``.
-Statistics = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -104,31 +100,13 @@ class CropSource:
         for d in self.rng.choice(len(names), count, p=weights / weights.sum()):
             area = self.area[names[d]]
             sample = self.train[names[d]][int(self.rng.choice(area.size, p=area / area.sum()))]
-            crop = self._crop(sample, size)
+            crop = random_crop(sample.planes, size, self.rng)
             stat = statistics(crop, sample.levels)
             if self.channels == 1:
                 crop, stat = self._augment_levels(crop, stat)
             crops.append(crop)
             stats.append(stat)
         return collate(crops, stats)
-
-    def _crop(self, sample: Sample, size: int) -> NDArray[np.uint16]:
-        _, h, w = sample.planes.shape
-        pad_h, pad_w = max(0, size - h), max(0, size - w)
-        planes = sample.planes
-        if pad_h or pad_w:
-            planes = np.pad(planes, ((0, 0), (0, pad_h), (0, pad_w)), mode="symmetric")
-            _, h, w = planes.shape
-        top, left = int(self.rng.integers(h - size + 1)), int(self.rng.integers(w - size + 1))
-        crop = planes[:, top : top + size, left : left + size]
-        turn = int(self.rng.integers(8))
-        if turn & 1:
-            crop = crop[:, ::-1]
-        if turn & 2:
-            crop = crop[:, :, ::-1]
-        if turn & 4:
-            crop = crop.transpose(0, 2, 1)
-        return np.ascontiguousarray(crop)
 
     def _augment_levels(
         self, crop: NDArray[np.uint16], stat: Statistics
@@ -162,18 +140,3 @@ class CropSource:
             if crops:
                 result[domain] = collate(crops, stats)
         return result
-
-
-def statistics(planes: NDArray[np.uint16], levels: int) -> Statistics:
-    """(shift, depth, mid, top) as the encoder would choose them for these planes."""
-    depth = depth_of(levels)
-    return unit_shift(planes), depth, 1 << (depth - 1), levels - 1
-
-
-def collate(
-    crops: Sequence[NDArray[np.uint16]], stats: Sequence[Statistics]
-) -> tuple[torch.Tensor, PlaneStats]:
-    """Stack crops (C, H, W) and their statistics to float32 tensors."""
-    x = torch.from_numpy(np.stack(crops).astype(np.float32))
-    columns = torch.tensor(stats, dtype=torch.float32)
-    return x, PlaneStats(*columns.unbind(1))

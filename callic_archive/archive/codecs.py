@@ -114,10 +114,12 @@ class CallicPlan:
     """The learned codec of this package: shipped models, or model files named by the user."""
 
     coder: Literal["range", "torchac"] = "range"
-    adapt: Literal["none", "image", "collection"] = "none"
+    adapt: Literal["none", "image", "collection", "both"] = "none"
     steps: int | None = None
+    image_steps: int | None = None  # of an image's own adapter, where that differs from ``steps``
     device: Literal["cpu", "cuda"] = "cpu"
     models: tuple[Path, ...] = ()
+    digests: tuple[str, ...] = ()  # of ``models``, where a file that changes meanwhile must be noticed
     adapters: tuple[bytes, ...] = field(default=(), repr=False)
 
     def open(self, *, threads: int | None = None) -> Codec:
@@ -130,13 +132,14 @@ class CallicPlan:
             "coder": self.coder,
             "adapt": self.adapt,
             "steps": self.steps,
+            "image_steps": self.image_steps,
             "models": sorted(self.model_files()),
         }
 
     @property
     def trains(self) -> bool:
         """Whether adapters are to be fitted to the collection before packing."""
-        return self.adapt == "collection"
+        return self.adapt in ("collection", "both")
 
     def train(
         self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
@@ -148,7 +151,7 @@ class CallicPlan:
         options = AdaptOptions(steps=steps, device=self.device)
         adapters = train_adapters(
             images,
-            models=_model_set(self.models),
+            models=_model_set(self.models, self.digests),
             options=options,
             total_pixels=total_pixels,
             progress=progress,
@@ -161,7 +164,7 @@ class CallicPlan:
 
     def model_files(self) -> Mapping[str, Path]:
         """SHA-256 to file."""
-        return {model.digest: Path(model.path) for model in _model_set(self.models)}
+        return {model.digest: Path(model.path) for model in _model_set(self.models, self.digests)}
 
 
 @dataclass(frozen=True)
@@ -201,10 +204,10 @@ def _usable(models: Sequence[Path], adapters: Sequence[bytes]) -> tuple[list[Pat
     return kept, whole
 
 
-def _model_set(paths: Sequence[Path]) -> Any:
+def _model_set(paths: Sequence[Path], digests: Sequence[str] = ()) -> Any:
     from callic_archive.model.weights import ModelSet
 
-    return ModelSet.from_paths(list(paths)) if paths else ModelSet.default()
+    return ModelSet.from_paths(list(paths), digests) if paths else ModelSet.default()
 
 
 class _CallicCodec:
@@ -215,7 +218,7 @@ class _CallicCodec:
 
         self._plan = plan
         self._threads = threads
-        self._models = _model_set(plan.models)
+        self._models = _model_set(plan.models, plan.digests)
         adapters = [read_adapter(payload, self._models) for payload in plan.adapters]
         self._digests = [model.digest for model in self._models]
         self._adapters = {adapter.digest: adapter for adapter in adapters}
@@ -225,10 +228,11 @@ class _CallicCodec:
 
         plan = self._plan
         options: dict[str, Any] = {"coder": plan.coder, "device": plan.device, "threads": self._threads}
-        if plan.adapt == "image":
+        if plan.adapt in ("image", "both"):
             options["adapt"] = "image"
-            if plan.steps is not None:
-                options["steps"] = plan.steps
+            steps = plan.image_steps or plan.steps
+            if steps is not None:
+                options["steps"] = steps
         return encode_image(
             image,
             models=self._models,

@@ -69,7 +69,7 @@ def take_sample(sources: list[Source], copies: Path | None = None) -> Sample:
     for source in order[:MOST_FILES]:
         if taken >= SAMPLE_BYTES:
             break
-        found = _images_of(source, contexts, copies)
+        found = images_of(source, contexts, copies)
         seen_bytes += source.size
         seen_pixels += sum(image.shape[0] * image.shape[1] for image in found)
         for image in found:
@@ -79,7 +79,15 @@ def take_sample(sources: list[Source], copies: Path | None = None) -> Sample:
     return Sample(tuple(images), seen_pixels * total // max(1, seen_bytes))
 
 
-def _images_of(source: Source, contexts: ContextFinder, copies: Path | None) -> tuple[Image, ...]:
+def images_of(
+    source: Source, contexts: ContextFinder | None = None, copies: Path | None = None
+) -> tuple[Image, ...]:
+    """The images of a file; () for what is no image, is broken, or would take much memory to look into.
+
+    ``contexts`` finds what lies beside the file, ``copies`` is a folder for copies of large ones. Raises
+    EnvironmentFailure.
+    """
+    contexts = contexts or ContextFinder(read_beside)
     try:
         context = contexts.of(source.file, source.path.count("/"))
         if source.size >= WHOLE_BELOW and context is None:

@@ -95,13 +95,15 @@ def finish(
 
 def _copy_models(folder: Path, wanted: set[str], plan: CodecPlan) -> list[Path]:
     """Put the models that entries name beside the shards, each a Zstandard frame: a fifth of a model is air."""
+    from callic_archive.model.weights import read_model_bytes
+
     copies: list[Path] = []
     files = plan.model_files() if wanted else {}
     for digest in sorted(wanted):
         if digest not in files:
             raise ModelError(f"the model {digest} that entries were coded with is not there any more")
         target = folder / f"{digest}{MODEL_SUFFIX}"
-        data = files[digest].read_bytes()
+        data = read_model_bytes(files[digest])
         if hashlib.sha256(data).hexdigest() != digest:
             raise ModelError(f"the model file {files[digest]} changed since it was loaded")
         with writing(folder):

@@ -15,9 +15,11 @@ from callic_archive.cli.diff import diff
 from callic_archive.cli.doctor import doctor
 from callic_archive.cli.info import info
 from callic_archive.cli.list import list_
+from callic_archive.cli.models import models
 from callic_archive.cli.pack import pack
 from callic_archive.cli.report import JSON_VERSION
 from callic_archive.cli.salvage import salvage
+from callic_archive.cli.train import train
 from callic_archive.cli.unpack import unpack
 from callic_archive.cli.verify import verify
 
@@ -55,7 +57,7 @@ def cli() -> None:
     """
 
 
-for command in (pack, unpack, cat, verify, diff, salvage, list_, info, doctor):
+for command in (pack, unpack, cat, verify, diff, salvage, list_, info, models, train, doctor):
     cli.add_command(command)
 
 
@@ -79,12 +81,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _wants_json(words: Sequence[str]) -> bool:
     verb = _verb(words)
-    variable = os.environ.get(f"CALLIC_ARCHIVE_{verb.upper()}_JSON", "") if verb else ""
+    variable = os.environ.get(f"CALLIC_ARCHIVE_{verb.upper().replace(' ', '_')}_JSON", "") if verb else ""
     return "--json" in words or variable.lower() in ("1", "true", "yes", "on", "t", "y")
 
 
 def _verb(words: Sequence[str]) -> str:
-    return words[0] if words and words[0] in cli.commands else ""
+    first = cli.commands.get(words[0]) if words else None
+    if first is None:
+        return ""
+    inner = first.commands if isinstance(first, click.Group) else {}
+    return " ".join(words[:2]) if len(words) > 1 and words[1] in inner else words[0]
 
 
 def _usage_summary(words: Sequence[str], message: str) -> None:

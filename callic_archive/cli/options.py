@@ -105,10 +105,23 @@ output_option = click.option(
     type=click.Path(path_type=Path),
     help="The archive to make, a folder. An unfinished ARCHIVE.partial beside it is gone on with.",
 )
+effort_option = click.option(
+    "--effort",
+    type=click.Choice(["fast", "default", "max"]),
+    default="default",
+    show_default=True,
+    help="fast: no adaptation. max: once to all and then to each image, whatever is smallest.",
+)
 adapt_option = click.option(
     "--adapt",
-    type=click.Choice(["none", "image", "collection"]),
-    help="Fit the model to each image (slow, smallest) or once to all.  [default: collection; image on GPUs]",
+    type=click.Choice(["none", "image", "collection", "both"]),
+    help="Fit the model to each image, once to all, or both.  [default: as --effort says]",
+)
+models_option = click.option(
+    "--model",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="Code images with this model instead of the one that ships for as many planes; may be repeated.",
 )
 steps_option = click.option(
     "--steps", type=click.IntRange(min=1), metavar="T", help="Training steps of an adaptation."
@@ -138,6 +151,47 @@ dry_run_option = click.option(
 )
 no_verify_option = click.option(
     "--no-verify", is_flag=True, help="Do not decode each codestream to prove it; not advised."
+)
+
+# -- train ---------------------------------------------------------------------------------------------------
+
+model_output_option = click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="MODEL",
+    type=click.Path(path_type=Path),
+    help="The model file to make. An unfinished MODEL.partial beside it is gone on with.",
+)
+base_option = click.option(
+    "--base",
+    metavar="NAME|FILE",
+    help="The model to start from.  [default: the one that ships for most of the images]",
+)
+minutes_option = click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="M",
+    help="Length of the whole training, earlier runs of the same command included.",
+)
+train_steps_option = click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    metavar="T",
+    help="Length of the whole training in steps instead of minutes.",
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads.  [default: one a core]"
+)
+rate_option = click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True, max=0.1),
+    default=1e-3,
+    show_default=True,
+    metavar="R",
+    help="Learning rate at the start of the cosine.",
 )
 
 # -- unpack and verify ---------------------------------------------------------------------------------------

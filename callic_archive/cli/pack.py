@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from callic_archive.cli.running import run_verb
 if TYPE_CHECKING:
     from callic_archive.archive.codecs import CodecPlan
     from callic_archive.archive.commit import Finished
+    from callic_archive.archive.effort import AdaptMode, Effort, EffortName
     from callic_archive.archive.entries import Entry
     from callic_archive.archive.pack_one import PackOptions
     from callic_archive.archive.packing import PackRun
@@ -30,8 +33,10 @@ if TYPE_CHECKING:
 @options.gpus_option
 @options.workers_option
 @options.scheduler_option
+@options.effort_option
 @options.adapt_option
 @options.steps_option
+@options.models_option
 @options.coder_option
 @options.fidelity_option
 @options.include_option
@@ -52,11 +57,24 @@ def pack(common: Common, **values: Any) -> None:
     run_verb("pack", common, lambda report: _pack(report, common, **values), resumable=True)
 
 
-def codec_plan(*, coder: str, adapt: str, steps: int | None, device: str) -> CodecPlan:
-    """The codec that pack uses."""
+def codec_plan(*, coder: str, effort: Effort, models: tuple[str, ...], device: str) -> CodecPlan:
+    """The codec that pack uses. Raises ModelError for models that cannot serve."""
     from callic_archive.archive.codecs import CallicPlan
 
-    return CallicPlan(coder=coder, adapt=adapt, steps=steps, device=device)  # type: ignore[arg-type]
+    plan = CallicPlan(
+        coder=coder,  # type: ignore[arg-type]
+        adapt=effort.adapt,
+        steps=effort.steps,
+        image_steps=effort.image_steps,
+        device=device,  # type: ignore[arg-type]
+    )
+    if not models:
+        return plan
+    from callic_archive.model.catalogue import models_for_packing
+
+    chosen = [info.model for info in models_for_packing(models)]
+    paths = tuple(Path(os.path.abspath(model.path)) for model in chosen if model.path is not None)
+    return replace(plan, models=paths, digests=tuple(model.digest for model in chosen))
 
 
 def _pack(
@@ -69,8 +87,10 @@ def _pack(
     gpus: int | None,
     workers: int | None,
     scheduler: str | None,
-    adapt: str | None,
+    effort: EffortName,
+    adapt: AdaptMode | None,
     steps: int | None,
+    model: tuple[str, ...],
     coder: str,
     fidelity: str,
     include: tuple[str, ...],
@@ -81,6 +101,7 @@ def _pack(
     dry_run: bool,
     no_verify: bool,
 ) -> None:
+    from callic_archive.archive.effort import effort_of
     from callic_archive.archive.listed import read_list, usable
     from callic_archive.archive.pack_one import PackOptions
     from callic_archive.archive.packing import PackRun, run_settings
@@ -91,10 +112,12 @@ def _pack(
     from callic_archive.errors import UsageError
     from callic_archive.scheduling.pack import execute
 
-    report.hide(output, *sources)
+    report.hide(output, *sources, *model)
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=scheduler)
     on_gpu = resources.gpus > 0
-    adapt = adapt or ("image" if on_gpu else "collection")
+    chosen = effort_of(effort, on_gpu=on_gpu, adapt=adapt, steps=steps)
+    named = _named_models(model)
+    plan = codec_plan(coder=coder, effort=chosen, models=model, device="cuda" if on_gpu else "cpu")
     staging = Staging(output.parent / output.name if output.name else output)
     staging.check()
     selection = Selection(include, exclude)
@@ -113,9 +136,10 @@ def _pack(
             tick=progress.found,
         )
     found.problems += refused
-    plan = codec_plan(coder=coder, adapt=adapt, steps=steps, device="cuda" if on_gpu else "cpu")
     pack_options = PackOptions(fidelity=fidelity, verify=not no_verify)  # type: ignore[arg-type]
     if dry_run:
+        bare = replace(chosen, adapt="none")  # what an adapter gives cannot be told from a few crops
+        plan = codec_plan(coder=coder, effort=bare, models=model, device="cuda" if on_gpu else "cpu")
         _dry_run(report, common, found, plan, pack_options, resources.processes)
         return
     settings = run_settings(
@@ -134,7 +158,8 @@ def _pack(
             for problem in run.problems:
                 report.problem(problem)
             _count(report, run)
-    _summary(report, run, finished, output, adapt)
+    _idle_models(report, run, named)
+    _summary(report, run, finished, output, chosen.adapt)
 
 
 class _Watch:
@@ -217,6 +242,23 @@ def _count(report: Report, run: PackRun) -> None:
     }
 
 
+def _named_models(models: tuple[str, ...]) -> dict[str, str]:
+    """Digest of each model that the user named. Raises ModelError."""
+    if not models:
+        return {}
+    from callic_archive.model.catalogue import find_model
+
+    return {text: find_model(text).model.digest for text in models}
+
+
+def _idle_models(report: Report, run: PackRun, named: dict[str, str]) -> None:
+    """Say which of the models that the user named no image needed: the archive does not carry them."""
+    used = {digest for entry in run.entries.values() for digest in entry.models()}
+    for text, digest in named.items():
+        if digest not in used:
+            report.note(f"no image was coded with {report.shown(text)}, so the archive does not carry it")
+
+
 def _summary(report: Report, run: PackRun, finished: Finished, output: Path, adapt: str) -> None:
     counts = report.summary
     images = [entry for entry in run.entries.values() if entry.method == "image"]
@@ -258,7 +300,12 @@ def _summary(report: Report, run: PackRun, finished: Finished, output: Path, ada
 
 
 def _adaptation(adapt: str, adapters: int, images: bool) -> str:
-    more = "; --adapt image: smaller, but much slower" if images else ""
+    more = "; --effort max: smaller, but much slower" if images else ""
+    if adapt == "both":
+        shared = (
+            f"{plural(adapters, 'adapter')} fitted to the collection, and" if adapters else "none shared, but"
+        )
+        return f"{shared} one of their own for the images where that pays"
     if adapt == "image":
         return "each image has an adapter of its own where that pays"
     if adapt == "none":

@@ -25,6 +25,7 @@ class Progress:
         self.bytes = self.total_bytes = 0
         self.stored = 0
         self.running = self.workers = 0
+        self.done: float | None = None  # share of work that is not counted in bytes
         self.begin = time.monotonic()
         self._display: _Bars | _Lines | None = None
         if not common.quiet:
@@ -53,7 +54,7 @@ class Progress:
 
     def stage(self, text: str) -> None:
         """What is done now, in words."""
-        self.stage_text = text
+        self.stage_text, self.done = text, None
         self.report.event("stage", stage=text)
         self._refresh()
 
@@ -65,6 +66,11 @@ class Progress:
     def found(self, count: int) -> None:
         """So many things were found, of nobody knows how many."""
         self.stage_text = f"{self.stage_text.split(' (')[0]} ({count:,} found)"
+        self._refresh()
+
+    def share(self, text: str, done: float) -> None:
+        """What is done now, and which share of it: for work that is not counted in bytes."""
+        self.stage_text, self.done = text, done
         self._refresh()
 
     def planned(self, files: int, total_bytes: int) -> None:
@@ -202,8 +208,8 @@ class _Bars:
         self._rich.update(
             self._task,
             description=p.stage_text,
-            total=p.total_bytes or None,
-            completed=p.bytes,
+            total=p.total_bytes or None if p.done is None else 1.0,
+            completed=p.bytes if p.done is None else p.done,
             done=done if p.total_files else "",
             more=", ".join(more),
         )

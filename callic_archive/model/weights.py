@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -255,6 +255,16 @@ class IntegerModel:
         return self.raw
 
 
+def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 (hex) over the arrays of a model file, by name: name, NUL, little-endian bytes in row order."""
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        found.update(name.encode() + b"\0")
+        found.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+    return found.hexdigest()
+
+
 def save_model(
     path: Path, name: str, weights: IntegerWeights, mixture: dict[str, NDArray[Any]], metadata: dict[str, Any]
 ) -> str:
@@ -276,6 +286,20 @@ def save_model(
     raw = save(arrays, metadata={"callic": json.dumps(document, sort_keys=True)})
     path.write_bytes(raw)
     return hashlib.sha256(raw).hexdigest()
+
+
+def read_model_bytes(path: Path) -> bytes:
+    """The bytes of a model file, out of its Zstandard frame where it is in one (``.zst``).
+
+    Raises: UnknownModel when it cannot be read, DamagedModel when it is too large or no whole frame.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise DamagedModel(f"{path} has more than the {MAX_FILE} bytes of a model")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UnknownModel(f"cannot read the model file {path}: {error.strerror or error}") from error
+    return _expand(raw, path) if path.suffix == ".zst" else raw
 
 
 def _expand(raw: bytes, path: Path) -> bytes:
@@ -302,12 +326,7 @@ def load_model(source: Path | bytes, *, digest: str | None = None) -> IntegerMod
 
     path = source if isinstance(source, Path) else None
     if isinstance(source, Path):
-        try:
-            raw = source.read_bytes()
-        except OSError as error:
-            raise UnknownModel(f"cannot read the model file {source}: {error.strerror or error}") from error
-        if source.suffix == ".zst":
-            raw = _expand(raw, source)
+        raw = read_model_bytes(source)
     else:
         raw = bytes(source)
     where = str(path) if path else "an embedded model"
@@ -320,6 +339,9 @@ def load_model(source: Path | bytes, *, digest: str | None = None) -> IntegerMod
         arrays = load(raw)
         length = int.from_bytes(raw[:8], "little")
         document = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["callic"])
+        stated = document.get("arrays_sha256")
+        if stated is not None and stated != arrays_digest(arrays):
+            raise ValueError("its arrays do not have the SHA-256 that it states: the file is damaged")
         weights, mixture = _assemble(arrays, document)
         name = str(document["name"])
     except InexactModel:
@@ -418,9 +440,10 @@ class ModelSet:
         )
 
     @classmethod
-    def from_paths(cls, paths: Sequence[Path]) -> ModelSet:
-        """Models from files."""
-        return cls([load_model(Path(p)) for p in paths])
+    def from_paths(cls, paths: Sequence[Path], digests: Sequence[str] = ()) -> ModelSet:
+        """Models from files, and their digests where they are known. Raises ModelError."""
+        known: Sequence[str | None] = digests or [None] * len(paths)
+        return cls([load_model(Path(p), digest=d) for p, d in zip(paths, known, strict=True)])
 
     def __iter__(self) -> Iterator[IntegerModel]:
         return iter(self._models.values())

@@ -129,7 +129,7 @@ def _execute(run: PackRun, resources: Resources, watch: PackWatch, stop: StopSig
 def costs_of(plan: Any) -> Costs:
     """Estimates for a plan; adaptation to each image is by far the longest part of it."""
     adapt = plan.settings().get("adapt")
-    return Costs(adapt_second_per_image=20.0 if adapt == "image" else 0.0)
+    return Costs(adapt_second_per_image=20.0 if adapt in ("image", "both") else 0.0)
 
 
 def _pack_here(run: PackRun, plan: Plan, resources: Resources, watch: PackWatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -16,8 +16,9 @@ class StopSignals:
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
-    def __init__(self, on_stop: Callable[[], None]) -> None:
+    def __init__(self, on_stop: Callable[[], object], signals: Sequence[signal.Signals] = SIGNALS) -> None:
         self._on_stop = on_stop
+        self._signals = tuple(signals)
         self._before: dict[int, Any] = {}
         self.requested: str | None = None  # name of the signal
 
@@ -28,7 +29,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in self.SIGNALS:
+            for number in self._signals:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -18,9 +18,9 @@ from callic_archive.model.config import MGCFConfig
 from callic_archive.model.mgcf import MGCF, PlaneStats
 from callic_archive.model.quantize import quantize
 from callic_archive.model.weights import IntegerModel, IntegerWeights, ModelSet, to_arrays
+from callic_archive.training.measure import float_bits, integer_bits
 from pipelines.benchmarks.eval_sets import centre, counted_images, files, shared_data
 from pipelines.benchmarks.record import ROOT, Grid, percent, say
-from pipelines.export_model import float_bits, integer_bits
 from pipelines.training_data import CropSource
 
 NAME = "integers"

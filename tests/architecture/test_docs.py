@@ -23,11 +23,15 @@ def page_ids(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def commands() -> dict[str, click.Command]:
-    """Every command of the command line by name, hidden ones left out."""
-    context = click.Context(command_line)
-    found = {name: command_line.get_command(context, name) for name in command_line.list_commands(context)}
-    return {name: command for name, command in found.items() if command is not None and not command.hidden}
+def commands(group: click.Group = command_line, prefix: str = "") -> dict[str, click.Command]:
+    """Every command of the command line by name (``models list`` too), hidden ones left out."""
+    found: dict[str, click.Command] = {}
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            found |= commands(command, f"{prefix}{name} ")
+        elif not command.hidden:
+            found[f"{prefix}{name}"] = command
+    return found
 
 
 def options(command: click.Command) -> set[str]:
@@ -91,7 +95,11 @@ def command_lines(text: str) -> Iterator[tuple[str, str]]:
     inline = re.findall(r"`([^`\n]*callic-archive [^`\n]*)`", text)
     for code in [*fenced, *indented, *inline]:
         for match in re.finditer(r"(?:^|[\s`$(])callic-archive +([a-z][a-z-]*)([^\n`#|;&]*)", code):
-            yield match[1], match[2]
+            name, rest = match[1], match[2]
+            if isinstance(command_line.commands.get(name), click.Group):
+                inner, _, rest = rest.strip().partition(" ")
+                name = f"{name} {inner}"
+            yield name, rest
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_ids)

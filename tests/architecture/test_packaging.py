@@ -75,6 +75,14 @@ def test_the_two_commands_and_continuous_integration_are_there() -> None:
         assert os.access(ROOT / script, os.X_OK), f"{script} is not executable"
 
 
+def test_the_package_carries_the_training_records() -> None:
+    carried = files("callic_archive.model") / "records"
+    names = {path.name for path in (ROOT / "manifests/models").iterdir()}
+    assert {record.name for record in carried.iterdir()} == names == {"gray16.json", "rgb8.json"}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    assert "records/*.json" in settings["package-data"]["callic_archive.model"]
+
+
 def test_the_package_carries_the_pages_of_the_format() -> None:
     carried = files("callic_archive") / "specification"
     assert {page.name for page in carried.iterdir()} == {p.name for p in (ROOT / "docs/format").iterdir()}

@@ -9,8 +9,10 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from callic_archive import __version__
@@ -44,12 +46,25 @@ def test_help_answers_within_half_a_second_and_imports_nothing_heavy() -> None:
     assert not loaded & {"numpy", "torch", "dask", "distributed", "numba", "rich", "pydicom", "tifffile"}
 
 
-@pytest.mark.parametrize("verb", sorted(cli.commands))
-def test_every_verb_explains_itself(verb: str) -> None:
-    ran = run(verb, "--help")
+def verbs(group: click.Group = cli) -> Iterator[tuple[str, ...]]:
+    """The words of every command, those of groups too."""
+    for name, command in sorted(group.commands.items()):
+        if isinstance(command, click.Group):
+            yield from ((name, *inner) for inner in verbs(command))
+        else:
+            yield (name,)
+
+
+@pytest.mark.parametrize("verb", list(verbs()), ids=" ".join)
+def test_every_verb_explains_itself(verb: tuple[str, ...]) -> None:
+    ran = run(*verb, "--help")
     assert ran.code == 0
     assert "--json" in ran.out
-    for parameter in cli.commands[verb].params:
+    command: click.Command = cli
+    for word in verb:
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    for parameter in command.params:
         if parameter.param_type_name == "option" and parameter.name != "help":
             assert parameter.help, parameter.name  # type: ignore[attr-defined]
 

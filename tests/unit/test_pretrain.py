@@ -11,7 +11,8 @@ import torch
 from callic_archive.model.config import MGCFConfig
 from callic_archive.model.mgcf import MGCF
 from callic_archive.model.weights import ModelSet
-from pipelines.pretrain import learning_rate, starting_point
+from callic_archive.training.schedule import learning_rate
+from callic_archive.training.trainer import starting_point
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 def test_a_shipped_model_starts_a_run_and_its_training_is_counted() -> None:
     for shipped in ModelSet.default():
         assert shipped.path is not None
-        weights, earlier = starting_point(shipped.path)
+        start = starting_point(shipped.path)
+        weights, earlier = start.weights, start.earlier
         MGCF(shipped.weights.config).load_state_dict(weights)
         manifest = json.loads((ROOT / "manifests" / "models" / f"{shipped.name}.json").read_text())
         training = manifest["training"]
@@ -35,7 +37,8 @@ def test_a_checkpoint_starts_a_run_with_its_averaged_weights(tmp_path: Path) -> 
     before = {"steps": 5, "megapixels": 0.5, "sha256": "ab"}
     state = {"model": model.state_dict(), "ema": average.state_dict(), "step": 7, "pixels": 1_250_000}
     torch.save({**state, "earlier": [before]}, tmp_path / "checkpoint.pt")
-    weights, earlier = starting_point(tmp_path / "checkpoint.pt")
+    start = starting_point(tmp_path / "checkpoint.pt")
+    weights, earlier = start.weights, start.earlier
     assert all(torch.equal(value, average.state_dict()[name]) for name, value in weights.items())
     assert earlier == [before, {"steps": 7, "megapixels": 1.2}]
 

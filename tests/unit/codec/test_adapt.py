@@ -130,7 +130,7 @@ def fitted(side: int, steps: int, shape: AdapterShape) -> tuple[float, float, in
     (patches, plans), model = next(iter(found.values())), next(iter(tiny_models()))
     assert patches.levels.shape[1:] == (1, 64, 64)
     calls: list[tuple[int, int]] = []
-    options = AdaptOptions(steps=steps, patches=4, shape=shape, seed=1, threads=1)
+    options = AdaptOptions(steps=steps, rate=1e-2, patches=4, shape=shape, seed=1, threads=1)
     adapter = fit(model, patches, float(side * side), options, lambda *done: calls.append(done))
     assert calls == [(n + 1, steps) for n in range(steps)]
     assert read_adapter(adapter.payload, tiny_models()).digest == adapter.digest

@@ -1,0 +1,35 @@
+"""How much work packing puts into small files: points of the measured curve of time against size (decision 0009)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+AdaptMode = Literal["none", "image", "collection", "both"]
+EffortName = Literal["fast", "default", "max"]
+EFFORTS: tuple[EffortName, ...] = ("fast", "default", "max")
+#: Steps for an image's own adapter under ``max``: twice the default, for the last few tenths of a percent.
+MAX_IMAGE_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What to adapt, and how long. ``steps``: of every adaptation, None leaves it to the sizes at hand;
+    ``image_steps``: of an image's own adapter, where that differs."""
+
+    adapt: AdaptMode
+    steps: int | None = None
+    image_steps: int | None = None
+
+
+def effort_of(
+    name: EffortName, *, on_gpu: bool, adapt: AdaptMode | None = None, steps: int | None = None
+) -> Effort:
+    """The settings of an effort; ``adapt`` and ``steps`` that a user gave win over it."""
+    usual: dict[EffortName, AdaptMode] = {
+        "fast": "none",
+        "default": "image" if on_gpu else "collection",
+        "max": "both",
+    }
+    longer = MAX_IMAGE_STEPS if name == "max" and steps is None else None
+    return Effort(adapt or usual[name], steps, longer)

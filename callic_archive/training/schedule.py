@@ -1,0 +1,42 @@
+"""How fast weights move: the learning rate over a run, and the optimizers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from callic_archive.model.mgcf import MGCF
+
+WARMUP_STEPS = 100
+
+
+def learning_rate(progress: float, step: int) -> float:
+    """Relative rate: linear warm-up, then a cosine to one hundredth."""
+    warm = min(1.0, (step + 1) / WARMUP_STEPS)
+    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def batch_shape(progress: float, batch: int, crop: int) -> tuple[int, int]:
+    """Number and side of a step's crops: more pixels in the second half, where gradients must be quieter, and
+    larger crops in the last third, since tiles are coded whole and have few pixels near a border."""
+    if progress < 0.5:
+        return batch, crop
+    if progress < 0.67:
+        return 2 * batch, crop
+    return max(1, batch // 2), 2 * crop
+
+
+def make_optimizers(model: MGCF, rate: float, hidden: str) -> list[torch.optim.Optimizer]:
+    """Adam for all, or Muon for the blocks' matrices and Adam for the rest."""
+    matrices = [
+        p for n, p in model.named_parameters() if p.ndim == 2 and n.startswith("blocks") and "kernel" not in n
+    ]
+    if hidden == "adam":
+        return [torch.optim.Adam(model.parameters(), lr=rate, betas=(0.9, 0.98), fused=True)]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Adam(rest, lr=rate, betas=(0.9, 0.98), fused=True),
+    ]
