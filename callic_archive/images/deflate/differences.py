@@ -27,6 +27,10 @@ _WELL, _WORK_A_BYTE = (
     256,
     14,
 )  # bytes of differences that count as none; 2^14 strings looked at count as one more
+_LAST, _PERFECT = (
+    _ROUNDS[-1][0],
+    40,
+)  # bytes of differences, mostly the limits, of a stream that is guessed right
 _SEARCHES = 12  # streams of one writer on which limits are tried
 _SLACK = 1 << 16  # bytes that a stream may have beyond twice its raw size
 
@@ -126,10 +130,12 @@ class Writer:
             costs = [self._cost(stream, raw, limits.array(), most) for limits in choices]
             order = sorted(range(len(choices)), key=costs.__getitem__)
             choices = [choices[i] for i in order[: 1 if most >= len(stream.tokens) else kept]]
+            if costs[order[0]] <= _PERFECT and self._cost(stream, raw, choices[0].array(), _LAST) <= _PERFECT:
+                choices = choices[:1]  # nothing can be guessed better
         best = choices[0]
         others = variants(stream, best)
         if others:
-            costs = [self._cost(stream, raw, limits.array(), _ROUNDS[-1][0]) for limits in (best, *others)]
+            costs = [self._cost(stream, raw, limits.array(), _LAST) for limits in (best, *others)]
             best = (best, *others)[costs.index(min(costs))]
         return best.array()
 
