@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -510,10 +511,20 @@ def deep_folder(top: Path, levels: int, name: str) -> None:
     os.close(fd)
 
 
+@pytest.fixture
+def deep_place(tmp_path: Path) -> Iterator[Path]:
+    """A folder that is gone afterwards: what is so deep can not be removed by recursion."""
+    place = tmp_path / "place"
+    place.mkdir()
+    yield place
+    subprocess.run(["rm", "-rf", place], check=True)
+
+
 @pytest.mark.parametrize(
     ("levels", "name"), [(2000, "d"), (40, "n" * 255)], ids=["2000 levels", "long names"]
 )
-def test_paths_longer_than_a_system_call_takes(tmp_path: Path, levels: int, name: str) -> None:
+def test_paths_longer_than_a_system_call_takes(deep_place: Path, levels: int, name: str) -> None:
+    tmp_path = deep_place
     deep_folder(tmp_path / "tree", levels, name)
     run = pack_tree(tmp_path / "tree", tmp_path / "x.callic")
     assert run.problems == []
