@@ -39,7 +39,7 @@ ZSTD_LEVEL_SMALL = 19  # below SMALL bytes the strongest level costs nothing tha
 SMALL = 1 << 20
 # bytes of an index line; a file of so many images that it would be longer is stored verbatim
 MAX_ROW = 8 << 20
-RECORD_COST = 200  # bytes that one more record costs in the shard and in the index, about
+RECORD_COST = 100  # bytes that one more record costs in the shard and in the index, about
 
 
 @dataclass(frozen=True)
@@ -280,8 +280,11 @@ def _chunked(data: bytes | memoryview, type: RecordType, level: int | None = Non
             yield Piece(type, bytes(chunk), "raw", len(chunk))
 
 
-def expand(payload: bytes, coding: str, size: int) -> bytes:
-    """Undo ``raw`` or ``zstd``. Raises ValueError when the result does not have ``size`` bytes."""
+def expand(payload: bytes, coding: str, size: int, base: bytes | None = None) -> bytes:
+    """Undo ``raw`` or ``zstd`` (made against ``base``, if any).
+
+    Raises ValueError when the result does not have ``size`` bytes.
+    """
     if coding == "zstd":
         if size > CHUNK:
             raise ValueError(f"a record promises {size} bytes, more than the {CHUNK} that one may hold")
@@ -289,9 +292,13 @@ def expand(payload: bytes, coding: str, size: int) -> bytes:
             # else the frame itself would choose what is allocated
             if zstandard.frame_content_size(payload) != size:
                 raise ValueError("the Zstandard frame promises another size than the index")
-            payload = zstandard.ZstdDecompressor().decompress(payload, max_output_size=size)
+            known = zstandard.ZstdCompressionDict(base or b"", dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+            decompressor = zstandard.ZstdDecompressor(dict_data=known if base else None)
+            payload = decompressor.decompress(payload, max_output_size=size)
         except zstandard.ZstdError as error:
             raise ValueError(f"the Zstandard frame is damaged: {error}") from error
+    elif coding != "raw":
+        raise ValueError(f"{coding!r} is no coding of bytes")
     if len(payload) != size:
         raise ValueError(f"a record holds {len(payload)} bytes instead of {size}")
     return payload

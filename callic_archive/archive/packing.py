@@ -11,7 +11,7 @@ from typing import Any
 from callic_archive.archive.codecs import CodecPlan
 from callic_archive.archive.commit import Finished, finish
 from callic_archive.archive.duplicates import group_candidates
-from callic_archive.archive.entries import Entry
+from callic_archive.archive.entries import Entry, with_whole_digests
 from callic_archive.archive.pack_one import PackOptions
 from callic_archive.archive.packer import SHARD_BYTES, BatchResult, PackJob, ShardSink, write_plain
 from callic_archive.archive.recovery import recover_shards
@@ -61,8 +61,10 @@ class PackRun:
         self.notes.extend(found.notes)
         self._sealed.extend(found.sealed)
         self._adapters.update(found.adapters)
-        for path, entry in found.entries.items():
-            source = self._wanted.get(path)
+        learned = any(entry.models() for entry in found.entries.values())
+        digests = [*found.adapters, *(self.plan.model_files() if learned else ())]
+        for path, short in found.entries.items():
+            entry, source = with_whole_digests(short, digests), self._wanted.get(path)
             if source is not None and _unchanged(source, entry):
                 self.entries[path] = replace(entry, mode=source.mode)
                 self.resumed += 1
@@ -152,7 +154,7 @@ class PackRun:
             self.notes.extend(found.notes)
             name = path.name.removesuffix(PARTIAL_SUFFIX)
             sealed = path.with_name(name)
-            if any(part.ref.shard == name for entry in self.entries.values() for part in entry.parts):
+            if any(name in part.shards for entry in self.entries.values() for part in entry.parts):
                 self._sealed.extend(found.sealed)
             elif sealed.exists():
                 for entry in found.entries.values():  # an empty file's only record may be here

@@ -19,8 +19,10 @@ import numpy as np
 
 from callic_archive.archive.codecs import Decoder, DecoderPlan, Image
 from callic_archive.archive.digests import content_sha256
-from callic_archive.archive.entries import Entry, Part
+from callic_archive.archive.entries import Entry, with_whole_digests
+from callic_archive.archive.entry_record import decode_entry
 from callic_archive.archive.pack_one import expand
+from callic_archive.archive.parts import Base, Part, Place
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.staging import PARTIAL
 from callic_archive.container.index import read_index
@@ -136,9 +138,10 @@ class Archive:
                     contents.adapters[record.key] = record.ref
                 elif record.ref.type is RecordType.ENTRY:
                     with suppress(ContainerError, EntryDamaged):
-                        entry = Entry.from_bytes(reader.read(record.ref, key=record.key))
-                        entries[entry.path] = entry
-        contents.entries = list(entries.values())
+                        payload = reader.read(record.ref, key=record.key)
+                        entries[record.key] = decode_entry(payload, record.key, record.ref)
+        digests = [*contents.adapters, *(path.name.removesuffix(MODEL_SUFFIX) for path in self.models())]
+        contents.entries = [with_whole_digests(entry, digests) for entry in entries.values()]
         return contents
 
     # -- records ---------------------------------------------------------------------------------------------
@@ -159,9 +162,27 @@ class Archive:
             raise found
         return found
 
-    def read(self, part: Part) -> bytes:
-        """The checked payload of a part."""
-        return self.reader(part.ref.shard).read(part.ref)
+    def read(self, place: Place) -> bytes:
+        """The checked bytes at a place."""
+        payload = self.reader(place.ref.shard).read(place.ref)
+        if place.within is None:
+            return payload
+        start, length = place.within
+        if start + length > len(payload):
+            raise EntryDamaged("the index looks for a part beyond the end of its record")
+        return payload[start : start + length]
+
+    def read_bytes(self, part: Part) -> bytes:
+        """What a part of bytes, not of an image, holds. Raises ValueError, ContainerError, EntryDamaged."""
+        base = None if part.base is None else self._read_base(part.base)
+        return expand(self.read(part.place), part.coding, part.size, base)
+
+    def _read_base(self, base: Base) -> bytes:
+        """The bytes of a base, from the first of its places that is whole."""
+        for place in base.places[:-1]:
+            with suppress(ContainerError, EntryDamaged, ValueError):
+                return expand(self.read(place), base.coding, base.size)
+        return expand(self.read(base.places[-1]), base.coding, base.size)
 
     def decoder(self) -> Decoder:
         """The decoder with this archive's own models and adapters. Raises ModelError."""
@@ -183,6 +204,8 @@ class Archive:
             for part in entry.parts:
                 for _ in self.reader(part.ref.shard).chunks(part.ref):
                     pass
+                if part.base is not None:
+                    self._read_base(part.base)
 
     def restore(self, entry: Entry, out: BinaryIO, *, prove: bool = False) -> Literal["bytes", "content"]:
         """Write the file of an entry to ``out``; what it was proven to be.
@@ -196,7 +219,7 @@ class Archive:
             tee = _Tee(out)
             if entry.method != "image":
                 for part in entry.parts:
-                    tee.write(expand(self.read(part), part.coding, part.size))
+                    tee.write(self.read_bytes(part))
                 if tee.hexdigest() != entry.sha256:
                     raise DigestMismatch(
                         "the restored bytes do not have the SHA-256 that was stored at packing"
@@ -215,16 +238,14 @@ class Archive:
 
     def pieces(self, entry: Entry) -> tuple[bytes, list[Image]]:
         """Surrounding bytes and decoded images of an image entry, in the order of its parts."""
-        surround = b"".join(
-            expand(self.read(part), part.coding, part.size) for part in entry.parts if part.stream is None
-        )
+        surround = b"".join(self.read_bytes(part) for part in entry.parts if part.stream is None)
         images = []
         # No packer takes a file that promises more than this for its size, so no honest entry does either.
         promised = sum(part.size for part in entry.parts if part.stream is not None)
         Limits().check_decoded(promised, entry.size)
         for part in entry.parts:
             if part.stream is not None:
-                codestream = self.read(part)
+                codestream = self.read(part.place)
                 info = self.decoder().inspect(codestream)
                 if (info.shape, info.dtype) != (part.stream.shape, part.stream.dtype):
                     raise EntryDamaged("a codestream holds an image of another shape than the index says")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from callic_archive import errors
-from callic_archive.archive.entries import Entry, Part
+from callic_archive.archive.entries import Entry
+from callic_archive.archive.parts import Base, Part, Place
 from callic_archive.container import layout
 from callic_archive.container.index import MAX_LINE, MAX_TOTAL
 from callic_archive.container.layout import RecordRef, RecordType
