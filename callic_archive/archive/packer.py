@@ -21,7 +21,7 @@ from callic_archive.archive.digests import sha256
 from callic_archive.archive.bases import Bases
 from callic_archive.archive.entries import Entry, relocated
 from callic_archive.archive.entry_record import Inline, Position, encode_entry, finished_parts
-from callic_archive.archive.pack_one import Packed, PackOptions, Piece, pack_one
+from callic_archive.archive.pack_one import INLINE, Packed, PackOptions, Piece, pack_one
 from callic_archive.archive.parts import Part, Place
 from callic_archive.archive.scan import Problem, Source, unreadable
 from callic_archive.archive.staging import claim_shard
@@ -32,8 +32,7 @@ from callic_archive.errors import SourceChanged, WorkerKiller
 # bytes; smaller files are read: a file that shrinks under a memory map kills the process
 MAPPED_FROM = 64 << 20
 SHARD_BYTES = 8 << 30
-# bytes; payloads up to INLINE lie in the ENTRY record, up to INLINE_TOTAL of one entry
-INLINE, INLINE_TOTAL = 4096, 16384
+INLINE_TOTAL = 16384  # bytes of small pieces that lie in the record of one entry
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from callic_archive.archive.codecs import StreamInfo
 from callic_archive.container.layout import RecordRef, RecordType
 
 Json = Any
-Coding = Literal["raw", "zstd", "codestream", "jpegxl", "samples", "jpeg"]
-IMAGE_CODINGS = ("codestream", "jpegxl", "samples")
+Coding = Literal["raw", "zstd", "jpeg", "codestream", "jpegxl", "webp", "samples"]
+IMAGE_CODINGS = ("codestream", "jpegxl", "webp", "samples")
 BYTE_CODINGS = ("raw", "zstd", "jpeg")
 MAX_SIZE = 1 << 62
 MAX_BASES = 4  # places that hold the same base; writers use two
@@ -142,6 +142,8 @@ def description(part: Part) -> dict[str, Json]:
     if part.stream is not None:
         stream = part.stream
         row["stream"] = {"shape": list(stream.shape), "dtype": stream.dtype, "coder": stream.coder}
+        if stream.coded_dtype:
+            row["stream"] |= {"coded_dtype": stream.coded_dtype, "meaning": stream.meaning}
         if part.coding == "codestream":
             row["stream"] |= {
                 "models": list(stream.models),
@@ -162,6 +164,8 @@ def _stream(raw: Mapping[str, Json]) -> StreamInfo:
         tuple(_digest_or_start(digest) for digest in raw.get("models", ())),
         tuple(_digest_or_start(digest) for digest in raw.get("adapters", ())),
         whole_number(raw.get("adapter_bytes", 0), "adapter_bytes", MAX_SIZE),
+        str(raw.get("coded_dtype", "")),
+        str(raw.get("meaning", "")),
     )
 
 

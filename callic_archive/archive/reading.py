@@ -21,6 +21,7 @@ from callic_archive.archive.codecs import Decoder, DecoderPlan, Image
 from callic_archive.archive.digests import content_sha256
 from callic_archive.archive.entries import Entry, with_whole_digests
 from callic_archive.archive.entry_record import decode_entry
+from callic_archive.archive.image_coding import decode_image
 from callic_archive.archive.pack_one import expand
 from callic_archive.archive.parts import Base, Part, Place
 from callic_archive.archive.scan import Problem
@@ -34,6 +35,7 @@ from callic_archive.errors import (
     DigestMismatch,
     EntryDamaged,
     EnvironmentFailure,
+    ForeignCodecMissing,
     IndexDamaged,
     MissingPath,
     NotAnArchive,
@@ -245,13 +247,10 @@ class Archive:
         Limits().check_decoded(promised, entry.size)
         for part in entry.parts:
             if part.stream is not None:
-                codestream = self.read(part.place)
-                info = self.decoder().inspect(codestream)
-                if (info.shape, info.dtype) != (part.stream.shape, part.stream.dtype):
-                    raise EntryDamaged("a codestream holds an image of another shape than the index says")
-                if info.samples * np.dtype(info.dtype).itemsize != part.size:
-                    raise EntryDamaged("a codestream holds more or fewer bytes of samples than the index says")
-                images.append(self.decoder().decode(codestream))
+                if part.stream.samples * np.dtype(part.stream.dtype).itemsize != part.size:
+                    raise EntryDamaged("an image holds more or fewer bytes of samples than the index says")
+                decoder = self.decoder() if part.coding == "codestream" else None
+                images.append(decode_image(self.read(part.place), part.coding, part.stream, decoder))
         return surround, images
 
     def close(self) -> None:
@@ -316,7 +315,7 @@ def naming(entry: Entry) -> Iterator[None]:
     """Let every failure inside say which entry it costs; failures of the machine pass through."""
     try:
         yield
-    except (EnvironmentFailure, DigestMismatch, EntryDamaged):
+    except (EnvironmentFailure, DigestMismatch, EntryDamaged, ForeignCodecMissing):
         raise
     except CallicError as error:
         raise EntryDamaged(str(error)) from error

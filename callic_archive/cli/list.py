@@ -62,6 +62,8 @@ def _line(report: Report, entry: Entry) -> str:
 
 
 def _kind(entry: Entry) -> str:
+    if any(part.coding == "jpeg" for part in entry.parts):
+        return "jpeg"
     return entry.format or ("stored" if entry.method == "stored" else "empty")
 
 

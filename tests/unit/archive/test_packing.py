@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from callic_archive.archive import staging as staging_module
+from callic_archive.archive.candidates import learned
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.entry_record import decode_entry
 from callic_archive.archive.pack_one import PackOptions
@@ -257,7 +258,7 @@ def test_another_command_does_not_go_on_with_it(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(Cut):
             pack_tree(tree, tmp_path / "x.callic")
     with pytest.raises(OtherRun, match="fidelity: then 'auto', now 'bytes'"):
-        pack_tree(tree, tmp_path / "x.callic", options=PackOptions(fidelity="bytes"))
+        pack_tree(tree, tmp_path / "x.callic", options=PackOptions(fidelity="bytes", coder=learned))
     with pytest.raises(OtherRun, match="sources"):
         pack_tree(tree / "images", tmp_path / "x.callic")
     pack_tree(tree, tmp_path / "x.callic")

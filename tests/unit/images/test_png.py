@@ -273,3 +273,59 @@ def test_hostile_recipes_are_refused(noise):
     for change in changes:
         with pytest.raises(RebuildMismatch):
             rebuild("png", {**parsed.recipe, **change}, parsed.surround, parsed.images, io.BytesIO())
+
+
+# -- palettes and fewer than eight bits ----------------------------------------------------------------------
+
+
+def low_png(samples: np.ndarray, bits: int, colour: int, *, dirty: bool = False, filters: int = 0) -> bytes:
+    """A PNG of ``samples`` (H, W) of 1, 2, 4 or 8 bits; ``dirty`` sets the unused bits at the end of the rows."""
+    height, width = samples.shape
+    spread = (samples[:, :, None] >> np.arange(bits - 1, -1, -1)) & 1
+    flat = spread.reshape(height, -1).astype(np.uint8)
+    unused = np.full((height, -flat.shape[1] % 8), int(dirty), np.uint8)
+    rows = np.packbits(np.concatenate([flat, unused], axis=1), axis=1)
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    palette = chunk(b"PLTE", bytes(3 << bits)) if colour == 3 else b""
+    body = zlib.compress(b"".join(bytes([filters]) + row.tobytes() for row in rows))
+    return b"".join(
+        [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), palette, chunk(b"IDAT", body), chunk(b"IEND", b"")]
+    )
+
+
+@pytest.mark.parametrize("colour", [0, 3])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("size", [(1, 1), (5, 13), (9, 16)])
+def test_low_depths_are_images_of_their_samples(bits: int, colour: int, size: tuple[int, int]) -> None:
+    samples = np.random.default_rng(bits).integers(0, 1 << bits, size, np.uint8)
+    data = low_png(samples, bits, colour)
+    parsed = parse(data)
+    assert parsed is not None
+    assert np.array_equal(parsed.images[0], samples)
+    out = io.BytesIO()
+    rebuild(parsed.format, parsed.recipe, parsed.surround, parsed.images, out)
+    assert out.getvalue() == data
+
+
+def test_dirty_bits_behind_the_rows_are_not_lost() -> None:
+    samples = np.ones((4, 5), np.uint8)
+    assert parse(low_png(samples, 1, 0, dirty=True)) is None
+    assert parse(low_png(samples, 1, 0)) is not None
+
+
+@pytest.mark.parametrize(("bits", "colour"), [(4, 2), (16, 3), (1, 6)])
+def test_depths_that_a_colour_type_cannot_have_are_refused(bits: int, colour: int) -> None:
+    data = bytearray(low_png(np.ones((4, 8), np.uint8), 1, 0))
+    header = struct.pack(">IIBBBBB", 8, 4, bits, colour, 0, 0, 0)
+    data[8:33] = chunk(b"IHDR", header)
+    with pytest.raises(MalformedSource):
+        parse(bytes(data))
+
+
+@pytest.mark.parametrize("change", [{"bits": 3}, {"bits": 2}, {"bits": 0}, {"bits": 16}, {"samples": 2}])
+def test_recipes_with_impossible_bits_are_refused(change: dict[str, int]) -> None:
+    samples = np.full((6, 10), 9, np.uint8)
+    parsed = parse(low_png(samples, 4, 0))
+    assert parsed is not None
+    with pytest.raises(RebuildMismatch):
+        rebuild("png", {**parsed.recipe, **change}, parsed.surround, parsed.images, io.BytesIO())
