@@ -16,7 +16,6 @@ import zstandard
 
 from callic_archive.archive.pack_one import Piece, expand
 from callic_archive.archive.parts import Base, Place
-from callic_archive.container.layout import RecordType
 
 LEAST, MOST = 96, 256 << 10  # bytes of a piece, before coding
 SAVING = 64  # bytes that a reference to the base has to earn
@@ -24,7 +23,6 @@ DEPENDENTS = 8  # files that may depend on a record that has no copy
 GENERATION = 1024  # files that may depend on two records
 KINDS, BASES_OF_A_KIND = 16, 2  # kept in memory
 LEVEL = 19
-
 
 
 @dataclass

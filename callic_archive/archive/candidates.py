@@ -23,7 +23,9 @@ from callic_archive.archive.parts import Coding
 from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing
 
 BLOCKS, SIDE = 12, 96  # of the look
-DRAWN_EXACT = 0.65  # share of pixels that a plane through three neighbours hits, from which an image looks drawn
+DRAWN_EXACT = (
+    0.65  # share of pixels that a plane through three neighbours hits, from which an image looks drawn
+)
 DRAWN_COLOURS, DRAWN_GRAYS = 256, 40  # and colours in the blocks, up to which it does
 TINY = 16 << 10  # bytes of samples up to which everything is tried
 SIMPLE = 1 << 20  # bytes of samples up to which filtered Zstandard is tried
@@ -124,7 +126,12 @@ def _drawn(image: Image, codec: Codec, tiny: bool) -> Coded:
     model = found[-1] if len(found) == 2 else None
     if model is None or tiny or _size(quick) <= CLOSE * _size(model):
         found.append(_foreign(image, "jpegxl", 9))
-        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (3, 4) and max(image.shape) < 16384:
+        if (
+            image.dtype == np.uint8
+            and image.ndim == 3
+            and image.shape[2] in (3, 4)
+            and max(image.shape) < 16384
+        ):
             found.append(_foreign(image, "webp", 6))
     best = min((coded for coded in found if coded is not None), key=_size)
     if image.nbytes <= SIMPLE:

@@ -105,7 +105,12 @@ class Entry:
     @classmethod
     def _read(cls, path: str, row: Mapping[str, Json]) -> Entry:
         kind = one_of(row, "kind", _KINDS)
-        entry = cls(path, kind, whole_number(row["mode"], "mode", 0o7777), whole_number(row["mtime_ns"], "mtime_ns", None))
+        entry = cls(
+            path,
+            kind,
+            whole_number(row["mode"], "mode", 0o7777),
+            whole_number(row["mtime_ns"], "mtime_ns", None),
+        )
         if "problem" in row:
             problem = row["problem"]
             entry = replace(entry, problem=(str(problem["code"]), str(problem["message"])))

@@ -30,7 +30,13 @@ from callic_archive.archive.parts import (
     whole_number,
 )
 from callic_archive.container.fs import name_to_json
-from callic_archive.container.layout import RECORD_OVERHEAD, RecordRef, RecordType, decode_varint, encode_varint
+from callic_archive.container.layout import (
+    RECORD_OVERHEAD,
+    RecordRef,
+    RecordType,
+    decode_varint,
+    encode_varint,
+)
 from callic_archive.errors import ContainerError, EntryDamaged
 
 Json = Any
@@ -40,27 +46,27 @@ START = 16  # hexadecimal digits of a model or adapter, as codestreams name them
 
 #: Preset dictionary (RFC 1950, 1951) of the DEFLATE streams. Changing a byte of it changes the format.
 DICTIONARY = (
-    '{"kind":"directory","kind":"symlink","target":"../problem":{"code":"E102","message":"the file ends'
-    '"shape":[1024,1024],"shape":[256,256,3],"int16","uint8","adapter_bytes":0,"adapters":[],"coder":"torchac",'
-    '"samples zstd","libjxl 0.11.2","coding":"samples","coding":"jpegxl","coding":"jpeg",'
-    '"recipe":{"before":33,"deflate":{"level":9,"memory":9,"strategy":1,"window":15},"exact":true,"height":512,'
-    '"idat":[[8192,0,2],[65536,0,1]],"interlaced":false,"itemsize":1,"samples":3,"width":512,"zlib":"1.3.1",'
-    '"zlib_header":"78da"},"format":"jpeg","format":"png","format":"bmp","format":"pnm","format":"npy",'
-    '"content_sha256":1,"fidelity":"content","fidelity":"bytes","format":"dicom","kind":"file","method":"image",'
-    '"mode":436,"mtime_ns":1764000000000000000,"parts":[{"base":{"coding":"zstd","places":[{"record":['
-    '],"within":[0,0]}],"size":0},{"coding":"raw","inline":100,"size":100}],"sha256":0,"size":100}'
-    '"recipe":{"layouts":[{"block_columns":384,"block_rows":384,"dtype":"|u1","dtype":"<u2","flip":true,'
-    '"order":[2,1,0],"planar":true,"whole":true,"lengths":[['
-    '"height":512,"offsets":[[1024,0,1]],"pitch":768,"samples":1,"width":512}]},'
-    '"content_sha256":1,"fidelity":"bytes","format":"tiff","kind":"file","method":"image","mode":420,'
-    '"mtime_ns":1700000000000000000,"parts":[{"coding":"zstd","inline":250,"size":1000},{"coding":"codestream",'
-    '"length":65536,"size":262144,"stream":{"adapter_bytes":0,"adapters":[],"coder":"range","dtype":"uint16",'
-    '"models":["0123456789abcdef"],"shape":[512,512]}}],"recipe":{"layouts":[{"block_columns":512,'
-    '"block_rows":512,"dtype":">u2","height":512,"offsets":[[512,0,1]],"pitch":1024,"samples":1,"width":512}]},'
-    '"sha256":0,"size":262656}{"fidelity":"bytes","kind":"file","method":"stored","mode":420,'
-    '"mtime_ns":1760000000000000000,"parts":[{"coding":"zstd","length":'
-    '"parts":[{"coding":"raw","inline":400,"size":400}],"sha256":0,"size":400}'
-).encode()
+    b'{"kind":"directory","kind":"symlink","target":"../problem":{"code":"E102","message":"the file ends'
+    b'"shape":[1024,1024],"shape":[256,256,3],"int16","uint8","adapter_bytes":0,"adapters":[],"coder":"torchac",'
+    b'"samples zstd","libjxl 0.11.2","coding":"samples","coding":"jpegxl","coding":"jpeg",'
+    b'"recipe":{"before":33,"deflate":{"level":9,"memory":9,"strategy":1,"window":15},"exact":true,"height":512,'
+    b'"idat":[[8192,0,2],[65536,0,1]],"interlaced":false,"itemsize":1,"samples":3,"width":512,"zlib":"1.3.1",'
+    b'"zlib_header":"78da"},"format":"jpeg","format":"png","format":"bmp","format":"pnm","format":"npy",'
+    b'"content_sha256":1,"fidelity":"content","fidelity":"bytes","format":"dicom","kind":"file","method":"image",'
+    b'"mode":436,"mtime_ns":1764000000000000000,"parts":[{"base":{"coding":"zstd","places":[{"record":['
+    b'],"within":[0,0]}],"size":0},{"coding":"raw","inline":100,"size":100}],"sha256":0,"size":100}'
+    b'"recipe":{"layouts":[{"block_columns":384,"block_rows":384,"dtype":"|u1","dtype":"<u2","flip":true,'
+    b'"order":[2,1,0],"planar":true,"whole":true,"lengths":[['
+    b'"height":512,"offsets":[[1024,0,1]],"pitch":768,"samples":1,"width":512}]},'
+    b'"content_sha256":1,"fidelity":"bytes","format":"tiff","kind":"file","method":"image","mode":420,'
+    b'"mtime_ns":1700000000000000000,"parts":[{"coding":"zstd","inline":250,"size":1000},{"coding":"codestream",'
+    b'"length":65536,"size":262144,"stream":{"adapter_bytes":0,"adapters":[],"coder":"range","dtype":"uint16",'
+    b'"models":["0123456789abcdef"],"shape":[512,512]}}],"recipe":{"layouts":[{"block_columns":512,'
+    b'"block_rows":512,"dtype":">u2","height":512,"offsets":[[512,0,1]],"pitch":1024,"samples":1,"width":512}]},'
+    b'"sha256":0,"size":262656}{"fidelity":"bytes","kind":"file","method":"stored","mode":420,'
+    b'"mtime_ns":1760000000000000000,"parts":[{"coding":"zstd","length":'
+    b'"parts":[{"coding":"raw","inline":400,"size":400}],"sha256":0,"size":400}'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,5 +257,3 @@ def _long(row: Mapping[str, Json], shard: str) -> dict[str, Json]:
         offset, length, kind, sequence = record
         record = {"shard": shard, "offset": offset, "length": length, "type": kind, "sequence": sequence}
     return {**row, "record": record}
-
-

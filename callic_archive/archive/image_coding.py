@@ -184,4 +184,3 @@ def decode_image(payload: bytes, coding: str, stream: StreamInfo, decoder: Decod
     else:
         image = decode_foreign(payload, coding, stream.shape, dtype)
     return widened(image, stream.dtype, stream.meaning) if stream.coded_dtype else image
-

@@ -21,7 +21,9 @@ _lock = threading.Lock()
 _child: subprocess.Popen[bytes] | None = None
 
 
-def ask(operation: str, body: bytes | memoryview, *, memory: int, most: int = MOST_ANSWER, **header: Any) -> bytes:
+def ask(
+    operation: str, body: bytes | memoryview, *, memory: int, most: int = MOST_ANSWER, **header: Any
+) -> bytes:
     """The answer to one request.
 
     ``memory`` bytes of samples bound the child's memory and time, ``most`` the answer. Raises
@@ -47,9 +49,7 @@ def ask(operation: str, body: bytes | memoryview, *, memory: int, most: int = MO
         finally:
             timer.cancel()
     if status == MISSING:
-        raise ForeignCodecMissing(
-            f"the package imagecodecs is needed and cannot be loaded ({_text(answer)})"
-        )
+        raise ForeignCodecMissing(f"the package imagecodecs is needed and cannot be loaded ({_text(answer)})")
     if status != DONE:
         raise ForeignCodecFailed(f"the library refused to {operation.replace('_', ' ')}: {_text(answer)}")
     return answer

@@ -220,7 +220,11 @@ def _encode(
     size = memoryview(data).nbytes
     parsed = taken.parsed
     surround = list(_chunked(parsed.surround, RecordType.SURROUND))
-    total = IMAGE_COST + len(json.dumps(parsed.recipe)) // 3 + sum(_cost(len(piece.payload)) for piece in surround)
+    total = (
+        IMAGE_COST
+        + len(json.dumps(parsed.recipe)) // 3
+        + sum(_cost(len(piece.payload)) for piece in surround)
+    )
     streams: list[Piece] = []
     proofs: list[bool] = []
     for image in parsed.images:
@@ -229,9 +233,7 @@ def _encode(
         if total >= _cost(size):  # it has grown: no image after this one can shrink it again
             return None
         proofs.append(coded.proven)
-        streams.append(
-            Piece(RecordType.CODESTREAM, coded.payload, coded.coding, image.nbytes, coded.stream)
-        )
+        streams.append(Piece(RecordType.CODESTREAM, coded.payload, coded.coding, image.nbytes, coded.stream))
     if stored_size(data, stop=total) <= total:
         return None
     if options.verify:

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from callic_archive.archive.bases import Bases
 from callic_archive.archive.codecs import Codec, CodecPlan
 from callic_archive.archive.digests import sha256
-from callic_archive.archive.bases import Bases
 from callic_archive.archive.entries import Entry, relocated
 from callic_archive.archive.entry_record import Inline, Position, encode_entry, finished_parts
 from callic_archive.archive.pack_one import INLINE, Packed, PackOptions, Piece, pack_one

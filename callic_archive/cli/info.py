@@ -54,7 +54,9 @@ def _info(report: Report, *, archive: Path) -> None:
             "archive_bytes": sum(p.stat().st_size for p in archive.rglob("*") if p.is_file()),
             "bits_per_sample": round(8 * code_bytes / samples, 4) if samples else None,
             "shards": [{"name": path.name, "bytes": path.stat().st_size} for path in opened.shards()],
-            "models": [{"sha256": path.name.split(".")[0], "bytes": path.stat().st_size} for path in opened.models()],
+            "models": [
+                {"sha256": path.name.split(".")[0], "bytes": path.stat().st_size} for path in opened.models()
+            ],
             "adapters": sorted(opened.adapters),
         }
     report.event("archive", **fields)

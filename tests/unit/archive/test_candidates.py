@@ -70,7 +70,9 @@ def test_recorded_images_go_through_the_model_alone(monkeypatch: pytest.MonkeyPa
         raise AssertionError("a library was asked")
 
     monkeypatch.setattr(isolated, "ask", no_library)
-    slices = (RNG.normal(1000, 30, (150, 150)) + 300 * np.hypot(*np.mgrid[-1:1:150j, -1:1:150j])).astype(np.uint16)
+    slices = (RNG.normal(1000, 30, (150, 150)) + 300 * np.hypot(*np.mgrid[-1:1:150j, -1:1:150j])).astype(
+        np.uint16
+    )
     for image in (photograph(), slices, slices.astype(np.int16)):
         assert candidates.smallest(image, CODEC).coding == "codestream"
 

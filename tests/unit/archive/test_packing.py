@@ -76,7 +76,9 @@ def test_the_index_says_what_each_entry_record_says(tmp_path: Path) -> None:
         with ShardReader(shard) as reader:
             for record in reader.index():
                 if record.ref.type is RecordType.ENTRY:
-                    row = decode_entry(reader.read(record.ref, key=record.key), record.key, record.ref).as_json()
+                    row = decode_entry(
+                        reader.read(record.ref, key=record.key), record.key, record.ref
+                    ).as_json()
                     assert row == by_path[row["path"]]
                     seen += 1
     assert seen == len(by_path)
