@@ -265,9 +265,7 @@ def _parse_group(data: Reader, dtype: np.dtype[np.generic], count: int) -> Group
     raise CodestreamSyntaxError(f"unknown kind {adapter_kind} of adapter")
 
 
-def parse(
-    raw: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, region: Box | None = None
-) -> Codestream:
+def parse(raw: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, region: Box | None = None) -> Codestream:
     """Bytes -> Codestream. ``region``: check and keep only the tiles that it touches (the others become empty).
 
     Raises CodestreamSyntaxError and CodestreamVersionError.

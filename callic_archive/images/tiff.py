@@ -31,8 +31,13 @@ def _kind(page: Directory) -> tuple[str, int] | None:
     photometric = page.one(262, 1)
     if len(bits) > 1 or len(formats) > 1 or not 1 <= samples <= _MAX_BANDS:
         return None
-    depth, sign = bits.pop(), {1: "u", 2: "i", 4: "u"}.get(formats.pop())
-    if depth not in (8, 16) or sign is None or page.one(32997, 1) != 1:
+    depth, form = bits.pop(), formats.pop()
+    sign = {1: "u", 2: "i", 4: "u"}.get(form)
+    if depth in (32, 64) and form in (1, 2, 3, 4, 5, 6):
+        sign = "u"  # bit patterns, of floats too
+    elif depth not in (8, 16):
+        return None
+    if sign is None or page.one(32997, 1) != 1:
         return None
     if photometric == 3 or (photometric == 6 and samples == 3 and not _full_chroma(page)):
         return None
@@ -53,6 +58,8 @@ def _raster(page: Directory, reader: TiffReader, limits: Limits) -> tuple[Layout
     if not 0 < width < _WIDEST or not 0 < height < _WIDEST:
         raise MalformedSource(f"the TIFF directory at {page.offset} promises {width} x {height} pixels")
     itemsize, planar = int(letter[1]), page.one(284, 1) == 2 and samples > 1
+    if itemsize > 2 and packing.predictor != 1:
+        return None
     tiled = 322 in page.fields or 324 in page.fields
     if tiled:
         columns, rows = page.one(322), page.one(323)
