@@ -504,6 +504,21 @@ class LinkNotKept(ArchiveError):
     exit_code = 1
 
 
+class ForeignCodecMissing(ArchiveError):
+    """An entry was coded as JPEG XL or WebP, and imagecodecs, which reads those, is not installed here."""
+
+    code = "E508"
+    exit_code = 4
+
+
+class ForeignCodecFailed(ArchiveError):
+    """The library of JPEG XL or WebP refused its input, crashed, or took too long; it runs in a process of
+    its own.
+    """
+
+    code = "E509"
+
+
 class ProofFailed(ArchiveError):
     """What was decoded right after encoding was not the source; the file was stored verbatim instead."""
 

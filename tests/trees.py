@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from callic_archive.archive.candidates import learned
 from callic_archive.archive.codecs import CodecPlan
 from callic_archive.archive.pack_one import PackOptions
 from callic_archive.archive.packing import PackRun, run_settings
@@ -123,7 +124,7 @@ def pack_tree(
 ) -> PackRun:
     """Pack as the command does, in this process unless ``resources`` ask for more; the finished run."""
     paths = tuple(str(p) for p in (sources if isinstance(sources, list) else [sources]))
-    plan, options = plan or DeflatePlan(), options or PackOptions()
+    plan, options = plan or DeflatePlan(), options or PackOptions(coder=learned)
     selection = selection or Selection()
     staging = Staging(destination)
     staging.check()

@@ -16,7 +16,6 @@ from callic_archive.access.regions import Region, box_of
 from callic_archive.archive.codecs import CallicDecoderPlan, DecoderPlan
 from callic_archive.archive.context import ContextFinder
 from callic_archive.archive.entries import Entry
-from callic_archive.archive.pack_one import expand
 from callic_archive.archive.reading import Archive, naming
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.unpacking import OTHER_BYTES
@@ -90,10 +89,11 @@ class OpenArchive(Mapping[str, Entry]):
         return out.getvalue()
 
     def read_array(self, path: str, page: int = 0, region: Region | None = None) -> Image:
-        """Image number ``page`` of a file, (H, W) or (H, W, C), uint8, uint16 or int16; or a region of it.
+        """Image number ``page`` of a file, (H, W) or (H, W, C), or a region of it.
 
-        Of files that went through the codec only the tiles that ``region`` touches are decoded; each was
-        checked by its CRC, and whole images also by the digest of their samples. Files that were stored as
+        Samples are uint8, uint16 or int16, and of wider ones, floats among them, the bits as uint32 or
+        uint64. Of images that the learned codec holds only the tiles that ``region`` touches are decoded;
+        each was checked by its CRC, and whole images also by the digest of their samples. Files that were stored as
         they are, but whose format is understood, are read from their bytes. Regions are slices of rows and
         columns, or (top, left, bottom, right); see ``regions``.
         Raises UnknownPath, NoSuchImage, RegionError, EntryDamaged, DigestMismatch.
@@ -118,7 +118,7 @@ class OpenArchive(Mapping[str, Entry]):
             return True
         with naming(entry):
             part = entry.parts[0]
-            return sniff(expand(self._archive.read(part), part.coding, part.size)) is not None
+            return sniff(self._archive.read_bytes(part)) is not None
 
     def page_count(self, path: str) -> int:
         """How many images ``read_array`` can give of a file; files stored as they are must be read for it."""

@@ -31,6 +31,8 @@ class StreamInfo:
     models: tuple[str, ...]  # SHA-256 of the model files it was coded with
     adapters: tuple[str, ...]  # SHA-256 of the adapters that lie outside it
     adapter_bytes: int = 0  # of an adapter that lies inside it
+    coded_dtype: str = ""  # where narrower samples were coded: their type,
+    meaning: str = ""  # and whether those of ``dtype`` are their ``integer`` or ``float`` values
 
     @property
     def samples(self) -> int:

@@ -101,4 +101,5 @@ def images_of(
         raise
     except (CallicError, OSError, MemoryError):
         return ()  # packing will report it
-    return parsed.images if parsed is not None else ()
+    # what is wider than 16 bits no model takes
+    return tuple(image for image in parsed.images if image.itemsize <= 2) if parsed is not None else ()

@@ -11,7 +11,13 @@ from callic_archive.archive.content import OpenFile, opened, read_source
 from callic_archive.archive.entries import Entry, sparse_digest
 from callic_archive.archive.reading import Archive
 from callic_archive.archive.scan import Problem, Scan, Source, scan
-from callic_archive.errors import CallicError, EnvironmentFailure, ReadFailure, TreeDiffers
+from callic_archive.errors import (
+    CallicError,
+    EnvironmentFailure,
+    ForeignCodecMissing,
+    ReadFailure,
+    TreeDiffers,
+)
 from callic_archive.images.source import Parsed, images_equal, parse
 
 _KINDS = {"file": "a file", "directory": "a folder", "symlink": "a link"}
@@ -123,6 +129,8 @@ def _differences(
             difference = _content(archive, entry, source)
         except OSError as error:
             difference = f"it cannot be read in the tree: {error.strerror or error}"
+        except ForeignCodecMissing as error:
+            difference = f"its pixels cannot be compared: {error}"
         if difference is not None:
             yield difference
 
@@ -177,6 +185,8 @@ def _same_content(archive: Archive, entry: Entry, source: Source) -> bool:
         if found is None:
             return False
         surround, images = archive.pieces(entry)
+    except ForeignCodecMissing:
+        raise
     except EnvironmentFailure as error:
         if isinstance(error, ReadFailure):
             return False

@@ -1,6 +1,6 @@
 """One line of the index: what an entry is, and which records bring it back.
 
-The same JSON object is the payload of the entry's ENTRY record, so a lost index is rebuilt by reading those.
+An ENTRY record says the same, shorter (``entry_record``), so a lost index is rebuilt by reading those.
 ``docs/format/archive.md`` describes the fields.
 """
 
@@ -8,37 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from callic_archive.archive.codecs import StreamInfo
 from callic_archive.archive.content import MOST_EXTENTS, Extents
+from callic_archive.archive.parts import MAX_SIZE, Part, check_digest, one_of, whole_number
 from callic_archive.container.fs import name_from_json, name_to_json
-from callic_archive.container.layout import RecordRef, RecordType
 from callic_archive.errors import ContainerError, EntryDamaged
 
 Json = Any
 Fidelity = Literal["bytes", "content"]
 Method = Literal["image", "stored", "sparse", "none"]
 
-_HEX64 = re.compile(r"[0-9a-f]{64}")
 _KINDS = ("file", "directory", "symlink")
 _METHODS = ("image", "stored", "sparse", "none")
 _FIDELITIES = ("bytes", "content")
-_CODINGS = ("raw", "zstd", "codestream")
-MAX_SIZE = 1 << 62
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One record of an entry."""
-
-    ref: RecordRef
-    coding: Literal["raw", "zstd", "codestream"]
-    size: int  # bytes before coding; of a codestream: bytes of samples
-    stream: StreamInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +50,8 @@ class Entry:
 
     @property
     def packed_size(self) -> int:
-        """Bytes of the records that hold this entry's content, headers included."""
-        return sum(part.ref.length for part in self.parts)
+        """Bytes of the places that hold this entry's content, headers of records included."""
+        return sum(part.place.stored for part in self.parts)
 
     @property
     def samples(self) -> int:
@@ -101,7 +87,7 @@ class Entry:
                 "sha256": self.sha256,
                 "fidelity": self.fidelity,
                 "method": self.method,
-                "parts": [_part_json(part) for part in self.parts],
+                "parts": [part.as_json() for part in self.parts],
             }
         if self.extents is not None:
             row["extents"] = [list(extent) for extent in self.extents]
@@ -116,10 +102,6 @@ class Entry:
         if self.problem is not None:
             row["problem"] = {"code": self.problem[0], "message": self.problem[1]}
         return row
-
-    def to_bytes(self) -> bytes:
-        """The payload of the ENTRY record."""
-        return json.dumps(self.as_json(), sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, row: object) -> Entry:
@@ -136,18 +118,14 @@ class Entry:
             raise EntryDamaged(f"the index line of {path!r} is not valid: {error}") from error
 
     @classmethod
-    def from_bytes(cls, payload: bytes) -> Entry:
-        """Read the payload of an ENTRY record. Raises EntryDamaged (E502)."""
-        try:
-            row = json.loads(payload)
-        except (ValueError, RecursionError) as error:
-            raise EntryDamaged(f"an ENTRY record is not JSON: {error}") from error
-        return cls.from_json(row)
-
-    @classmethod
     def _read(cls, path: str, row: Mapping[str, Json]) -> Entry:
-        kind = _one_of(row, "kind", _KINDS)
-        entry = cls(path, kind, _integer(row, "mode", 0o7777), _integer(row, "mtime_ns", None))
+        kind = one_of(row, "kind", _KINDS)
+        entry = cls(
+            path,
+            kind,
+            whole_number(row["mode"], "mode", 0o7777),
+            whole_number(row["mtime_ns"], "mtime_ns", None),
+        )
         if "problem" in row:
             problem = row["problem"]
             entry = replace(entry, problem=(str(problem["code"]), str(problem["message"])))
@@ -155,14 +133,14 @@ class Entry:
             return replace(entry, target=name_from_json(row, "target"))
         if kind == "directory":
             return entry
-        method = _one_of(row, "method", _METHODS)
+        method = one_of(row, "method", _METHODS)
         entry = replace(
             entry,
-            size=_integer(row, "size", MAX_SIZE),
-            sha256=_digest(row, "sha256"),
-            fidelity=_one_of(row, "fidelity", _FIDELITIES),
+            size=whole_number(row["size"], "size", MAX_SIZE),
+            sha256=check_digest(row["sha256"]),
+            fidelity=one_of(row, "fidelity", _FIDELITIES),
             method=method,
-            parts=tuple(_part(part) for part in _list(row, "parts")),
+            parts=tuple(Part.from_json(part) for part in _list(row, "parts")),
         )
         if "extents" in row:
             entry = replace(entry, extents=_extents(_list(row, "extents"), entry.size))
@@ -175,7 +153,7 @@ class Entry:
                 entry,
                 format=row["format"],
                 recipe=row["recipe"],
-                content_sha256=_digest(row, "content_sha256"),
+                content_sha256=check_digest(row["content_sha256"]),
             )
         elif method == "sparse":
             if entry.extents is None or entry.fidelity != "bytes":
@@ -224,71 +202,24 @@ def _extents(values: list[Json], size: int) -> Extents:
     return tuple(extents)
 
 
-def _part_json(part: Part) -> dict[str, Json]:
-    row: dict[str, Json] = {"record": part.ref.as_json(), "coding": part.coding, "size": part.size}
-    if part.stream is not None:
+def with_whole_digests(entry: Entry, known: Iterable[str]) -> Entry:
+    """``entry`` with the whole digests of models and adapters where it has their first digits only."""
+
+    def whole(starts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(next((d for d in known if d.startswith(start)), start) for start in starts)
+
+    known = tuple(known)
+    parts = []
+    for part in entry.parts:
         stream = part.stream
-        row["stream"] = {
-            "shape": list(stream.shape),
-            "dtype": stream.dtype,
-            "coder": stream.coder,
-            "models": list(stream.models),
-            "adapters": list(stream.adapters),
-            "adapter_bytes": stream.adapter_bytes,
-        }
-    return row
-
-
-def _part(value: object) -> Part:
-    if not isinstance(value, Mapping):
-        raise TypeError("a part is not an object")
-    ref = RecordRef.from_json(value["record"])
-    stream = None
-    coding = _one_of(value, "coding", _CODINGS)
-    if (coding == "codestream") != (ref.type is RecordType.CODESTREAM):
-        raise ValueError(f"a {ref.type.name} record cannot have the coding {coding!r}")
-    if coding == "codestream":
-        raw = value["stream"]
-        shape = tuple(int(extent) for extent in raw["shape"])
-        if not 2 <= len(shape) <= 3 or min(shape) < 1:
-            raise ValueError(f"an image has the shape {shape}")
-        stream = StreamInfo(
-            shape,
-            str(raw["dtype"]),
-            str(raw["coder"]),
-            tuple(_check_digest(d) for d in raw["models"]),
-            tuple(_check_digest(d) for d in raw["adapters"]),
-            _integer(raw, "adapter_bytes", MAX_SIZE),
-        )
-    return Part(ref, coding, _integer(value, "size", MAX_SIZE), stream)
-
-
-def _one_of(row: Mapping[str, Json], name: str, allowed: tuple[str, ...]) -> Any:
-    if row[name] not in allowed:
-        raise ValueError(f"{name} is {row[name]!r}, not one of {', '.join(allowed)}")
-    return row[name]
-
-
-def _integer(row: Mapping[str, Json], name: str, most: int | None) -> int:
-    value = row[name]
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}, not a whole number")
-    if (most is not None and not 0 <= value <= most) or not -MAX_SIZE < value < MAX_SIZE:
-        raise ValueError(f"{name} is {value}, out of range")
-    return value
+        if stream is not None and (stream.models or stream.adapters):
+            stream = replace(stream, models=whole(stream.models), adapters=whole(stream.adapters))
+            part = replace(part, stream=stream)
+        parts.append(part)
+    return replace(entry, parts=tuple(parts))
 
 
 def _list(row: Mapping[str, Json], name: str) -> list[Json]:
     if not isinstance(row[name], list):
         raise TypeError(f"{name} is not a list")
     return list(row[name])
-
-
-def _digest(row: Mapping[str, Json], name: str) -> str:
-    return _check_digest(row[name])
-
-
-def _check_digest(value: object) -> str:
-    if not isinstance(value, str) or not _HEX64.fullmatch(value):
-        raise ValueError(f"{value!r} is no SHA-256")
-    return value

@@ -18,16 +18,17 @@ import zstandard
 from callic_archive.archive.codecs import Codec, CodecPlan, Image
 from callic_archive.archive.commit import format_text
 from callic_archive.archive.content import WHOLE_BELOW, OpenFile, opened, read_source
-from callic_archive.archive.pack_one import ZSTD_LEVEL, PackOptions
+from callic_archive.archive.pack_one import ZSTD_LEVEL, PackOptions, is_jpeg, recoded_jpeg
 from callic_archive.archive.scan import Source
 from callic_archive.errors import CallicError, EnvironmentFailure, ModelError
 from callic_archive.images.source import parse, sniff
 
 SECONDS = 15.0  # after these no further file is begun
 MOST_FILES = 64
-CROP = 128  # rows and columns
+CROP = 132  # rows and columns: more than what is tiny, and so tried with every coding
 CROPS = 2  # of one file
 BLOCK = 128 << 10  # bytes looked at, in three places of a file that is no image
+JPEG_MOST = 4 << 20  # bytes of a JPEG file that is recoded for this
 LARGEST = 1 << 30  # bytes of a file that is taken apart for this
 ENTRY_BYTES = 600  # of ENTRY record, index line and headers, about
 MODEL_RATIO = 0.8  # of a model inside an archive
@@ -147,7 +148,11 @@ class _Sampler:
             with opened(source.file) as file:
                 stored = self._verbatim(file)
                 image = file.extents is None and file.size < LARGEST and sniff(file.head())
+                jpeg = file.extents is None and file.size <= JPEG_MOST and is_jpeg(file.head())
+                recoded = self._recoded(file) if jpeg else None
             self.files += 1
+            if recoded is not None:
+                return recoded
             coded = self._coded(source) if image and (image != "png" or source.size < WHOLE_BELOW) else None
         except (ModelError, EnvironmentFailure):
             raise
@@ -171,6 +176,16 @@ class _Sampler:
             return 0.0, 0.0
         return size * packed / seen, size * (time.monotonic() - begin) / seen
 
+    def _recoded(self, file: OpenFile) -> tuple[float, float] | None:
+        """The same of a JPEG file as JPEG XL; None where that fails or saves nothing."""
+        begin = time.monotonic()
+        data = file.read()
+        pieces = recoded_jpeg(data)
+        if pieces is None:
+            return None
+        self.bytes += len(data)
+        return float(sum(len(piece.payload) for piece in pieces)), time.monotonic() - begin
+
     def _coded(self, source: Source) -> tuple[float, float] | None:
         """The same through the codec; None for what it does not take."""
         parsed = parse(read_source(source.file)[0], "", self._options.limits)
@@ -183,10 +198,10 @@ class _Sampler:
         begin = time.monotonic()
         for image in self._chance.sample(parsed.images, min(CROPS, len(parsed.images))):
             crop = self._crop(image)
-            codestream = codec.encode(crop)
-            self._models.update(codec.inspect(codestream).models)
+            coded = self._options.coder(crop, codec)
+            self._models.update(coded.stream.models)
             samples += crop.size
-            bytes_ += len(codestream)
+            bytes_ += len(coded.payload)
             self.bytes += crop.nbytes
         seconds = (time.monotonic() - begin) * (2 if self._options.verify else 1)
         self.images += 1
@@ -197,7 +212,9 @@ class _Sampler:
     def _open(self, image: Image) -> Codec:
         if self._codec is None:
             self._codec = self._plan.open()
-            self._codec.encode(image[:8, :8].copy())  # what is compiled and loaded first shall not count
+            self._options.coder(
+                image[:8, :8].copy(), self._codec
+            )  # what is compiled and loaded first shall not count
         return self._codec
 
     def _crop(self, image: Image) -> Image:

@@ -14,14 +14,17 @@ from typing import BinaryIO
 import numpy as np
 import zstandard
 
-from callic_archive.archive.entries import Entry, Part
+from callic_archive.archive.codecs import Image
+from callic_archive.archive.entries import Entry
 from callic_archive.archive.pack_one import CHUNK, expand
+from callic_archive.archive.parts import Part
 from callic_archive.archive.reading import Archive
 from callic_archive.archive.salvaging import Orphan
 from callic_archive.container.fs import ExtractionRoot
 from callic_archive.container.layout import RecordType
 from callic_archive.errors import CallicError, EnvironmentFailure, ReadFailure, WriteFailure
 
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"
 FOLDER = "callic-fragments"  # in the destination, so that no fragment is taken for a file
 
 
@@ -68,8 +71,11 @@ def of_orphans(
         name = f"{FOLDER}/{orphan.key}.record-{orphan.ref.sequence}"
         try:
             payload = archive.reader(orphan.ref.shard).read(orphan.ref, key=orphan.key)
-            if orphan.ref.type is RecordType.CODESTREAM:
-                data, name = _as_npy(archive, payload), f"{name}.npy"
+            kind = _own_kind(payload, orphan.ref.type)
+            if kind:
+                data, name = payload, f"{name}.{kind}"
+            elif orphan.ref.type is RecordType.CODESTREAM:
+                data, name = _as_npy(archive.decoder().decode(payload)), f"{name}.npy"
             else:
                 data = _unpacked(payload)
         except EnvironmentFailure as error:
@@ -85,7 +91,7 @@ def of_orphans(
 def _images(archive: Archive, entry: Entry, root: ExtractionRoot) -> Iterator[tuple[str, int]]:
     for number, part in enumerate(part for part in entry.parts if part.stream is not None):
         try:
-            data = _as_npy(archive, archive.read(part))
+            data = _as_npy(archive.decode(part))
         except EnvironmentFailure as error:
             if not isinstance(error, ReadFailure):
                 raise
@@ -97,15 +103,26 @@ def _images(archive: Archive, entry: Entry, root: ExtractionRoot) -> Iterator[tu
             yield path, len(data)
 
 
-def _as_npy(archive: Archive, codestream: bytes) -> bytes:
+def _as_npy(image: Image) -> bytes:
     out = io.BytesIO()
-    np.save(out, archive.decoder().decode(codestream), allow_pickle=False)
+    np.save(out, image, allow_pickle=False)
     return out.getvalue()
+
+
+def _own_kind(payload: bytes, type: RecordType) -> str:
+    """The suffix of a record that is a file in itself, JPEG XL (of a JPEG file, too) or WebP, and of
+    filtered samples, whose shape went with their entry.
+    """
+    if type is RecordType.CODESTREAM and payload[1:5] == _ZSTANDARD:
+        return "samples"
+    if payload.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")):
+        return "jxl"
+    return "webp" if payload[:4] == b"RIFF" and payload[8:12] == b"WEBP" else ""
 
 
 def _payload(archive: Archive, part: Part) -> bytes | None:
     try:
-        return expand(archive.read(part), part.coding, part.size)
+        return archive.read_bytes(part)
     except EnvironmentFailure as error:
         if not isinstance(error, ReadFailure):
             raise

@@ -18,14 +18,20 @@ from typing import Any, Literal, TypeVar, cast
 
 import zstandard
 
-from callic_archive.archive.codecs import Codec, StreamInfo
+from callic_archive.archive import isolated
+from callic_archive.archive.candidates import Coder, smallest
+from callic_archive.archive.codecs import Codec, Image, StreamInfo
 from callic_archive.archive.digests import content_sha256, same_image, sha256
+from callic_archive.archive.image_coding import decode_image
 from callic_archive.archive.mapped import blocks
+from callic_archive.archive.parts import Coding
 from callic_archive.container.layout import RecordType
 from callic_archive.errors import (
     CallicError,
     DeviceFailed,
     EnvironmentFailure,
+    ForeignCodecFailed,
+    ForeignCodecMissing,
     ProofFailed,
     SourceError,
     UnexpectedFailure,
@@ -39,10 +45,12 @@ ZSTD_LEVEL_SMALL = 19  # below SMALL bytes the strongest level costs nothing tha
 SMALL = 1 << 20
 # bytes of an index line; a file of so many images that it would be longer is stored verbatim
 MAX_ROW = 8 << 20
-FEW = (
-    64  # differences of compressed bytes below 1/64 of a file are taken without a look at what they are worth
-)
-RECORD_COST = 200  # bytes that one more record costs in the shard and in the index, about
+# differences of compressed bytes below 1/64 of a file are taken without a look at what they are worth
+FEW = 64
+MEMORY_OF_JPEG = 8  # bytes of samples that a byte of a JPEG file stands for, about
+INLINE = 4096  # bytes of payload up to which a piece lies in its entry's own record
+# bytes, about: of an entry's lines for one more piece, for its record where it has one, and for an image's digest
+PIECE_COST, RECORD_COST, IMAGE_COST = 30, 80, 100
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class PackOptions:
     fidelity: Literal["auto", "bytes"] = "auto"
     verify: bool = True  # False leaves out the decoding of codestreams, never the proof of the rebuilding
     limits: Limits = field(default_factory=Limits)
+    coder: Coder = smallest  # how images are coded
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Piece:
 
     type: RecordType
     payload: bytes
-    coding: Literal["raw", "zstd", "codestream"]
+    coding: Coding
     size: int  # bytes before coding
     stream: StreamInfo | None = None
 
@@ -140,7 +149,26 @@ def pack_one(
             failure = packed
         else:
             failure = taken
-    return Packed(digest, size, "stored", "bytes", stored_pieces(data), failure=failure)
+    pieces = stored_pieces(data)
+    if codec is not None and is_jpeg(data):
+        pieces = iter(recoded_jpeg(data) or pieces)
+    return Packed(digest, size, "stored", "bytes", pieces, failure=failure)
+
+
+def is_jpeg(data: bytes | memoryview) -> bool:
+    """Whether a file claims to be a JPEG that one record can hold."""
+    return bytes(data[:3]) == b"\xff\xd8\xff" and len(data) <= CHUNK
+
+
+def recoded_jpeg(data: bytes | memoryview) -> list[Piece] | None:
+    """A JPEG file as JPEG XL that gives back its very bytes; None where that fails or saves nothing."""
+    try:
+        payload = isolated.ask("encode_jpeg", data, memory=MEMORY_OF_JPEG * len(data))
+        if len(payload) >= len(data) or expand(payload, "jpeg", len(data)) != data:
+            return None
+    except (ForeignCodecMissing, ForeignCodecFailed, ValueError):
+        return None
+    return [Piece(RecordType.STORED, payload, "jpeg", len(data))]
 
 
 @dataclass(frozen=True)
@@ -211,7 +239,8 @@ def _ways(taken: _Taken, size: int, options: PackOptions) -> list[_Way]:
     ways = []
     for parsed in choices:
         surround = list(_chunked(parsed.surround, RecordType.SURROUND))
-        total = len(json.dumps(parsed.recipe)) + sum(len(piece.payload) + RECORD_COST for piece in surround)
+        total = IMAGE_COST + len(json.dumps(parsed.recipe)) // 3
+        total += sum(_cost(len(piece.payload)) for piece in surround)
         ways.append(_Way(parsed, surround, total))
     return ways
 
@@ -224,15 +253,15 @@ def _encode(
     images = taken.parsed.images
     ways = _ways(taken, size, options)
     streams: list[Piece] = []
+    proofs: list[bool] = []
     pixels, least = 0, min(way.cost for way in ways)
     for image in images:
-        codestream = codec.encode(image)
-        pixels += len(codestream) + RECORD_COST
-        if least + pixels >= size + RECORD_COST:  # it has grown: no image after this one can shrink it again
+        coded = options.coder(image, codec)
+        pixels += _cost(len(coded.payload))
+        if least + pixels >= _cost(size):  # it has grown: no image after this one can shrink it again
             return None
-        streams.append(
-            Piece(RecordType.CODESTREAM, codestream, "codestream", image.nbytes, codec.inspect(codestream))
-        )
+        proofs.append(coded.proven)
+        streams.append(Piece(RecordType.CODESTREAM, coded.payload, coded.coding, image.nbytes, coded.stream))
     stored = stored_size(data, stop=2 * max(way.cost for way in ways) - least + pixels)
     if stored <= least + pixels:
         return None
@@ -244,7 +273,7 @@ def _encode(
     surround = way.surround
     if options.verify:
         for number, (image, piece) in enumerate(zip(images, streams, strict=True)):
-            if not same_image(image, codec.decode(piece.payload)):
+            if not proofs[number] and not same_image(image, _decoded(piece, codec)):
                 raise ProofFailed(f"image {number} did not come back from its codestream as it was")
     return Packed(
         digest,
@@ -256,6 +285,17 @@ def _encode(
         recipe=parsed.recipe,
         content_sha256=content_sha256(parsed.format, parsed.recipe, parsed.surround, parsed.images),
     )
+
+
+def _cost(payload: int) -> int:
+    """Bytes that a piece of ``payload`` bytes costs an archive, about."""
+    return payload + PIECE_COST + (RECORD_COST if payload > INLINE else 0)
+
+
+def _decoded(piece: Piece, codec: Codec) -> Image:
+    if piece.stream is None:
+        raise ProofFailed("an image has no description")
+    return decode_image(piece.payload, piece.coding, piece.stream, codec)
 
 
 def prove_rebuild(parsed: Parsed, digest: str, options: PackOptions) -> Literal["bytes", "content"]:
@@ -297,10 +337,10 @@ def stored_pieces(data: bytes | memoryview, *, level: int | None = None) -> Iter
 
 
 def stored_size(data: bytes | memoryview, *, stop: int) -> int:
-    """Bytes of payload when stored verbatim; counting ends early once it exceeds ``stop``."""
+    """Bytes that it costs to store the file verbatim; counting ends early once it exceeds ``stop``."""
     total = 0
     for piece in stored_pieces(data):
-        total += len(piece.payload) + RECORD_COST
+        total += _cost(len(piece.payload))
         if total > stop:
             break
     return total
@@ -337,6 +377,11 @@ def _chunked(data: bytes | memoryview, type: RecordType, level: int | None = Non
         yield _piece(type, chunk, compressor)
 
 
+def verbatim_piece(type: RecordType, data: bytes) -> Piece:
+    """The bytes of one piece, Zstandard or raw, whichever is smaller."""
+    return _piece(type, data, _compressor(ZSTD_LEVEL_SMALL if len(data) <= SMALL else ZSTD_LEVEL))
+
+
 def _compressor(level: int) -> zstandard.ZstdCompressor:
     return zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=False)
 
@@ -350,8 +395,11 @@ def _piece(
     return Piece(type, bytes(chunk), "raw", len(chunk))
 
 
-def expand(payload: bytes, coding: str, size: int) -> bytes:
-    """Undo ``raw`` or ``zstd``. Raises ValueError when the result does not have ``size`` bytes."""
+def expand(payload: bytes, coding: str, size: int, base: bytes | None = None) -> bytes:
+    """Undo ``raw``, ``zstd`` (made against ``base``, if any), or ``jpeg``.
+
+    Raises ValueError when the result does not have ``size`` bytes, ForeignCodecMissing, ForeignCodecFailed.
+    """
     if coding == "zstd":
         if size > CHUNK:
             raise ValueError(f"a record promises {size} bytes, more than the {CHUNK} that one may hold")
@@ -359,9 +407,18 @@ def expand(payload: bytes, coding: str, size: int) -> bytes:
             # else the frame itself would choose what is allocated
             if zstandard.frame_content_size(payload) != size:
                 raise ValueError("the Zstandard frame promises another size than the index")
-            payload = zstandard.ZstdDecompressor().decompress(payload, max_output_size=size)
+            known = zstandard.ZstdCompressionDict(base or b"", dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+            decompressor = zstandard.ZstdDecompressor(dict_data=known if base else None)
+            payload = decompressor.decompress(payload, max_output_size=size)
         except zstandard.ZstdError as error:
             raise ValueError(f"the Zstandard frame is damaged: {error}") from error
+    elif coding == "jpeg":
+        if size > CHUNK:
+            raise ValueError(f"a JPEG of {size} bytes, more than {CHUNK}, is not recoded")
+        memory = MEMORY_OF_JPEG * max(size, len(payload))
+        payload = isolated.ask("decode_jpeg", payload, memory=memory, most=max(size, 4096))
+    elif coding != "raw":
+        raise ValueError(f"{coding!r} is no coding of bytes")
     if len(payload) != size:
         raise ValueError(f"a record holds {len(payload)} bytes instead of {size}")
     return payload

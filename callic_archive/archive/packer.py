@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from callic_archive.archive.bases import Bases
 from callic_archive.archive.codecs import Codec, CodecPlan
 from callic_archive.archive.content import WHOLE_BELOW, OpenFile, opened
 from callic_archive.archive.context import ContextFinder, read_beside
 from callic_archive.archive.digests import sha256
-from callic_archive.archive.entries import Entry, Part, relocated, sparse_digest
-from callic_archive.archive.pack_one import Packed, PackOptions, pack_one, streamed_pieces
+from callic_archive.archive.entries import Entry, relocated, sparse_digest
+from callic_archive.archive.entry_record import Inline, Position, encode_entry, finished_parts
+from callic_archive.archive.pack_one import INLINE, Packed, PackOptions, Piece, pack_one, streamed_pieces
+from callic_archive.archive.parts import Part, Place
 from callic_archive.archive.scan import Problem, Source, unreadable
 from callic_archive.archive.staging import claim_shard
 from callic_archive.container.layout import RecordRef, RecordType
@@ -29,6 +32,7 @@ from callic_archive.errors import CallicError, SourceChanged, WorkerKiller
 from callic_archive.images.source import sniff
 
 SHARD_BYTES = 8 << 30
+INLINE_TOTAL = 16384  # bytes of small pieces that lie in the record of one entry
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class ShardSink:
         self._limit = shard_bytes
         self._writer: ShardWriter | None = None
         self._sealed: list[SealedShard] = []
+        self._bases = Bases()
 
     @property
     def partial(self) -> Path | None:
@@ -91,34 +96,63 @@ class ShardSink:
         sealed, self._sealed = tuple(self._sealed), []
         return sealed
 
-    def append(self, type: RecordType, payload: bytes, key: str) -> RecordRef:
-        """Write one record; see ShardWriter.append."""
+    def _open(self) -> ShardWriter:
         if self._writer is None:
             path, shard_id = claim_shard(self._data)
             self._writer = ShardWriter(path, shard_id=shard_id)
-        return self._writer.append(type, payload, key=key)
+            self._bases.clear()
+        return self._writer
+
+    def append(self, type: RecordType, payload: bytes, key: str) -> RecordRef:
+        """Write one record; see ShardWriter.append."""
+        return self._open().append(type, payload, key=key)
 
     def write(
         self,
         entry: Entry,
         packed: Packed | None = None,
-        complete: Callable[[Entry], Entry] = lambda entry: entry,
+        complete: Callable[[Entry, int], Entry] = lambda entry, size: entry,
     ) -> Entry:
         """Write the pieces of ``packed`` and the ENTRY that makes them count; the entry with its parts.
 
-        ``complete`` adds to the entry what is known only once all pieces went by.
+        ``complete`` adds to the entry what is known only once all pieces, of so many bytes, went by.
         """
-        parts = entry.parts
+        parts: list[Part | Inline] = list(entry.parts)
+        bases: list[tuple[int, Piece, str]] = []
         if packed is not None:
-            parts = tuple(
-                Part(self.append(p.type, p.payload, entry.path), p.coding, p.size, p.stream)
-                for p in packed.pieces
-            )
-        entry = complete(replace(entry, parts=parts))
-        self.append(RecordType.ENTRY, entry.to_bytes(), entry.path)
-        if self._writer is not None and self._writer.size >= self._limit:
+            parts, room = [], INLINE_TOTAL
+            for piece in packed.pieces:
+                part, kind = self._place(piece, entry, room)
+                if isinstance(part, Inline):
+                    room -= len(part.payload)
+                if kind:
+                    bases.append((len(parts), piece, kind))
+                parts.append(part)
+        entry = complete(replace(entry, parts=()), sum(part.size for part in parts))
+        writer = self._open()
+        at = Position(writer.name, writer.size, writer.record_count)
+        payload, places = encode_entry(entry, parts, at)
+        ref = writer.append(RecordType.ENTRY, payload, key=entry.path)
+        entry = replace(entry, parts=finished_parts(parts, ref, places))
+        for number, piece, kind in bases:
+            self._bases.remember(piece, kind, entry.parts[number].place)
+        if writer.size >= self._limit:
             self.seal()
         return entry
+
+    def _place(self, piece: Piece, entry: Entry, room: int) -> tuple[Part | Inline, str]:
+        """A piece as part of ``entry``, written unless it is small; and its kind if others may resemble it."""
+        writer, kind = self._open(), f"{piece.type} {entry.format or _suffix(entry.path)}"
+
+        def copy(payload: bytes) -> Place:
+            return Place(writer.append(piece.type, payload, key=entry.path))
+
+        found, base = self._bases.shorten(piece, kind, copy)
+        remembered = kind if base is None else ""
+        if len(found.payload) <= min(INLINE, room):
+            return Inline(found.payload, found.coding, found.size, found.stream, base), remembered
+        ref = self.append(found.type, found.payload, entry.path)
+        return Part(ref, found.coding, found.size, found.stream, None, base), remembered
 
     def seal(self) -> None:
         """Finish the open shard, if any."""
@@ -247,8 +281,8 @@ class Packer:
         data = file.pieces(sparse, fill=sparse is not None)
         pieces = streamed_pieces(data, file.data_bytes, digest.update)
 
-        def complete(entry: Entry) -> Entry:
-            size = file.size if sparse is not None else sum(part.size for part in entry.parts)
+        def complete(entry: Entry, read: int) -> Entry:
+            size = file.size if sparse is not None else read
             extents = entry.extents if size == file.size else None
             method = entry.method if size or sparse is not None else "none"
             return replace(entry, size=size, extents=extents, method=method, sha256=digest.hexdigest())
@@ -267,6 +301,11 @@ class Packer:
         """Seal the open shard; what was sealed and not told yet."""
         self.sink.seal()
         return self.sink.take_sealed()
+
+
+def _suffix(path: str) -> str:
+    name = path.rsplit("/", 1)[-1].lower()
+    return name.rsplit(".", 1)[-1] if "." in name else ""
 
 
 def _plain(message: str) -> str:

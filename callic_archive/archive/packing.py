@@ -14,10 +14,10 @@ from callic_archive.archive.codecs import CodecPlan
 from callic_archive.archive.commit import Finished, finish
 from callic_archive.archive.content import look
 from callic_archive.archive.duplicates import group_candidates
-from callic_archive.archive.entries import Entry
+from callic_archive.archive.entries import Entry, with_whole_digests
 from callic_archive.archive.pack_one import PackOptions
 from callic_archive.archive.packer import SHARD_BYTES, BatchResult, PackJob, ShardSink, write_plain
-from callic_archive.archive.recovery import recover_shards
+from callic_archive.archive.recovery import Recovered, recover_shards
 from callic_archive.archive.scan import Problem, Scan, Selection, Source
 from callic_archive.archive.staging import Staging
 from callic_archive.container.layout import PARTIAL_SUFFIX, RecordRef, RecordType
@@ -66,7 +66,7 @@ class PackRun:
         self.notes.extend(found.notes)
         self._sealed.extend(found.sealed)
         self._adapters.update(found.adapters)
-        for path, entry in found.entries.items():
+        for path, entry in self._recognised(found).items():
             source = self._wanted.get(path)
             if source is None or source.link is not None or entry.link is not None:
                 continue  # further names of a file cost nothing; they are written again
@@ -75,6 +75,12 @@ class PackRun:
                 self.resumed += 1
                 if entry.problem is not None:
                     self.problems.append(Problem(source.file, *entry.problem, kept=True))
+
+    def _recognised(self, found: Recovered) -> dict[str, Entry]:
+        """Entries of shards, with the whole digests of what ENTRY records name by its first digits."""
+        learned = any(entry.models() for entry in found.entries.values())
+        digests = [*self._adapters, *found.adapters, *(self.plan.model_files() if learned else ())]
+        return {path: with_whole_digests(entry, digests) for path, entry in found.entries.items()}
 
     def groups(self) -> list[Group]:
         """The files still to be packed, candidates for equality together."""
@@ -196,10 +202,12 @@ class PackRun:
             self.notes.extend(found.notes)
             name = path.name.removesuffix(PARTIAL_SUFFIX)
             sealed = path.with_name(name)
-            if any(part.ref.shard == name for entry in self.entries.values() for part in entry.parts):
+            if any(name in part.shards for entry in self.entries.values() for part in entry.parts):
                 self._sealed.extend(found.sealed)
             elif sealed.exists():
-                for entry in found.entries.values():  # of an empty file or a copy only this may be here
+                for entry in self._recognised(
+                    found
+                ).values():  # of an empty file or a copy only this may be here
                     if self.entries.get(entry.path) == entry:
                         self._sink.write(entry)
                 sealed.unlink()

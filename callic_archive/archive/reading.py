@@ -19,8 +19,11 @@ import numpy as np
 
 from callic_archive.archive.codecs import Box, Decoder, DecoderPlan, Image
 from callic_archive.archive.digests import content_sha256
-from callic_archive.archive.entries import Entry, Part
+from callic_archive.archive.entries import Entry, with_whole_digests
+from callic_archive.archive.entry_record import decode_entry
+from callic_archive.archive.image_coding import decode_image
 from callic_archive.archive.pack_one import expand
+from callic_archive.archive.parts import Base, Part, Place
 from callic_archive.archive.placing import Placing
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.staging import PARTIAL
@@ -33,6 +36,7 @@ from callic_archive.errors import (
     DigestMismatch,
     EntryDamaged,
     EnvironmentFailure,
+    ForeignCodecMissing,
     IndexDamaged,
     MissingPath,
     NotAnArchive,
@@ -142,9 +146,10 @@ class Archive:
                     contents.adapters[record.key] = record.ref
                 elif record.ref.type is RecordType.ENTRY:
                     with suppress(ContainerError, EntryDamaged):
-                        entry = Entry.from_bytes(reader.read(record.ref, key=record.key))
-                        entries[entry.path] = entry
-        contents.entries = list(entries.values())
+                        payload = reader.read(record.ref, key=record.key)
+                        entries[record.key] = decode_entry(payload, record.key, record.ref)
+        digests = [*contents.adapters, *(path.name.removesuffix(MODEL_SUFFIX) for path in self.models())]
+        contents.entries = [with_whole_digests(entry, digests) for entry in entries.values()]
         return contents
 
     # -- records ---------------------------------------------------------------------------------------------
@@ -157,7 +162,9 @@ class Archive:
                 try:
                     path = self.data / name
                     if not path.is_file():
-                        path = path.with_name(name + PARTIAL_SUFFIX)  # of an unfinished archive that is salvaged
+                        path = path.with_name(
+                            name + PARTIAL_SUFFIX
+                        )  # of an unfinished archive that is salvaged
                     if not path.is_file():
                         raise EntryDamaged(f"the shard data/{name} is missing")
                     found = ShardReader(path)
@@ -168,9 +175,27 @@ class Archive:
             raise found
         return found
 
-    def read(self, part: Part) -> bytes:
-        """The checked payload of a part."""
-        return self.reader(part.ref.shard).read(part.ref)
+    def read(self, place: Place) -> bytes:
+        """The checked bytes at a place."""
+        payload = self.reader(place.ref.shard).read(place.ref)
+        if place.within is None:
+            return payload
+        start, length = place.within
+        if start + length > len(payload):
+            raise EntryDamaged("the index looks for a part beyond the end of its record")
+        return payload[start : start + length]
+
+    def read_bytes(self, part: Part) -> bytes:
+        """What a part of bytes, not of an image, holds. Raises ValueError, ContainerError, EntryDamaged."""
+        base = None if part.base is None else self._read_base(part.base)
+        return expand(self.read(part.place), part.coding, part.size, base)
+
+    def _read_base(self, base: Base) -> bytes:
+        """The bytes of a base, from the first of its places that is whole."""
+        for place in base.places[:-1]:
+            with suppress(ContainerError, EntryDamaged, ValueError):
+                return expand(self.read(place), base.coding, base.size)
+        return expand(self.read(base.places[-1]), base.coding, base.size)
 
     def decoder(self) -> Decoder:
         """The decoder with this archive's own models and adapters. Raises ModelError."""
@@ -193,6 +218,8 @@ class Archive:
             for part in entry.parts:
                 for _ in self.reader(part.ref.shard).chunks(part.ref):
                     pass
+                if part.base is not None:
+                    self._read_base(part.base)
 
     def restore(self, entry: Entry, out: BinaryIO, *, prove: bool = False) -> Literal["bytes", "content"]:
         """Write the file of an entry to ``out``; what it was proven to be.
@@ -206,7 +233,7 @@ class Archive:
             tee = Placing(out, entry)
             if entry.method != "image":
                 for part in entry.parts:
-                    tee.write(expand(self.read(part), part.coding, part.size))
+                    tee.write(self.read_bytes(part))
                 tee.end()
                 if tee.hexdigest() != entry.sha256:
                     raise DigestMismatch(
@@ -227,20 +254,19 @@ class Archive:
 
     def pieces(self, entry: Entry) -> tuple[bytes, list[Image]]:
         """Surrounding bytes and decoded images of an image entry, in the order of its parts."""
-        surround = b"".join(
-            expand(self.read(part), part.coding, part.size) for part in entry.parts if part.stream is None
-        )
+        surround = b"".join(self.read_bytes(part) for part in entry.parts if part.stream is None)
         self._check_promise(entry)
-        return surround, [self._decode(part) for part in entry.parts if part.stream is not None]
+        return surround, [self.decode(part) for part in entry.parts if part.stream is not None]
 
     def image(self, entry: Entry, number: int, region: Box | None = None) -> Image:
-        """Image ``number`` of an image entry, or the part in ``region``, of which only the tiles are decoded.
+        """Image ``number`` of an image entry, or the part in ``region``, of which a codestream's tiles alone
+        are decoded.
 
-        Raises EntryDamaged.
+        Raises EntryDamaged, ForeignCodecMissing.
         """
         with naming(entry):
             self._check_promise(entry)
-            return self._decode([part for part in entry.parts if part.stream is not None][number], region)
+            return self.decode([part for part in entry.parts if part.stream is not None][number], region)
 
     @staticmethod
     def _check_promise(entry: Entry) -> None:
@@ -248,14 +274,14 @@ class Archive:
         promised = sum(part.size for part in entry.parts if part.stream is not None)
         Limits().check_decoded(promised, entry.size)
 
-    def _decode(self, part: Part, region: Box | None = None) -> Image:
-        codestream = self.read(part)
-        info, told = self.decoder().inspect(codestream), part.stream
-        if told is None or (info.shape, info.dtype) != (told.shape, told.dtype):
-            raise EntryDamaged("a codestream holds an image of another shape than the index says")
-        if info.samples * np.dtype(info.dtype).itemsize != part.size:
-            raise EntryDamaged("a codestream holds more or fewer bytes of samples than the index says")
-        return self.decoder().decode(codestream, region) if region else self.decoder().decode(codestream)
+    def decode(self, part: Part, region: Box | None = None) -> Image:
+        """The image of a part that has one, or its ``region``. Raises CallicError, ValueError, TypeError."""
+        if part.stream is None:
+            raise EntryDamaged("a part that is no image was to be decoded as one")
+        if part.stream.samples * np.dtype(part.stream.dtype).itemsize != part.size:
+            raise EntryDamaged("an image holds more or fewer bytes of samples than the index says")
+        decoder = self.decoder() if part.coding == "codestream" else None
+        return decode_image(self.read(part.place), part.coding, part.stream, decoder, region)
 
     def close(self) -> None:
         """Close all readers."""
@@ -328,7 +354,7 @@ def naming(entry: Entry) -> Iterator[None]:
     """Let every failure inside say which entry it costs; failures of the machine pass through."""
     try:
         yield
-    except (EnvironmentFailure, DigestMismatch, EntryDamaged):
+    except (EnvironmentFailure, DigestMismatch, EntryDamaged, ForeignCodecMissing):
         raise
     except CallicError as error:
         raise EntryDamaged(str(error)) from error

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from callic_archive.archive.entries import Entry
+from callic_archive.archive.entry_record import decode_entry
 from callic_archive.container.fs import writing
 from callic_archive.container.layout import PARTIAL_SUFFIX, IndexEntry, RecordRef, RecordType
 from callic_archive.container.reader import ShardReader
@@ -77,7 +78,7 @@ def _collect(reader: ShardReader, records: Iterable[IndexEntry], result: Recover
     for record in records:
         if record.ref.type is RecordType.ENTRY:
             try:
-                entry = Entry.from_bytes(reader.read(record.ref, key=record.key))
+                entry = decode_entry(reader.read(record.ref, key=record.key), record.key, record.ref)
             except EntryDamaged as error:
                 result.notes.append(
                     f"an entry of {reader.name} is not readable and is packed again ({error})"
@@ -92,4 +93,4 @@ def _with_all_parts(entries: dict[str, Entry], shards: Iterable[Path]) -> dict[s
     """Drop entries whose content lies in a shard that was lost (files of equal content share records)."""
     folders = {path.parent for path in shards}
     there = {path.name for folder in folders for path in folder.glob("shard-*.cla")}
-    return {p: e for p, e in entries.items() if all(part.ref.shard in there for part in e.parts)}
+    return {p: e for p, e in entries.items() if all(part.shards <= there for part in e.parts)}

@@ -1,4 +1,7 @@
-"""What is left of an archive as a new one: records are copied, nothing is coded anew."""
+"""What is left of an archive as a new one: its content is copied, no image is coded anew.
+
+What was stored as a difference is put together first, so nothing depends on what stays behind.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from callic_archive.archive.commit import Finished, finish
-from callic_archive.archive.entries import Entry, Part
-from callic_archive.archive.pack_one import Packed, Piece
+from callic_archive.archive.entries import Entry, with_whole_digests
+from callic_archive.archive.pack_one import Packed, Piece, verbatim_piece
 from callic_archive.archive.packer import SHARD_BYTES, ShardSink
+from callic_archive.archive.parts import Part, record_type
 from callic_archive.archive.reading import Archive
 from callic_archive.archive.salvaging import relinked
 from callic_archive.archive.staging import Staging
@@ -64,7 +68,9 @@ def regather(
                 rows.append(_copy(archive, entry, sink, moved))
                 progress(entry)
             sink.seal()
-            models = _models(archive, {d for row in rows for d in row.models()}, staging.run / "models")
+            wanted = {digest for row in rows for digest in row.models()}
+            models = _models(archive, wanted, staging.run / "models")
+            rows = [with_whole_digests(row, [*models, *adapters]) for row in rows]
             return finish(
                 staging,
                 rows,
@@ -85,12 +91,17 @@ def _copy(
     known = moved.get(entry.parts)
     if known is not None or not entry.parts:
         return sink.write(replace(entry, parts=known or ()))
-    pieces = (
-        Piece(part.ref.type, archive.read(part), part.coding, part.size, part.stream) for part in entry.parts
-    )
+    pieces = (_piece(archive, entry, part) for part in entry.parts)
     new = sink.write(replace(entry, parts=()), Packed("", entry.size, entry.method, entry.fidelity, pieces))
     moved[entry.parts] = new.parts
     return new
+
+
+def _piece(archive: Archive, entry: Entry, part: Part) -> Piece:
+    type = record_type(part.coding, entry.method)
+    if part.base is not None:
+        return verbatim_piece(type, archive.read_bytes(part))
+    return Piece(type, archive.read(part.place), part.coding, part.size, part.stream)
 
 
 def _adapters(archive: Archive, entries: Sequence[Entry], sink: ShardSink) -> dict[str, RecordRef]:
@@ -116,7 +127,8 @@ def _models(archive: Archive, wanted: set[str], folder: Path) -> dict[str, Path]
     for path in archive.models():
         with suppress(CallicError):
             model = load_model(path)
-            if model.digest in wanted and model.digest not in files:
+            needed = any(model.digest.startswith(start) for start in wanted)  # or whole digests
+            if needed and model.digest not in files:
                 with writing(folder):
                     folder.mkdir(exist_ok=True)
                 atomic_write(folder / model.digest, model.file_bytes())

@@ -12,9 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from callic_archive.archive.entries import Entry
+from callic_archive.archive.entries import Entry, with_whole_digests
+from callic_archive.archive.entry_record import decode_entry
 from callic_archive.archive.links import is_other_name
-from callic_archive.archive.reading import INDEX, Contents, contents_of
+from callic_archive.archive.reading import INDEX, MODEL_SUFFIX, Contents, contents_of
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.staging import PARTIAL
 from callic_archive.container.index import read_index
@@ -86,9 +87,14 @@ def survey(root: Path, progress: Callable[[int], None] = lambda size: None) -> S
     for path in shards:
         _read_shard(path, result, found, keys)
         progress(path.stat().st_size)
+    models = (path.name.removesuffix(MODEL_SUFFIX) for path in (data / "models").glob(f"*{MODEL_SUFFIX}"))
+    _recognise(indexed, found, {*models, *result.contents.adapters})
     _choose(indexed, found, result)
-    known = {part.ref for entry in [*result.contents.entries, *result.damaged] for part in entry.parts}
-    named = {e.path for e in result.contents.entries} | {e.path for e in result.damaged}
+    entries = [*result.contents.entries, *result.damaged]
+    known = {part.ref for entry in entries for part in entry.parts}
+    # the first place of a base is content of some file, the others are copies of that
+    known |= {p.ref for e in entries for part in e.parts if part.base for p in part.base.places[1:]}
+    named = {entry.path for entry in entries}
     result.orphans = [
         Orphan(ref, key)
         for ref, key in keys.items()
@@ -141,8 +147,8 @@ def _read_shard(
                     result.contents.adapters[item.key] = item.ref
                 elif item.ref.type is RecordType.ENTRY:
                     with suppress(ContainerError, EntryDamaged):
-                        entry = Entry.from_bytes(reader.read(item.ref, key=item.key))
-                        found[entry.path].append(entry)
+                        payload = reader.read(item.ref, key=item.key)
+                        found[item.key].append(decode_entry(payload, item.key, item.ref))
                 elif item.ref.type in _CONTENT:
                     keys[item.ref] = item.key
     except CallicError as error:
@@ -150,11 +156,29 @@ def _read_shard(
         result.problems.append(Problem(f"data/{path.name}", error.code, text, kept=False, exit_code=3))
 
 
+def _recognise(indexed: dict[str, Entry], found: dict[str, list[Entry]], digests: set[str]) -> None:
+    """Give models and adapters that ENTRY records name by their first digits their whole digests, where these
+    are known, so that entries of both sources can be compared.
+    """
+    for entry in indexed.values():
+        digests |= entry.models() | entry.adapters()
+    for path, versions in found.items():
+        found[path] = [with_whole_digests(entry, digests) for entry in versions]
+
+
+def _is_whole(entry: Entry, whole: set[RecordRef]) -> bool:
+    """Whether all its records are, and of each base one."""
+    return all(
+        part.ref in whole and (part.base is None or any(place.ref in whole for place in part.base.places))
+        for part in entry.parts
+    )
+
+
 def _choose(indexed: dict[str, Entry], found: dict[str, list[Entry]], result: Survey) -> None:
     """For each path the entry to restore: that of the index, else the latest of which all is whole."""
     for path in sorted({*indexed, *found}, key=lambda path: path.encode("utf-8", "surrogateescape")):
         versions = [*([indexed[path]] if path in indexed else []), *reversed(found.get(path, []))]
-        whole = next((e for e in versions if all(part.ref in result.whole for part in e.parts)), None)
+        whole = next((entry for entry in versions if _is_whole(entry, result.whole)), None)
         if whole is not None:
             result.contents.entries.append(whole)
         else:

@@ -32,12 +32,12 @@ def _info(report: Report, *, archive: Path) -> None:
         entries = opened.entries
         files = [entry for entry in entries if entry.kind == "file"]
         images = [entry for entry in files if entry.method == "image"]
-        unique = {part.ref: part for entry in files for part in entry.parts}
-        coded = {part.ref: part for entry in images for part in entry.parts}
+        unique = {part.place: part for entry in files for part in entry.parts}
+        coded = {part.place: part for entry in images for part in entry.parts}
         samples = sum(part.stream.samples for part in coded.values() if part.stream is not None)
-        code_bytes = sum(ref.length for ref in coded)
+        code_bytes = sum(place.stored for place in coded)
         source = sum(entry.size for entry in files)
-        stored = sum(ref.length for ref in unique)
+        stored = sum(place.stored for place in unique)
         fields: dict[str, Any] = {
             "archive": report.path(archive),
             "format_version": opened.header.get("format_version"),

@@ -63,6 +63,8 @@ def _line(report: Report, entry: Entry) -> str:
 
 
 def _kind(entry: Entry) -> str:
+    if any(part.coding == "jpeg" for part in entry.parts):
+        return "jpeg"
     return entry.format or ("empty" if entry.method == "none" else entry.method)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from callic_archive.errors import RebuildMismatch
 
 Image = NDArray[Any]
-DTYPES = ("|u1", "|i1", "<u2", ">u2", "<i2", ">i2")
+DTYPES = ("|u1", "|i1", "<u2", ">u2", "<i2", ">i2", "<u4", ">u4", "<u8", ">u8")
 CHUNK = 4 << 20  # bytes converted at a time when blocks are written, so that writing needs no second image
 
 
@@ -79,11 +79,11 @@ class Layout:
 
     @property
     def native(self) -> np.dtype[Any]:
-        """Sample type of the image: uint8, uint16 or int16 in native order.
+        """Sample type of the image: uint8, uint16, int16, or uint32 and uint64 in native order.
 
-        Signed bytes become uint8 plus 128.
+        Signed bytes become uint8 plus 128; the wide ones are bit patterns, whatever they mean.
         """
-        return np.dtype({"u1": "u1", "i1": "u1", "u2": "u2", "i2": "i2"}[self.dtype[1:]])
+        return np.dtype("u1" if self.dtype == "|i1" else self.dtype[1:])
 
     @property
     def images(self) -> int:

@@ -49,13 +49,25 @@ def _header(data: memoryview) -> tuple[dict[str, Any], int]:
     return header, start + length
 
 
+def _stored_as(descr: object) -> str:
+    """The sample type of a layout; what is wide, float or boolean is taken as its bit patterns."""
+    if not isinstance(descr, str) or descr in DTYPES:
+        return str(descr)
+    if descr == "|b1":
+        return "|u1"
+    wide = len(descr) == 3 and descr[0] in "<>" and descr[1:] in ("i4", "f4", "i8", "f8", "c8", "f2")
+    return f"{descr[0]}u{descr[2]}" if wide else ""
+
+
 def parse(data: memoryview, limits: Limits) -> Parsed | None:
     """See ``source.parse``.
 
-    Object arrays, structured, float and wide types, and fewer than two axes give None.
+    Object arrays, structured types, and fewer than two axes give None.
     """
     header, start = _header(data)
     dtype, shape = header["descr"], header["shape"]
+    if dtype not in HALVES:  # integers of 32 bits come in halves
+        dtype = _stored_as(dtype)
     if dtype not in (*DTYPES, *HALVES) or len(shape) < 2 or 0 in shape:
         return None
     size = int(dtype[2])

@@ -1,4 +1,4 @@
-"""PNG (third edition): 8- and 16-bit gray, gray with alpha, RGB and RGBA, plain or interlaced.
+"""PNG (third edition): gray and palettes of 1 to 16 bits, gray with alpha, RGB and RGBA, plain or interlaced.
 
 The surround is the file without its image data, followed by the filter type of each row: signature, chunks
 and all bytes before the first IDAT, then the types, then everything behind the last IDAT. The recipe holds
@@ -25,7 +25,7 @@ from callic_archive.images.layout import Image, runs_of, unrun
 from callic_archive.images.source import Limits, Parsed
 
 Bytes = NDArray[np.uint8]
-_SAMPLES = {0: 1, 2: 3, 4: 2, 6: 4}  # colour type -> samples a pixel
+_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type -> samples a pixel
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 Pass = tuple[int, int, int, int, int, int]  # first column and row, steps between them, columns, rows
 _STEP = 1 << 20
@@ -88,8 +88,8 @@ def _inflate(pieces: Sequence[memoryview], size: int) -> tuple[Bytes, int]:
     return out, behind
 
 
-def _geometry(data: memoryview, start: int, length: int) -> tuple[int, int, int, int, bool] | None:
-    """(width, height, samples, bytes a sample, interlaced) of the IHDR, or None for other pixels."""
+def _geometry(data: memoryview, start: int, length: int) -> tuple[int, int, int, int, bool]:
+    """(width, height, samples, bits a sample, interlaced) of the IHDR."""
     if length != 13:
         raise MalformedSource("the PNG header has another length than 13")
     width, height = (
@@ -101,9 +101,9 @@ def _geometry(data: memoryview, start: int, length: int) -> tuple[int, int, int,
         raise MalformedSource(f"a PNG of {width} x {height} pixels cannot be")
     if colour not in (0, 2, 3, 4, 6) or depth not in (1, 2, 4, 8, 16) or method or filtering or interlace > 1:
         raise MalformedSource("the PNG header names a colour type, depth or method that does not exist")
-    if colour == 3 or depth < 8:
-        return None
-    return width, height, _SAMPLES[colour], depth // 8, bool(interlace)
+    if (depth < 8 and colour not in (0, 3)) or (depth == 16 and colour == 3):
+        raise MalformedSource(f"a PNG of colour type {colour} cannot have samples of {depth} bits")
+    return width, height, _SAMPLES[colour], depth, bool(interlace)
 
 
 def _passes(width: int, height: int, interlaced: bool) -> list[Pass]:
@@ -117,26 +117,25 @@ def _passes(width: int, height: int, interlaced: bool) -> list[Pass]:
 
 
 def parse(data: memoryview, limits: Limits) -> Parsed | None:
-    """See ``source.parse``. Palettes, fewer than 8 bits and split image data give None."""
+    """See ``source.parse``. Split image data gives None. An image of a palette has its indices as samples."""
     chunks = list(islice(_chunks(data), limits.max_blocks + 1))
     limits.check_blocks(len(chunks))
     if chunks[0][0] != b"IHDR":
         raise MalformedSource("the PNG does not start with its header")
-    geometry = _geometry(data, *chunks[0][1:])
-    if geometry is None:
-        return None
+    width, height, samples, bits, interlaced = _geometry(data, *chunks[0][1:])
     parts = [i for i, (kind, _, _) in enumerate(chunks) if kind == b"IDAT"]
     if not parts:
         raise MalformedSource("the PNG has no image data")
     if parts[-1] - parts[0] + 1 != len(parts) or any(kind == b"fdAT" for kind, _, _ in chunks):
         return None  # image data in several places, or frames of an animation
-    width, height, samples, itemsize, interlaced = geometry
+    itemsize = -(-bits // 8)
     pieces = [data[start : start + length] for kind, start, length in chunks if kind == b"IDAT"]
     packed = sum(len(piece) for piece in pieces)
-    bpp = samples * itemsize
     passes = _passes(width, height, interlaced)
-    size = sum(rows * (1 + columns * bpp) for *_, columns, rows in passes)
+    size = sum(rows * (1 + _packed(columns * samples, bits)) for *_, columns, rows in passes)
     limits.check_decoded(size, len(data))
+    if bits < 8 and width * height > limits.max_ratio * len(data):
+        return None  # so empty that deflate serves it well; more may not be unfolded from so little
     if size > _EXPANSION * packed + 64:
         raise SourceTooLarge(f"{packed} bytes of image data cannot hold {size} bytes of rows")
     flat, behind = _inflate(pieces, size)
@@ -144,13 +143,17 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
         return None  # bytes behind the end of the stream, but inside its chunks
     stream = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
     found = describe(stream[2:-4], flat, int.from_bytes(stream[:2], "big"))
-    image, kinds = _unfilter(flat, passes, (height, width), samples, itemsize)
+    image, kinds = _unfilter(flat, passes, (height, width), samples, bits)
+    if image is None:
+        return None  # bits between the rows that are not 0
     before, after = chunks[parts[0]][1] - 8, chunks[parts[-1]][1] + chunks[parts[-1]][2] + 4
     common: dict[str, Any] = {
         "height": height, "width": width, "samples": samples, "itemsize": itemsize, "before": before,
         "interlaced": interlaced,
         "zlib_header": bytes(stream[:2]).hex(), "idat": runs_of([len(piece) for piece in pieces]),
     }  # fmt: skip
+    if bits < 8:
+        common["bits"] = bits
     surround = b"".join((data[:before], kinds, data[after:]))
     content = _parsed(image, surround, common, named(FALLBACK), b"", exact=False)
     if found is None:
@@ -173,29 +176,61 @@ def _parsed(
 
 
 def _unfilter(
-    flat: Bytes, passes: Sequence[Pass], size: tuple[int, int], samples: int, itemsize: int
-) -> tuple[Image, bytes]:
-    """The image, and the filter types of all rows. The filters are undone in ``flat`` itself."""
+    flat: Bytes, passes: Sequence[Pass], size: tuple[int, int], samples: int, bits: int
+) -> tuple[Image | None, bytes]:
+    """The image, and the filter types of all rows. The filters are undone in ``flat`` itself.
+
+    None where the unused bits at the end of a row are not all 0.
+    """
     from callic_archive.images.png_filters import undo_filters
 
     kinds: list[bytes] = []
     parts: list[Image] = []
     at = 0
     for *_, columns, count in passes:
-        pitch = 1 + columns * samples * itemsize
+        pitch = 1 + _packed(columns * samples, bits)
         rows = flat[at : at + count * pitch].reshape(count, pitch)
         at += count * pitch
         kinds.append(rows[:, 0].tobytes())
-        broken = undo_filters(rows, samples * itemsize)
+        broken = undo_filters(rows, max(1, samples * bits // 8))
         if broken >= 0:
             raise MalformedSource(f"row {broken} of the PNG has filter type {kinds[-1][broken]}")
-        parts.append(_image(rows, samples, itemsize))
+        if bits < 8:
+            parts.append(_unpacked(rows[:, 1:], columns, bits))
+            if not np.array_equal(_repacked(parts[-1], bits), rows[:, 1:]):
+                return None, b""
+        else:
+            parts.append(_image(rows, samples, bits // 8))
     if passes[0][2:4] == (1, 1):
         return parts[0], kinds[0]
     image: Image = np.empty((*size, *parts[0].shape[2:]), parts[0].dtype)
     for (x, y, dx, dy, _, _), part in zip(passes, parts, strict=True):
         image[y::dy, x::dx] = part
     return image, b"".join(kinds)
+
+
+def _packed(samples: int, bits: int) -> int:
+    """Bytes of a row of ``samples`` samples."""
+    return -(-samples * bits // 8)
+
+
+def _unpacked(rows: Bytes, columns: int, bits: int) -> Bytes:
+    """(H, ``columns``) of samples of 1, 2 or 4 bits, the first in the highest bits of a byte."""
+    shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
+    spread = (rows[:, :, None] >> shifts) & np.uint8((1 << bits) - 1)
+    return np.ascontiguousarray(spread.reshape(len(rows), -1)[:, :columns])
+
+
+def _repacked(samples: Bytes, bits: int) -> Bytes:
+    """The inverse of ``_unpacked``; unused bits are 0."""
+    height, columns = samples.shape
+    whole = np.zeros((height, _packed(columns, bits) * 8 // bits), np.uint8)
+    whole[:, :columns] = samples
+    groups = whole.reshape(height, -1, 8 // bits)
+    packed = np.zeros(groups.shape[:2], np.uint8)
+    for place in range(8 // bits):
+        packed |= groups[:, :, place] << np.uint8(8 - bits * (place + 1))
+    return packed
 
 
 def _image(rows: Bytes, samples: int, itemsize: int) -> Image:
@@ -208,17 +243,20 @@ def _image(rows: Bytes, samples: int, itemsize: int) -> Image:
     return image[..., 0] if samples == 1 else image
 
 
-def _filtered(image: Image, passes: Sequence[Pass], kinds: Bytes, bpp: int) -> Iterator[Bytes]:
+def _filtered(image: Image, passes: Sequence[Pass], kinds: Bytes, samples: int, bits: int) -> Iterator[Bytes]:
     """The filtered rows of an image, a few at a time."""
+    bpp = max(1, samples * bits // 8)
     from callic_archive.images.png_filters import apply_filters
 
     for x, y, dx, dy, columns, count in passes:
         part = image[y::dy, x::dx]
-        above = np.zeros(columns * bpp, np.uint8)
-        step = max(1, _STEP // (1 + columns * bpp))
+        pitch = _packed(columns * samples, bits)
+        above = np.zeros(pitch, np.uint8)
+        step = max(1, _STEP // (1 + pitch))
         for start in range(0, count, step):
             some = np.ascontiguousarray(part[start : start + step], dtype=image.dtype.newbyteorder(">"))
             pixels = some.reshape(len(some), -1).view(np.uint8)
+            pixels = _repacked(pixels, bits) if bits < 8 else pixels
             yield apply_filters(pixels, above, kinds[start : start + step], bpp)
             above = pixels[-1]
         kinds = kinds[count:]
@@ -265,15 +303,20 @@ def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image],
     """See ``source.rebuild``."""
     height, width, samples = (int(recipe[name]) for name in ("height", "width", "samples"))
     itemsize, before = int(recipe["itemsize"]), int(recipe["before"])
+    bits = int(recipe.get("bits", 8 * itemsize))
+    if "bits" in recipe and (bits not in (1, 2, 4) or samples != 1 or itemsize != 1):
+        raise RebuildMismatch("the recipe names an impossible number of bits a sample")
     shape = (height, width) if samples == 1 else (height, width, samples)
     if len(images) != 1 or images[0].shape != shape or images[0].dtype != np.dtype(f"u{itemsize}"):
         raise RebuildMismatch(f"one image of shape {shape} with {itemsize} bytes a sample is needed")
+    if bits < 8 and int(images[0].max(initial=0)) >> bits:
+        raise RebuildMismatch(f"a sample of the image has more than {bits} bits")
     passes = _passes(width, height, bool(recipe["interlaced"]))
     lines = sum(rows for *_, rows in passes)
     end = len(surround) - int(recipe.get("differences", 0))
     if not before + lines <= end <= len(surround):
         raise RebuildMismatch("the surrounding bytes are too short for the recipe")
-    raw = lines + sum(rows * columns for *_, columns, rows in passes) * samples * itemsize
+    raw = lines + sum(rows * _packed(columns * samples, bits) for *_, columns, rows in passes)
     way = None if end < len(surround) else way_of(recipe["deflate"], raw)
     sizes: Iterator[int] = repeat(_STEP)
     header = b"\x78\x9c"
@@ -285,7 +328,7 @@ def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image],
     kinds = np.frombuffer(surround, np.uint8, lines, before)
     if before < 0 or int(kinds.max(initial=0)) > 4:
         raise RebuildMismatch("the surrounding bytes name a filter that there is not")
-    rows = _filtered(images[0], passes, kinds, samples * itemsize)
+    rows = _filtered(images[0], passes, kinds, samples, bits)
     out.write(memoryview(surround)[:before])
     if way is None:
         stream = _again(rows, memoryview(surround)[end:], header)

@@ -33,8 +33,9 @@ def _kind(page: Directory) -> tuple[str, int] | None:
     photometric = page.one(262, 1)
     if len(bits) > 1 or len(formats) > 1 or not 1 <= samples <= _MAX_BANDS:
         return None
-    depth, sign = bits.pop(), {1: "u", 2: "i", 4: "u"}.get(formats.pop())
-    if depth not in (8, 16, 32) or sign is None or page.one(32997, 1) != 1:
+    depth, form = bits.pop(), formats.pop()
+    sign = {1: "u", 2: "i", 3: "f", 4: "u", 5: "f", 6: "f"}.get(form)  # complex numbers as what they consist of
+    if sign is None or page.one(32997, 1) != 1 or depth not in ((32, 64) if sign == "f" else (8, 16, 32, 64)):
         return None
     if photometric == 3 or (photometric == 6 and samples == 3 and not _full_chroma(page)):
         return None
@@ -56,10 +57,12 @@ def _raster(page: Directory, reader: TiffReader, limits: Limits) -> tuple[Layout
         raise MalformedSource(f"the TIFF directory at {page.offset} promises {width} x {height} pixels")
     itemsize, planar = int(letter[1]), page.one(284, 1) == 2 and samples > 1
     split = samples > 4
-    if itemsize == 4:
-        if planar or packing.predictor != 1:
-            return None  # halves of a sample would lie in a plane of their own, or borrow from each other
+    if itemsize > 2 and packing.predictor != 1:
+        return None
+    if itemsize == 4 and letter[0] != "f" and not planar:  # halves of planes would not lie beside each other
         letter, samples, itemsize, split = letter[0] + "2", 2 * samples, 2, True
+    elif itemsize > 2:
+        letter = f"u{itemsize}"  # bit patterns, of floats too
     tiled = 322 in page.fields or 324 in page.fields
     if tiled:
         columns, rows = page.one(322), page.one(323)

@@ -13,6 +13,7 @@ import pytest
 
 from callic_archive.archive import pack_one as pack_one_module
 from callic_archive.archive.entries import Entry
+from callic_archive.archive.entry_record import Position, encode_entry
 from callic_archive.archive.packer import Packer
 from callic_archive.archive.reading import INDEX
 from callic_archive.archive.salvaging import survey
@@ -26,6 +27,12 @@ from tests.trees import make_tree, open_archive, pack_tree, smooth, snapshot, wr
 @pytest.fixture(autouse=True)
 def _double(monkeypatch: pytest.MonkeyPatch) -> None:
     use_double(monkeypatch)
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small parts in records of their own, as larger ones have them."""
+    monkeypatch.setattr("callic_archive.archive.packer.INLINE", -1)
 
 
 @pytest.fixture
@@ -104,7 +111,7 @@ def test_half_an_index_is_completed_from_the_shards(archive: Path, tmp_path: Pat
     assert snapshot(tmp_path / "out" / "tree") == snapshot(tmp_path / "tree")
 
 
-def test_lost_entry_records_are_replaced_by_the_index(archive: Path, tmp_path: Path) -> None:
+def test_lost_entry_records_are_replaced_by_the_index(outside: None, archive: Path, tmp_path: Path) -> None:
     for shard, offset, length in entry_records(archive).values():
         flip(archive, shard, offset + length - 20)
     ran = salvage(archive, tmp_path / "out")
@@ -158,7 +165,7 @@ def test_what_is_whole_of_a_large_file_is_kept_in_its_place(
     assert not (tmp_path / "out" / "tree" / "big").exists()
 
 
-def test_whole_images_of_a_damaged_file_are_kept(tmp_path: Path) -> None:
+def test_whole_images_of_a_damaged_file_are_kept(tmp_path: Path, outside: None) -> None:
     images = [smooth(40, 50, seed=n) for n in range(3)]
     raw = b"".join(b"P5\n50 40\n255\n" + image.tobytes() for image in images)
     (tmp_path / "tree").mkdir()
@@ -257,7 +264,7 @@ def test_an_unfinished_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert run("pack", tree, "-o", tmp_path / "x.callic").code == 0
 
 
-def test_content_without_any_entry_comes_back_as_fragments(tmp_path: Path) -> None:
+def test_content_without_any_entry_comes_back_as_fragments(tmp_path: Path, outside: None) -> None:
     text = b"some words " * 900
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "words").write_bytes(text)
@@ -283,8 +290,9 @@ def test_keys_that_leave_the_destination_lead_nowhere(tmp_path: Path) -> None:
     with ShardWriter(data / "shard-00000.cla", shard_id=b"0123456789abcdef") as writer:
         for key in ("../../evil", "/evil", "a/../../../evil", "fine"):
             writer.append(RecordType.STORED, b"payload", key=key)
-        row = {"path": "../evil", "kind": "symlink", "mode": 0, "mtime_ns": 0, "target": "x"}
-        writer.append(RecordType.ENTRY, json.dumps(row).encode(), key="../evil")
+        evil = Entry("../evil", "symlink", 0, 0, target="x")
+        at = Position(writer.name, writer.size, writer.record_count)
+        writer.append(RecordType.ENTRY, encode_entry(evil, [], at)[0], key="../evil")
         writer.seal()
     ran = salvage(tmp_path / "x.callic", tmp_path / "deep" / "out")
     assert ran.code == 3
@@ -362,7 +370,9 @@ def test_redacted_reports_hold_no_path(archive: Path, tmp_path: Path) -> None:
         assert str(tmp_path) not in text
 
 
-def test_links_whose_first_name_is_lost_come_back_on_their_own(archive: Path, tmp_path: Path) -> None:
+def test_links_whose_first_name_is_lost_come_back_on_their_own(
+    outside: None, archive: Path, tmp_path: Path
+) -> None:
     records = entry_records(archive)
     (archive / "data" / INDEX).unlink()
     shard, offset, length = records["tree/again.txt"]
@@ -384,7 +394,7 @@ def real(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_its_models_an_archive_of_this_programs_models_comes_back(
     tmp_path: Path, real: None, how: str
 ) -> None:
-    write_pnm(tmp_path / "tree" / "a.pgm", smooth(96, 96))
+    write_pnm(tmp_path / "tree" / "a.pgm", smooth(200, 200))
     assert run("pack", tmp_path / "tree", "-o", tmp_path / "x.callic", "--adapt", "none").code == 0
     assert entry(tmp_path / "x.callic", "tree/a.pgm").method == "image"
     models = tmp_path / "x.callic" / "data" / "models"

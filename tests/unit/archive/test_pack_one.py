@@ -7,19 +7,26 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from callic_archive.archive import pack_one as module
+from callic_archive.archive.candidates import learned
 from callic_archive.archive.digests import content_sha256, same_image, sha256
-from callic_archive.archive.pack_one import PackOptions, expand, pack_one, stored_pieces
+from callic_archive.archive.pack_one import Packed, PackOptions, expand, stored_pieces
 from callic_archive.container.layout import RecordType
 from callic_archive.errors import DeviceFailed, EnvironmentFailure, ModelError, NoSuchDevice
 from callic_archive.images.source import parse, rebuild
 from tests.doubles import DeflateCodec, DeflatePlan
 from tests.streams import capricious
 from tests.trees import smooth
+
+
+def pack_one(data: bytes, **options: Any) -> Packed:
+    """With the learned coding alone, so that it is the test's codec that is asked."""
+    return module.pack_one(data, **{"options": PackOptions(coder=learned), **options})
 
 
 def codec(**behaviour: float) -> Callable[[], DeflateCodec]:
@@ -126,7 +133,7 @@ def test_a_png_that_cannot_be_repeated_comes_back_as_content_or_is_stored() -> N
     data = by_chance(np.zeros((600, 600), np.uint8))
     packed = pack_one(data, codec=codec())
     assert (packed.method, packed.fidelity, packed.format) == ("image", "content", "png")
-    strict = pack_one(data, codec=codec(), options=PackOptions(fidelity="bytes"))
+    strict = pack_one(data, codec=codec(), options=PackOptions(fidelity="bytes", coder=learned))
     assert (strict.method, strict.fidelity, strict.failure) == ("stored", "bytes", None)
 
 
@@ -171,7 +178,7 @@ def test_a_codec_that_lies_is_caught_before_anything_is_written() -> None:
     assert packed.method == "stored"
     assert packed.failure is not None
     assert packed.failure.code == "E510"
-    unproven = pack_one(IMAGE, codec=codec(lies_on=0), options=PackOptions(verify=False))
+    unproven = pack_one(IMAGE, codec=codec(lies_on=0), options=PackOptions(verify=False, coder=learned))
     assert unproven.method == "image"
 
 

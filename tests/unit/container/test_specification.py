@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from callic_archive import errors
-from callic_archive.archive.entries import Entry, Part
+from callic_archive.archive.entries import Entry
+from callic_archive.archive.entry_record import DICTIONARY
+from callic_archive.archive.parts import Base, Part, Place
 from callic_archive.container import layout
 from callic_archive.container.index import MAX_LINE, MAX_TOTAL
 from callic_archive.container.layout import RecordRef, RecordType
@@ -23,6 +25,8 @@ PAGE = (ROOT / "docs/format/container.md").read_text("utf-8")
 SCHEMAS = ROOT / "manifests/schema"
 DIGEST = "ab" * 32
 REF = RecordRef("shard-00000.cla", 32, 44, RecordType.STORED, 0)
+INSIDE = RecordRef("shard-00000.cla", 90, 300, RecordType.ENTRY, 1)
+DEPENDENT = Part(INSIDE, "zstd", 9, None, (40, 9), Base((Place(REF), Place(INSIDE, (60, 9))), "raw", 12))
 
 
 def section(title: str) -> str:
@@ -69,6 +73,7 @@ def validator(name: str) -> Any:
 
 ENTRIES = [
     Entry("a/file", "file", 0o644, 1, size=3, sha256=DIGEST, method="stored", parts=(Part(REF, "raw", 3),)),
+    Entry("b", "file", 0o644, 1, size=9, sha256=DIGEST, method="stored", parts=(DEPENDENT,)),
     Entry("a/\udcff", "file", 0o644, -1, size=0, sha256=DIGEST, problem=("E101", "cut off")),
     Entry(
         "a/sparse",
@@ -143,3 +148,10 @@ def test_the_first_line_fits_the_schema() -> None:
     check.validate(row)
     for field in row:
         assert not check.is_valid({k: v for k, v in row.items() if k != field}), field
+
+
+def test_the_page_on_the_archive_has_the_preset_dictionary() -> None:
+    page = (ROOT / "docs" / "format" / "archive.md").read_text("utf-8")
+    block = page.split(f"({len(DICTIONARY)} bytes):\n\n")[1].split("\n\n")[0]
+    assert "".join(line.removeprefix("    ") for line in block.split("\n")).encode() == DICTIONARY
+    assert not any(line.endswith(" ") for line in block.split("\n"))

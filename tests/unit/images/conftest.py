@@ -29,7 +29,7 @@ def _exact(data: bytes) -> Parsed:
     for image in parsed.images:
         assert image.ndim in (2, 3)
         assert image.ndim == 2 or image.shape[2] in (2, 3, 4)
-        assert image.dtype in (np.uint8, np.uint16, np.int16)
+        assert image.dtype in (np.uint8, np.uint16, np.int16, np.uint32, np.uint64)
         assert image.dtype.isnative
     return parsed
 

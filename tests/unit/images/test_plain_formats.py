@@ -58,8 +58,8 @@ def test_npy_planes_pages_and_signed_bytes(exact, noise):
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros((3, 4), "f4"), np.zeros((3, 4), "?"), np.zeros(7, "u1"), np.zeros((0, 4), "u1"),
-              np.zeros((3, 4), "u8"), np.zeros((3, 4), [("a", "u1")])],
+    "array", [np.zeros((3, 4), "f16"), np.zeros((3, 4), "c16"), np.zeros(7, "u1"), np.zeros((0, 4), "u1"),
+              np.zeros((3, 4), "U2"), np.zeros((3, 4), [("a", "u1")])],
 )  # fmt: skip
 def test_npy_leaves_what_no_model_takes(array):
     assert parse(npy(array)) is None
@@ -77,6 +77,15 @@ def test_npy_of_32_bits_comes_in_halves(exact, dtype, order, shape):
         low, high = images if dtype[0] == "<" else images[::-1]
         whole = low.astype("u2").astype("u4") | high.astype("u2").astype("u4") << 16
         np.testing.assert_array_equal(whole, array.astype("u4"))
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<u8", "<i8", "<c8", "<f2", "?"])
+def test_npy_takes_wide_samples_as_bit_patterns(exact, dtype):
+    array = (np.random.default_rng(2).normal(0, 9, (5, 6)) * 1000).astype(dtype)
+    (image,) = exact(npy(array)).images
+    assert image.itemsize == array.itemsize
+    little = array.astype(array.dtype.newbyteorder("="))
+    np.testing.assert_array_equal(image, little.view(image.dtype))
 
 
 def test_npy_lies_are_named():

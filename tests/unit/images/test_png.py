@@ -193,10 +193,12 @@ def test_content_is_unequal_when_metadata_or_pixels_differ(noise):
 
 
 @pytest.mark.parametrize("mode", ["1", "P"])
-def test_what_no_model_takes_is_left(noise, mode):
+def test_palettes_and_bits_as_other_software_writes_them(exact, noise, mode):
     out = io.BytesIO()
-    Pillow.fromarray(noise((9, 9))).convert(mode).save(out, "PNG")
-    assert parse(out.getvalue()) is None
+    image = Pillow.fromarray(noise((9, 9))).convert(mode)
+    image.save(out, "PNG")
+    (found,) = exact(out.getvalue()).images
+    np.testing.assert_array_equal(found, np.asarray(image).astype(np.uint8))
 
 
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -307,3 +309,66 @@ def test_hostile_recipes_are_refused(noise):
     for change in changes:
         with pytest.raises(RebuildMismatch):
             rebuild("png", {**parsed.recipe, **change}, parsed.surround, parsed.images, io.BytesIO())
+
+
+# -- palettes and fewer than eight bits ----------------------------------------------------------------------
+
+
+def low_png(samples, bits, colour, *, dirty=False):
+    """A PNG of ``samples`` (H, W) of 1, 2, 4 or 8 bits; ``dirty`` sets the unused bits at the end of the rows."""
+    height, width = samples.shape
+    spread = (samples[:, :, None] >> np.arange(bits - 1, -1, -1)) & 1
+    flat = spread.reshape(height, -1).astype(np.uint8)
+    unused = np.full((height, -flat.shape[1] % 8), int(dirty), np.uint8)
+    rows = np.packbits(np.concatenate([flat, unused], axis=1), axis=1)
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    palette = chunk(b"PLTE", bytes(3 << bits)) if colour == 3 else b""
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return b"".join(
+        [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), palette, chunk(b"IDAT", body), chunk(b"IEND", b"")]
+    )
+
+
+@pytest.mark.parametrize("colour", [0, 3])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("size", [(1, 1), (5, 13), (9, 16)])
+def test_low_depths_are_images_of_their_samples(exact, bits, colour, size):
+    samples = np.random.default_rng(bits).integers(0, 1 << bits, size, np.uint8)
+    np.testing.assert_array_equal(exact(low_png(samples, bits, colour)).images[0], samples)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_interlaced_low_depths(exact, bits):
+    samples = np.random.default_rng(bits).integers(0, 1 << bits, (11, 19), np.uint8)
+    raw = b""
+    for x, y, dx, dy in ADAM7:
+        part = samples[y::dy, x::dx]
+        spread = ((part[:, :, None] >> np.arange(bits - 1, -1, -1)) & 1).reshape(len(part), -1)
+        raw += b"".join(b"\0" + row.tobytes() for row in np.packbits(spread.astype(np.uint8), axis=1))
+    header = struct.pack(">IIBBBBB", 19, 11, bits, 0, 0, 0, 1)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    np.testing.assert_array_equal(exact(b"\x89PNG\r\n\x1a\n" + body).images[0], samples)
+
+
+def test_dirty_bits_behind_the_rows_are_not_lost():
+    samples = np.ones((4, 5), np.uint8)
+    assert parse(low_png(samples, 1, 0, dirty=True)) is None
+    assert parse(low_png(samples, 1, 0)) is not None
+
+
+@pytest.mark.parametrize(("bits", "colour"), [(4, 2), (16, 3), (1, 6)])
+def test_depths_that_a_colour_type_cannot_have_are_refused(bits, colour):
+    data = bytearray(low_png(np.ones((4, 8), np.uint8), 1, 0))
+    header = struct.pack(">IIBBBBB", 8, 4, bits, colour, 0, 0, 0)
+    data[8:33] = chunk(b"IHDR", header)
+    with pytest.raises(MalformedSource):
+        parse(bytes(data))
+
+
+@pytest.mark.parametrize("change", [{"bits": 3}, {"bits": 2}, {"bits": 0}, {"bits": 16}, {"samples": 2}])
+def test_recipes_with_impossible_bits_are_refused(change):
+    samples = np.full((6, 10), 9, np.uint8)
+    parsed = parse(low_png(samples, 4, 0))
+    assert parsed is not None
+    with pytest.raises(RebuildMismatch):
+        rebuild("png", {**parsed.recipe, **change}, parsed.surround, parsed.images, io.BytesIO())

@@ -65,6 +65,8 @@ def reference(parsed: Parsed, data: bytes):
                     array = array.transpose(1, 2, 0) if planar else array
                     return array[..., 0] if array.ndim == 3 and array.shape[2] > 4 else array
             image = Pillow.open(io.BytesIO(data))
+            if "bits" in parsed.recipe and image.mode != "P":
+                return None  # pillow spreads the samples over eight bits
             array = np.asarray(image)
             return array if array.shape == parsed.images[0].shape else None
         except Exception:

@@ -113,7 +113,7 @@ def test_pages_and_sub_directories(exact, noise):
         tif.write(pages[0][::2, ::2], subfiletype=1)
         tif.write(pages[0][::4, ::4], subfiletype=1)
         tif.write(pages[1], photometric="rgb", compression="zlib", tile=(16, 16))
-        tif.write(np.zeros((5, 5), "f4"))  # stays in the surround
+        tif.write(np.zeros((5, 5), "?"))  # stays in the surround
         tif.write(pages[2])
     images = exact(out.getvalue()).images
     expected = [pages[0], pages[0][::2, ::2], pages[0][::4, ::4], pages[1], pages[2]]
@@ -292,11 +292,19 @@ def test_damage(damage, noise):
         assert damage(data, every=7)["error"] > 50
 
 
-@pytest.mark.parametrize(
-    "array", [np.zeros((9, 9), "f4"), np.zeros((9, 9), "u8"), np.zeros((9, 9), "?"), np.zeros((9, 9), "i8")]
-)
-def test_what_no_model_takes_is_left(array):
-    assert parse(written(array)) is None
+@pytest.mark.parametrize("options", [{}, {"dtype": "f8", "predictor": True, "compression": "zlib"}])
+def test_what_no_model_takes_is_left(options):
+    array = np.zeros((9, 9), options.pop("dtype", "?"))
+    assert parse(written(array, **options)) is None
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<i8"])
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"compression": "lzw"}, {"tile": (16, 16)}])
+def test_wide_samples_are_bit_patterns(exact, dtype, options):
+    array = (np.random.default_rng(2).normal(0, 9, (33, 20)) * 1000).astype(dtype)
+    (image,) = exact(written(array, byteorder=dtype[0], **options)).images
+    native = array.astype(array.dtype.newbyteorder("="))
+    np.testing.assert_array_equal(image, native.view(image.dtype))
 
 
 def test_palette_jpeg_and_sparse_are_left(noise):

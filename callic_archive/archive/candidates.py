@@ -1,0 +1,186 @@
+"""Which coding an image gets: the learned one, JPEG XL, WebP, or filtered Zstandard.
+
+The learned model was trained on what sensors record, and there it wins: such images go through it alone. What a
+program drew (screenshots, masks, labels, diagrams) shows itself in a look at a few blocks: most samples follow
+exactly from their neighbours, or there are few colours. Only then are conventional coders tried, the cheap
+efforts first, and large images are coded by the model only where a sample says that it may win.
+
+The thresholds were chosen on training images, screenshots and images made by code; see the page on benchmarks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callic_archive.archive import image_coding
+from callic_archive.archive.codecs import Codec, Image, StreamInfo
+from callic_archive.archive.digests import same_image
+from callic_archive.archive.parts import Coding
+from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing
+
+BLOCKS, SIDE = 12, 96  # of the look
+DRAWN_EXACT = (
+    0.65  # share of pixels that a plane through three neighbours hits, from which an image looks drawn
+)
+DRAWN_COLOURS, DRAWN_GRAYS = 256, 40  # and colours in the blocks, up to which it does
+TINY = 16 << 10  # bytes of samples up to which everything is tried
+SIMPLE = 1 << 20  # bytes of samples up to which filtered Zstandard is tried
+PROBED_FROM = 4 * BLOCKS * SIDE * SIDE  # pixels from which the model is tried on a sample first
+HOPELESS = 1.3  # times JPEG XL's size of the sample, from which the model does not see the whole image
+CLOSE = 1.15  # times the model's size, up to which JPEG XL at effort 7 is followed by effort 9
+MOST = 512 << 20  # bytes of samples that are given to a library
+OWN = 24  # bytes by which a foreign coding must beat filtered Zstandard: that needs no further library
+
+
+@dataclass(frozen=True)
+class Coded:
+    """An image as bytes. ``proven``: they were decoded and compared already."""
+
+    payload: bytes
+    coding: Coding
+    stream: StreamInfo
+    proven: bool
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a few blocks of an image show."""
+
+    exact: float  # share of pixels equal to left + above - above left, in every channel
+    colours: int
+
+    def drawn(self, channels: int) -> bool:
+        """Whether a program drew the image, rather than a sensor recorded it."""
+        few = self.colours <= (DRAWN_GRAYS if channels == 1 else DRAWN_COLOURS)
+        return few or self.exact >= DRAWN_EXACT
+
+
+class Coder(Protocol):
+    """How an image becomes bytes; lets ``pack_one`` be tested with any."""
+
+    def __call__(self, image: Image, codec: Codec) -> Coded:
+        """The smallest coding found."""
+        ...
+
+
+def look_at(image: Image) -> Look:
+    """Look at up to BLOCKS blocks spread over the image (H, W) or (H, W, C)."""
+    hits = seen = 0
+    colours: set[bytes] = set()
+    for block in _blocks(image):
+        x = block.astype(np.int32)
+        plane = x[1:, :-1] + x[:-1, 1:] - x[:-1, :-1] == x[1:, 1:]
+        hits += int(np.count_nonzero(plane.all(axis=2)))
+        seen += plane.shape[0] * plane.shape[1]
+        pixels = np.ascontiguousarray(block).reshape(-1, block.shape[2])
+        keys = pixels.view(np.dtype((np.void, pixels.shape[1] * pixels.itemsize))).ravel()
+        colours.update(key.tobytes() for key in np.unique(keys))
+    return Look(hits / seen if seen else 1.0, len(colours))
+
+
+def _blocks(image: Image) -> list[NDArray[np.generic]]:
+    planes = image if image.ndim == 3 else image[:, :, None]
+    height, width = planes.shape[:2]
+    if height * width <= BLOCKS * SIDE * SIDE:
+        return [planes]
+    blocks = []
+    for index in range(BLOCKS):  # a low-discrepancy walk, as the encoder's own
+        top = int((0.5 + index * 0.7548776662) % 1.0 * max(1, height - SIDE))
+        left = int((0.5 + index * 0.5698402910) % 1.0 * max(1, width - SIDE))
+        blocks.append(planes[top : top + SIDE, left : left + SIDE])
+    return blocks
+
+
+def smallest(image: Image, codec: Codec) -> Coded:
+    """The smallest coding of an image that is worth its search. Raises what the learned codec raises."""
+    narrow = image_coding.narrowed(image)
+    if narrow is not None:
+        coded = smallest(narrow[0], codec)
+        stream = coded.stream
+        told = StreamInfo(
+            stream.shape, image.dtype.name, stream.coder, stream.models, stream.adapters,
+            stream.adapter_bytes, stream.dtype, narrow[1],
+        )  # fmt: skip
+        return Coded(coded.payload, coded.coding, told, coded.proven)
+    if image.itemsize > 2:
+        return _own(image)
+    look = look_at(image)
+    channels = image.shape[2] if image.ndim == 3 else 1
+    tiny = image.nbytes <= TINY
+    if not tiny and (image.nbytes > MOST or not look.drawn(channels)):
+        return learned(image, codec)
+    return _drawn(image, codec, tiny)
+
+
+def _drawn(image: Image, codec: Codec, tiny: bool) -> Coded:
+    found = [_foreign(image, "jpegxl", 7)]
+    quick = found[0]
+    if quick is None:  # not installed, or it failed: the model and Zstandard have to do
+        return min((learned(image, codec), _own(image)), key=_size)
+    if tiny or _may_win(image, codec):
+        found.append(learned(image, codec))
+    model = found[-1] if len(found) == 2 else None
+    if model is None or tiny or _size(quick) <= CLOSE * _size(model):
+        found.append(_foreign(image, "jpegxl", 9))
+        if (
+            image.dtype == np.uint8
+            and image.ndim == 3
+            and image.shape[2] in (3, 4)
+            and max(image.shape) < 16384
+        ):
+            found.append(_foreign(image, "webp", 6))
+    best = min((coded for coded in found if coded is not None), key=_size)
+    if image.nbytes <= SIMPLE:
+        own = _own(image)
+        if _size(own) < _size(best) or (best.coding != "codestream" and _size(own) <= _size(best) + OWN):
+            return own
+    return best
+
+
+def _may_win(image: Image, codec: Codec) -> bool:
+    """Whether the model deserves to see the whole image: tried on the blocks of the look, where that is cheaper."""
+    if image.shape[0] * image.shape[1] < PROBED_FROM:
+        return True
+    sample = np.concatenate(_blocks(image)[::3], axis=0)
+    sample = sample[:, :, 0] if image.ndim == 2 else sample
+    quick = _foreign(sample, "jpegxl", 7)
+    return quick is None or len(codec.encode(sample)) <= HOPELESS * _size(quick)
+
+
+def _size(coded: Coded) -> int:
+    return len(coded.payload)
+
+
+def learned(image: Image, codec: Codec) -> Coded:
+    """The learned coding, whatever the image shows."""
+    payload = codec.encode(image)
+    return Coded(payload, "codestream", codec.inspect(payload), False)
+
+
+def _own(image: Image) -> Coded:
+    payload = image_coding.encode_samples(image)
+    back = image_coding.decode_samples(payload, image.shape, image.dtype.name)
+    if not same_image(image, back):
+        raise AssertionError("filtered samples did not come back")
+    return Coded(payload, "samples", _info(image, image_coding.SAMPLES), True)
+
+
+def _foreign(image: Image, coding: str, effort: int) -> Coded | None:
+    """Through a library; None where it is not installed, refuses, or does not give back what it got."""
+    try:
+        payload = image_coding.encode_foreign(image, coding, effort)
+        back = image_coding.decode_foreign(payload, coding, image.shape, image.dtype.name)
+        name = image_coding.library(coding)
+    except (ForeignCodecMissing, ForeignCodecFailed):
+        return None
+    if not same_image(image, back):
+        return None
+    return Coded(payload, cast("Coding", coding), _info(image, name), True)
+
+
+def _info(image: Image, coder: str) -> StreamInfo:
+    return StreamInfo(tuple(int(n) for n in image.shape), image.dtype.name, coder, (), ())

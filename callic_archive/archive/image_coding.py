@@ -1,0 +1,194 @@
+"""The codings of an image beside the learned one: JPEG XL and WebP through their libraries, and filtered Zstandard.
+
+Whatever the coding, an image may be coded as narrower samples of equal value: labels that a program saved as
+32-bit integers or floats are 8- or 16-bit images to every codec.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Literal
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from callic_archive.archive import isolated
+from callic_archive.archive.codecs import Box, Decoder, Image, StreamInfo
+from callic_archive.errors import EntryDamaged
+
+SAMPLES = "samples zstd"  # the coder that index lines name
+DTYPES = ("uint8", "uint16", "int16", "uint32", "uint64")
+_FLOATS = {"uint32": np.float32, "uint64": np.float64}
+_PREDICTORS = ("none", "left", "above")
+_SHUFFLED = 16
+_TRIED = 1 << 20  # bytes of samples on which filters are compared
+_LEVEL, _LEVEL_LARGE, _LARGE = 19, 9, 4 << 20
+_BIAS = np.uint16(0x8000)
+
+Words = NDArray[Any]
+
+
+# -- narrowing -----------------------------------------------------------------------------------------------
+
+
+def narrowed(image: Image) -> tuple[Image, Literal["integer", "float"]] | None:
+    """A 32- or 64-bit image as uint8 or uint16 of equal values, as bit patterns of integers or of floats; or None."""
+    if image.dtype.name not in _FLOATS or image.size == 0:
+        return None
+    if int(image.max()) <= 0xFFFF:
+        return image.astype(np.uint8 if int(image.max()) <= 0xFF else np.uint16), "integer"
+    floats = np.ascontiguousarray(image).view(_FLOATS[image.dtype.name])
+    low, high = floats.min(), floats.max()  # NaN fails both comparisons
+    if not (low >= 0 and high <= 0xFFFF):
+        return None
+    narrow = floats.astype(np.uint8 if high <= 0xFF else np.uint16)
+    same = np.array_equal(widened(narrow, image.dtype.name, "float"), image)  # fractions and -0.0 differ
+    return (narrow, "float") if same else None
+
+
+def widened(image: Image, dtype: str, meaning: str) -> Image:
+    """The inverse of ``narrowed``. Raises ValueError for types that there are not."""
+    if dtype not in _FLOATS or meaning not in ("integer", "float"):
+        raise ValueError(f"samples cannot be widened to {dtype} by {meaning} value")
+    if meaning == "integer":
+        return image.astype(dtype)
+    return image.astype(_FLOATS[dtype]).view(dtype)
+
+
+# -- filtered Zstandard --------------------------------------------------------------------------------------
+
+
+def encode_samples(image: Image) -> bytes:
+    """One byte for the filter, then a Zstandard frame of the filtered samples. See docs/format/archive.md."""
+    words = _words(image)
+    some = words[: max(1, _TRIED * len(words) // max(1, words.nbytes))]
+    quick = zstandard.ZstdCompressor(level=3)
+    filters = [
+        predictor + shuffled
+        for predictor in range(len(_PREDICTORS))
+        for shuffled in ((0, _SHUFFLED) if image.itemsize * words.shape[2] > 1 else (0,))
+    ]
+    best = min(filters, key=lambda chosen: len(quick.compress(_filtered(some, chosen))))
+    level = _LEVEL if words.nbytes <= _LARGE else _LEVEL_LARGE
+    return bytes([best]) + zstandard.ZstdCompressor(level=level).compress(_filtered(words, best))
+
+
+def decode_samples(payload: bytes, shape: tuple[int, ...], dtype: str) -> Image:
+    """The inverse of ``encode_samples``. Raises ValueError on any other payload."""
+    kind = np.dtype(dtype)
+    size = math.prod(shape) * kind.itemsize
+    height, width, channels = (*shape, 1) if len(shape) == 2 else shape
+    payload = bytes(payload)
+    chosen = payload[0] if payload else 255
+    predictor, shuffled = chosen % _SHUFFLED, chosen // _SHUFFLED
+    if predictor >= len(_PREDICTORS) or shuffled > 1:
+        raise ValueError(f"samples have no filter {chosen}")
+    try:
+        if zstandard.frame_content_size(payload[1:]) != size:
+            raise ValueError("the Zstandard frame of samples promises another size than the index")
+        flat = zstandard.ZstdDecompressor().decompress(payload[1:], max_output_size=size)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"the Zstandard frame of samples is damaged: {error}") from error
+    if len(flat) != size:
+        raise ValueError("the Zstandard frame of samples is cut off")
+    data = np.frombuffer(flat, np.uint8)
+    if shuffled:
+        data = np.ascontiguousarray(data.reshape(channels * kind.itemsize, height * width).T)
+    words = data.reshape(-1).view(f"<u{kind.itemsize}").reshape(height, width, channels)
+    words = words.astype(f"u{kind.itemsize}")
+    if predictor:
+        axis = 1 if predictor == 1 else 0
+        words = words.cumsum(axis=axis, dtype=words.dtype)
+    return words.reshape(shape).view(kind)
+
+
+def _words(image: Image) -> Words:
+    """(H, W, C) of unsigned integers."""
+    whole = np.ascontiguousarray(image, dtype=image.dtype.newbyteorder("="))
+    return whole.reshape(*image.shape[:2], -1).view(f"u{image.itemsize}")
+
+
+def _filtered(words: Words, chosen: int) -> bytes:
+    predictor = chosen % _SHUFFLED
+    if predictor:
+        axis = 1 if predictor == 1 else 0
+        words = np.diff(words, axis=axis, prepend=words.dtype.type(0))
+    stored = np.ascontiguousarray(words, dtype=words.dtype.newbyteorder("<"))
+    if chosen < _SHUFFLED:
+        return stored.tobytes()
+    table = stored.reshape(-1).view(np.uint8).reshape(-1, words.shape[2] * words.itemsize)
+    return np.ascontiguousarray(table.T).tobytes()
+
+
+# -- libraries -----------------------------------------------------------------------------------------------
+
+
+def encode_foreign(image: Image, coding: str, effort: int) -> bytes:
+    """JPEG XL or WebP without loss. Raises ForeignCodecMissing, ForeignCodecFailed."""
+    plain = np.ascontiguousarray(image, dtype=image.dtype.newbyteorder("="))
+    if plain.dtype == np.int16:
+        plain = plain.view(np.uint16) ^ _BIAS
+    return isolated.ask(
+        f"encode_{coding}", plain.tobytes(), memory=plain.nbytes,
+        shape=list(plain.shape), dtype=plain.dtype.name, effort=effort,
+    )  # fmt: skip
+
+
+def decode_foreign(payload: bytes, coding: str, shape: tuple[int, ...], dtype: str) -> Image:
+    """The image. Raises ForeignCodecMissing, ForeignCodecFailed, ValueError."""
+    if dtype not in ("uint8", "uint16", "int16"):
+        raise ValueError(f"{coding} holds no {dtype}")
+    stored = "uint16" if dtype == "int16" else dtype
+    size = math.prod(shape) * np.dtype(stored).itemsize
+    raw = isolated.ask(
+        f"decode_{coding}", payload, memory=size, most=max(size, 4096), shape=list(shape), dtype=stored
+    )
+    if len(raw) != size:
+        raise EntryDamaged(f"a {coding} stream holds {len(raw)} bytes of samples instead of {size}")
+    image = np.frombuffer(raw, stored).reshape(shape)
+    return (image ^ _BIAS).view(np.int16) if dtype == "int16" else image
+
+
+_versions: dict[str, str] = {}
+
+
+def library(coding: str) -> str:
+    """The library that codes, with its version, as index lines name it. Raises ForeignCodecMissing."""
+    if not _versions:
+        _versions.update(json.loads(isolated.ask("versions", b"", memory=0)))
+    return _versions[coding]
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def decode_image(
+    payload: bytes, coding: str, stream: StreamInfo, decoder: Decoder | None, region: Box | None = None
+) -> Image:
+    """The image of a part whose index line says ``stream``, or its ``region``; ``decoder`` is the learned one.
+
+    Of a codestream only what the region needs is decoded, of other codings all.
+
+    Raises CallicError, ValueError.
+    """
+    dtype = stream.coded_dtype or stream.dtype
+    if dtype not in DTYPES or stream.dtype not in DTYPES:
+        raise EntryDamaged(f"an image has samples of the unknown type {dtype}")
+    if coding == "codestream":
+        if decoder is None:
+            raise EntryDamaged("no decoder was given to read images with")
+        info = decoder.inspect(payload)
+        if (info.shape, info.dtype) != (stream.shape, dtype):
+            raise EntryDamaged("a codestream holds an image of another shape than the index says")
+        image = decoder.decode(payload, region) if region else decoder.decode(payload)
+        region = None
+    elif coding == "samples":
+        image = decode_samples(payload, stream.shape, dtype)
+    else:
+        image = decode_foreign(payload, coding, stream.shape, dtype)
+    if region is not None:
+        top, left, bottom, right = region
+        image = np.array(image[top:bottom, left:right], order="C")
+    return widened(image, stream.dtype, stream.meaning) if stream.coded_dtype else image
