@@ -410,7 +410,9 @@ def test_a_damaged_frame_is_a_damaged_model(frame: bytes, tmp_path: Path) -> Non
         load_model(path)
 
 
-def test_no_frame_allocates_what_it_merely_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_frame_allocates_what_it_merely_promises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "m.safetensors.zst"
     path.write_bytes(zstandard.ZstdCompressor().compress(RAW))
     monkeypatch.setattr(weights_module, "MAX_FILE", len(RAW) - 1)

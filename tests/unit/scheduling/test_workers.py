@@ -99,10 +99,7 @@ def test_nothing_new_is_begun_after_a_stop(client: Any) -> None:
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("callic_archive.scheduling.cluster.CONNECT_TIMEOUT", 0.5)
-    with (
-        pytest.raises(ClusterFailed, match="no Dask scheduler answers"),
-        running_cluster("tcp://127.0.0.1:9"),
-    ):
+    with pytest.raises(ClusterFailed, match="no Dask scheduler answers"), running_cluster("tcp://127.0.0.1:9"):
         pass
 
 
