@@ -32,7 +32,7 @@ TINY = 16 << 10  # bytes of samples up to which everything is tried
 SIMPLE = 1 << 20  # bytes of samples up to which filtered Zstandard is tried
 PROBED_FROM = 4 * BLOCKS * SIDE * SIDE  # pixels from which the model is tried on a sample first
 HOPELESS = 1.3  # times JPEG XL's size of the sample, from which the model does not see the whole image
-CLOSE = 1.15  # times the model's size, up to which JPEG XL at effort 7 is followed by effort 9
+CLOSE = 2.0  # times the model's size, up to which JPEG XL at effort 7 is followed by effort 9
 MOST = 512 << 20  # bytes of samples that are given to a library
 OWN = 24  # bytes by which a foreign coding must beat filtered Zstandard: that needs no further library
 
