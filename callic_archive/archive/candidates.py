@@ -26,12 +26,13 @@ BLOCKS, SIDE = 12, 96  # of the look
 DRAWN_EXACT = (
     0.65  # share of pixels that a plane through three neighbours hits, from which an image looks drawn
 )
-DRAWN_COLOURS, DRAWN_GRAYS = 256, 40  # and colours in the blocks, up to which it does
+DRAWN_NEAR = 0.95  # or misses by one at most, as in computed gradients,
+DRAWN_COLOURS, DRAWN_GRAYS = 256, 64  # and colours in the blocks, up to which it does
 TINY = 16 << 10  # bytes of samples up to which everything is tried
 SIMPLE = 1 << 20  # bytes of samples up to which filtered Zstandard is tried
 PROBED_FROM = 4 * BLOCKS * SIDE * SIDE  # pixels from which the model is tried on a sample first
 HOPELESS = 1.3  # times JPEG XL's size of the sample, from which the model does not see the whole image
-CLOSE = 1.15  # times the model's size, up to which JPEG XL at effort 7 is followed by effort 9
+CLOSE = 2.0  # times the model's size, up to which JPEG XL at effort 7 is followed by effort 9
 MOST = 512 << 20  # bytes of samples that are given to a library
 OWN = 24  # bytes by which a foreign coding must beat filtered Zstandard: that needs no further library
 
@@ -51,12 +52,13 @@ class Look:
     """What a few blocks of an image show."""
 
     exact: float  # share of pixels equal to left + above - above left, in every channel
+    near: float  # share of pixels that differ from it by one at most
     colours: int
 
     def drawn(self, channels: int) -> bool:
         """Whether a program drew the image, rather than a sensor recorded it."""
         few = self.colours <= (DRAWN_GRAYS if channels == 1 else DRAWN_COLOURS)
-        return few or self.exact >= DRAWN_EXACT
+        return few or self.exact >= DRAWN_EXACT or self.near >= DRAWN_NEAR
 
 
 class Coder(Protocol):
@@ -69,17 +71,18 @@ class Coder(Protocol):
 
 def look_at(image: Image) -> Look:
     """Look at up to BLOCKS blocks spread over the image (H, W) or (H, W, C)."""
-    hits = seen = 0
+    hits = close = seen = 0
     colours: set[bytes] = set()
     for block in _blocks(image):
         x = block.astype(np.int32)
-        plane = x[1:, :-1] + x[:-1, 1:] - x[:-1, :-1] == x[1:, 1:]
-        hits += int(np.count_nonzero(plane.all(axis=2)))
-        seen += plane.shape[0] * plane.shape[1]
+        off = np.abs(x[1:, :-1] + x[:-1, 1:] - x[:-1, :-1] - x[1:, 1:]).max(axis=2)
+        hits += int(np.count_nonzero(off == 0))
+        close += int(np.count_nonzero(off <= 1))
+        seen += off.size
         pixels = np.ascontiguousarray(block).reshape(-1, block.shape[2])
         keys = pixels.view(np.dtype((np.void, pixels.shape[1] * pixels.itemsize))).ravel()
         colours.update(key.tobytes() for key in np.unique(keys))
-    return Look(hits / seen if seen else 1.0, len(colours))
+    return Look(hits / max(1, seen), close / max(1, seen), len(colours))
 
 
 def _blocks(image: Image) -> list[NDArray[np.generic]]:

@@ -47,7 +47,9 @@ def test_a_tree_goes_through_the_learned_codec_and_comes_back(tree: Path, tmp_pa
     verified = run("verify", archive, "--json", "--against", tmp_path)
     assert verified.code == 0, verified.err
     assert verified.summary["checked"] == 6
-    models = sorted(path.name.split(".")[0] for path in (archive / "data" / "models").glob("*.safetensors.zst"))
+    models = sorted(
+        path.name.split(".")[0] for path in (archive / "data" / "models").glob("*.safetensors.zst")
+    )
     entries = [event for event in run("list", archive, "--json").events if event["event"] == "entry"]
     assert sorted({digest for entry in entries for digest in entry.get("models", [])}) == models
     assert run("unpack", archive, "-o", tmp_path / "out").code == 0
