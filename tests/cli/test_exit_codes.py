@@ -310,7 +310,7 @@ def begin_slow(tmp_path: Path, files: int = 30) -> tuple[tuple[object, ...], Pat
 def wait_for_entries(data: Path, process: object) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        if sum(path.stat().st_size for path in data.glob("shard-*")) > 8000:
+        if sum(path.stat().st_size for path in data.glob("shard-*")) > 4000:
             return
         time.sleep(0.05)
     raise AssertionError("the run wrote nothing")

@@ -13,15 +13,18 @@ import zarr
 from PIL import Image as Pillow
 
 from callic_archive import OpenArchive, zarr_store
-from callic_archive.archive import isolated
+from callic_archive.archive import image_coding, isolated
 from callic_archive.archive.codecs import StreamInfo
 from callic_archive.archive.entries import Entry
+from callic_archive.archive.fragments import of_orphans
 from callic_archive.archive.pack_one import PackOptions
 from callic_archive.archive.parts import Part
 from callic_archive.archive.reading import INDEX
 from callic_archive.archive.regathering import regather
 from callic_archive.archive.salvaging import _recognise, survey
+from callic_archive.container.fs import ExtractionRoot
 from callic_archive.container.layout import RecordRef, RecordType
+from callic_archive.container.reader import ShardReader
 from callic_archive.scheduling.pack import Resources
 from callic_archive.scheduling.read import unpack, verify
 from tests.doubles import DeflatePlan
@@ -256,3 +259,26 @@ def test_drawn_zarr_chunks(tmp_path: Path) -> None:
         for entry in chunks:
             whole = archive.read_array(entry.path)
             assert np.array_equal(archive.read_array(entry.path, 0, (5, 6, 70, 80)), whole[5:70, 6:80])
+
+
+def test_an_image_without_its_entry_comes_back_as_the_file_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("callic_archive.archive.packer.INLINE", -1)
+    write_pnm(tmp_path / "tree" / "drawing.ppm", drawing(300, 400))
+    pack_tree(tmp_path / "tree", tmp_path / "x.callic", options=ALL)
+    (tmp_path / "x.callic" / "data" / INDEX).unlink()
+    for shard in (tmp_path / "x.callic" / "data").glob("shard-*"):
+        with ShardReader(shard) as reader:
+            records = reader.rebuild_index()[0]
+        for record in records:
+            if record.ref.type is RecordType.ENTRY and record.key == "tree/drawing.ppm":
+                flip(tmp_path / "x.callic", record.ref)
+    found = survey(tmp_path / "x.callic")
+    with open_archive(tmp_path / "x.callic") as archive, ExtractionRoot(tmp_path / "out") as root:
+        fragments = dict.fromkeys(path for _, path in of_orphans(archive, found.orphans, root))
+    (name,) = (path for path in fragments if path.endswith(".jxl"))
+    image = image_coding.decode_foreign(
+        (tmp_path / "out" / name).read_bytes(), "jpegxl", (300, 400, 3), "uint8"
+    )
+    assert np.array_equal(image, drawing(300, 400))
