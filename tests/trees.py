@@ -30,6 +30,14 @@ def smooth(height: int, width: int, channels: int = 1, seed: int = 0) -> np.ndar
     return np.stack(planes, axis=2) if channels > 1 else planes[0]
 
 
+def grainy(height: int, width: int, channels: int = 1, seed: int = 0) -> np.ndarray:
+    """A slope with as much noise as a sensor has: nothing that a program drew."""
+    rows, columns = np.mgrid[:height, :width]
+    noise = np.random.default_rng(seed).normal(0, 4, (height, width, channels))
+    image = (40 + rows[:, :, None] / 2 + columns[:, :, None] + noise).clip(0, 255).astype(np.uint8)
+    return image if channels > 1 else image[:, :, 0]
+
+
 def write_pnm(path: Path, image: np.ndarray) -> Path:
     kind = b"P6" if image.ndim == 3 else b"P5"
     head = b"%s\n%d %d\n255\n" % (kind, image.shape[1], image.shape[0])

@@ -34,16 +34,19 @@ Words = NDArray[Any]
 
 
 def narrowed(image: Image) -> tuple[Image, Literal["integer", "float"]] | None:
-    """A 32- or 64-bit image as uint8 or uint16 of equal values, as bit patterns of integers or of floats; or None."""
+    """A 32- or 64-bit image as uint8, uint16 or int16 of equal values, read as integers or as floats; or None."""
     if image.dtype.name not in _FLOATS or image.size == 0:
         return None
     if int(image.max()) <= 0xFFFF:
         return image.astype(np.uint8 if int(image.max()) <= 0xFF else np.uint16), "integer"
+    signed = np.ascontiguousarray(image).view(f"i{image.itemsize}")
+    if int(signed.min()) >= -0x8000 and int(signed.max()) <= 0x7FFF:
+        return signed.astype(np.int16), "integer"  # widening repeats the sign
     floats = np.ascontiguousarray(image).view(_FLOATS[image.dtype.name])
     low, high = floats.min(), floats.max()  # NaN fails both comparisons
-    if not (low >= 0 and high <= 0xFFFF):
+    if not (low >= -0x8000 and high <= (0xFFFF if low >= 0 else 0x7FFF)):
         return None
-    narrow = floats.astype(np.uint8 if high <= 0xFF else np.uint16)
+    narrow = floats.astype(np.int16 if low < 0 else np.uint8 if high <= 0xFF else np.uint16)
     same = np.array_equal(widened(narrow, image.dtype.name, "float"), image)  # fractions and -0.0 differ
     return (narrow, "float") if same else None
 

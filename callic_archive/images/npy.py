@@ -1,7 +1,7 @@
 """NPY: one array of numpy's own format (numpy.lib.format, versions 1 to 3).
 
 (H, W), (H, W, C) with C in 2..4, and (C, H, W) bytes with C in 3..4 are one image; other leading axes are
-pages. Samples of 32 bits are taken as two halves.
+pages. Samples of more than 16 bits are taken as bit patterns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from callic_archive.errors import MalformedSource, TruncatedSource
 from callic_archive.images.layout import DTYPES, Image, Layout
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
-from callic_archive.images.stacks import HALVES, stacked
+from callic_archive.images.stacks import stacked
 
 _MAX_HEADER = (
     1 << 16
@@ -65,10 +65,8 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
     Object arrays, structured types, and fewer than two axes give None.
     """
     header, start = _header(data)
-    dtype, shape = header["descr"], header["shape"]
-    if dtype not in HALVES:  # integers of 32 bits come in halves
-        dtype = _stored_as(dtype)
-    if dtype not in (*DTYPES, *HALVES) or len(shape) < 2 or 0 in shape:
+    dtype, shape = _stored_as(header["descr"]), header["shape"]
+    if dtype not in DTYPES or len(shape) < 2 or 0 in shape:
         return None
     size = int(dtype[2])
     if start + math.prod(shape) * size > len(data):
@@ -79,12 +77,9 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
         return _fortran(data, dtype, shape, start, limits)
     pages, (height, width, samples), planar = _pages(shape, dtype)
     plane, step = height * width * size, height * width * size * samples
-    split = dtype in HALVES
-    if split:
-        dtype, samples, size = HALVES[dtype], 2 * samples, 2
     spp = 1 if planar else samples
     first = Layout(
-        height, width, samples, dtype, height, width, width * spp * size, split=split,
+        height, width, samples, dtype, height, width, width * spp * size,
         offsets=tuple(start + plane * p for p in range(samples)) if planar else (start,), planar=planar,
     )  # fmt: skip
     limits.check_images(pages)
@@ -110,12 +105,8 @@ def _fortran(
     planes = math.prod(shape[2:])
     limits.check_images(planes)
     step = rows * columns * size
-    split = dtype in HALVES
-    kind, samples = (HALVES[dtype], 2) if split else (dtype, 1)
-    page = Layout(
-        rows, columns, samples, kind, rows, columns, columns * size, (start,), transpose=True, split=split
-    )
-    if len(shape) == 3 and shape[2] in (2, 3, 4) and not split:
+    page = Layout(rows, columns, 1, dtype, rows, columns, columns * size, (start,), transpose=True)
+    if len(shape) == 3 and shape[2] in (2, 3, 4):
         offsets = tuple(start + step * p for p in range(planes))
         layouts = [replace(page, samples=planes, planar=True, offsets=offsets)]
     else:

@@ -15,8 +15,6 @@ from callic_archive.images.source import Limits
 
 STACK_PIXELS = 1 << 20  # of a stack; larger ones save nothing more, and are slower to read one slice from
 FEWEST = 8  # slices below which each is an image of its own
-#: Samples of four bytes are taken as two of two bytes each, which become an image each.
-HALVES = {"<u4": "<u2", ">u4": ">u2", "<i4": "<i2", ">i4": ">i2"}
 
 
 def stacks(count: int, height: int, width: int) -> Iterator[tuple[int, int]]:
@@ -38,8 +36,7 @@ def volume(dtype: str, sizes: Sequence[int], start: int, limits: Limits, samples
         return []
     width, height, pages = axes[0], axes[1], math.prod(axes[2:])
     split = samples > 4
-    if dtype in HALVES:
-        dtype, samples, split = HALVES[dtype], 2 * samples, True
+    dtype = dtype.replace("i4", "u4")  # as bit patterns
     limits.check_images(pages * height * width // STACK_PIXELS * (samples if split else 1))
     pitch = width * samples * int(dtype[2])
     return [

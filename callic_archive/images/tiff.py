@@ -34,8 +34,12 @@ def _kind(page: Directory) -> tuple[str, int] | None:
     if len(bits) > 1 or len(formats) > 1 or not 1 <= samples <= _MAX_BANDS:
         return None
     depth, form = bits.pop(), formats.pop()
-    sign = {1: "u", 2: "i", 3: "f", 4: "u", 5: "f", 6: "f"}.get(form)  # complex numbers as what they consist of
-    if sign is None or page.one(32997, 1) != 1 or depth not in ((32, 64) if sign == "f" else (8, 16, 32, 64)):
+    sign = {1: "u", 2: "i", 4: "u"}.get(form)
+    if depth in (32, 64) and form in (1, 2, 3, 4, 5, 6):
+        sign = "u"  # bit patterns, of floats too
+    elif depth not in (8, 16):
+        return None
+    if sign is None or page.one(32997, 1) != 1:
         return None
     if photometric == 3 or (photometric == 6 and samples == 3 and not _full_chroma(page)):
         return None
@@ -59,10 +63,6 @@ def _raster(page: Directory, reader: TiffReader, limits: Limits) -> tuple[Layout
     split = samples > 4
     if itemsize > 2 and packing.predictor != 1:
         return None
-    if itemsize == 4 and letter[0] != "f" and not planar:  # halves of planes would not lie beside each other
-        letter, samples, itemsize, split = letter[0] + "2", 2 * samples, 2, True
-    elif itemsize > 2:
-        letter = f"u{itemsize}"  # bit patterns, of floats too
     tiled = 322 in page.fields or 324 in page.fields
     if tiled:
         columns, rows = page.one(322), page.one(323)

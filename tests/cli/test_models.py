@@ -14,7 +14,7 @@ from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.model.config import MGCFConfig
 from callic_archive.model.weights import ModelSet, load_model, save_model
 from tests.command import run
-from tests.trees import smooth, snapshot, write_pnm
+from tests.trees import grainy, snapshot, write_pnm
 from tests.unit.model.builders import CONFORMANCE, random_weights
 
 SHIPPED = {model.name: model for model in ModelSet.default()}
@@ -33,8 +33,9 @@ def rgb_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    write_pnm(tmp_path / "tree" / "colour.ppm", smooth(48, 64, 3))
-    write_pnm(tmp_path / "tree" / "gray.pgm", smooth(48, 64))
+    # Too large and too noisy for other codings than the model's to be tried.
+    write_pnm(tmp_path / "tree" / "colour.ppm", grainy(80, 96, 3))
+    write_pnm(tmp_path / "tree" / "gray.pgm", grainy(144, 160))
     return tmp_path / "tree"
 
 

@@ -164,7 +164,11 @@ def test_broken_samples_are_refused() -> None:
         (np.array([-0.0, 1, 2, 3], np.float32), None),
         (np.array([np.nan, 1, 2, 3], np.float64), None),
         (np.array([np.inf, 1, 2, 3], np.float32), None),
-        (np.array([-1, 1, 2, 3], np.int32), None),
+        (np.array([-1, 1, 2, 3], np.int32), "int16"),
+        (np.array([-1, 1, 2, 40000], np.int32), None),
+        (np.array([-1024, 0, 3071, 5], np.float64), "int16"),
+        (np.array([-1, 1, 2, 40000], np.float32), None),
+        (np.array([-3, 0, 32767, -32768], np.int64), "int16"),
         (np.array([65536, 1, 2, 3], np.float32), None),
     ],
 )

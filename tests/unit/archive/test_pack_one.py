@@ -108,7 +108,7 @@ def test_the_codec_is_not_asked_for_when_there_is_no_image() -> None:
 
 def test_a_png_of_flushed_halves_comes_back_byte_for_byte() -> None:
     data = png(smooth(90, 70), level=1)
-    packed = pack_one(data, codec=codec(), options=PackOptions(fidelity="bytes"))
+    packed = pack_one(data, codec=codec(), options=PackOptions(fidelity="bytes", coder=learned))
     assert (packed.method, packed.fidelity, packed.format) == ("image", "bytes", "png")
     assert packed.recipe["differences"] > 0
     pieces = list(packed.pieces)

@@ -51,11 +51,10 @@ def test_nifti_gives_the_slices(exact, noise, version, order, dtype, shape):
 
 @pytest.mark.parametrize("dtype", ["i4", "u4"])
 @pytest.mark.parametrize("order", "<>")
-def test_nifti_of_32_bits_comes_in_halves(exact, dtype, order):
+def test_nifti_of_32_bits_comes_as_bit_patterns(exact, dtype, order):
     array = np.random.default_rng(1).integers(0, 1 << 20, (6, 5, 9)).astype(dtype)
     images = exact(nifti(array, 1, order)).images
-    low, high = (image.view("u2").astype("u4") for image in (images if order == "<" else images[::-1]))
-    np.testing.assert_array_equal(low | high << 16, array.transpose().reshape(-1, 6))
+    np.testing.assert_array_equal(np.concatenate(images), array.transpose().reshape(-1, 6))
 
 
 def test_nifti_colour(exact, noise):
@@ -122,10 +121,7 @@ def test_nrrd_gives_the_slices(exact, noise, tmp_path, encoding, dtype, endian):
     assert ("members" in parsed.recipe) == (encoding == "gzip")
     images = parsed.images
     if dtype == "i4":
-        low, high = (
-            image.view("u2").astype("u4") for image in (images if endian == "little" else images[::-1])
-        )
-        images = ((low | high << 16).view("i4"),)
+        images = tuple(image.view("i4") for image in images)
     found = np.concatenate(images).astype(int) - (128 if dtype == "i1" else 0)
     np.testing.assert_array_equal(found, array.transpose().reshape(-1, 7))
 
@@ -279,9 +275,6 @@ def test_floats_are_not_inflated_for_nothing(monkeypatch):
 
     monkeypatch.setattr(gzip_file, "unpack", None)  # calling it would raise TypeError, and so MalformedSource
     assert parse(zipped(nifti(np.zeros((50, 60, 70), "f4")))) is None
-    out = io.BytesIO()
-    np.save(out, np.zeros((50, 60)))
-    assert parse(zipped(out.getvalue())) is None
 
 
 def test_members_of_a_zip_file_that_share_bytes_are_inflated_once(monkeypatch, noise):
