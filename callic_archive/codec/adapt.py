@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -72,6 +73,8 @@ class AdaptOptions:
     max_patches: int = 4096
     device: str = "cpu"
     threads: int | None = None
+    #: Which patches F(t) takes up first, by their bits under the base model; the paper's RPFT is "descending".
+    order: Literal["descending", "ascending", "random"] = "descending"
 
 
 def collection_steps(total_pixels: float) -> int:
@@ -84,6 +87,13 @@ def share(step: int, options: AdaptOptions) -> float:
     x = min(1.0, step / max(1e-9, options.steps * (1 - options.tail)))
     smooth = x * x * (3 - 2 * x)
     return float(options.start_share + (1 - options.start_share) * smooth**options.exponent)
+
+
+def patch_order(rates: NDArray[np.float64], options: AdaptOptions) -> NDArray[np.int64]:
+    """Patches (by index) in the order in which the schedule takes them up, from their rates (n,)."""
+    if options.order == "random":
+        return np.random.default_rng(options.seed).permutation(len(rates))
+    return np.argsort(rates if options.order == "ascending" else -rates, kind="stable")
 
 
 @dataclass(frozen=True)
@@ -263,7 +273,7 @@ def _fit(
     for parameter in base.parameters():
         parameter.requires_grad_(False)
     factors, network = _Factors(base, options.shape, device), _Bits(base)
-    order = np.argsort(-_rates(base, patches, device), kind="stable")
+    order = patch_order(_rates(base, patches, device), options)
     optimizer = torch.optim.Adam(
         list(factors.values.values()), lr=options.rate * 2**STEP_BITS, betas=(0.9, 0.95)
     )
