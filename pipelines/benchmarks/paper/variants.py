@@ -97,9 +97,7 @@ def build(config: MGCFConfig, mixer: Mixer, seed: int) -> MGCF:
         assert isinstance(block, Block)
         if mixer == "gate":
             continue
-        other = (
-            MaskedNeighbourhoodAttention(config) if mixer == "attention" else MaskedConvolution(config)
-        )
+        other = MaskedNeighbourhoodAttention(config) if mixer == "attention" else MaskedConvolution(config)
         with torch.no_grad():
             other.o.weight.mul_(0.5)  # as MGCF starts its own
         block.add_module("mcg", other)
