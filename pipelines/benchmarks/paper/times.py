@@ -99,6 +99,14 @@ class Bench:
             options=EncodeOptions(tile=max(image.shape[:2]), patch=patch, threads=1),
         )
         self.header = parse(whole).groups[0]
+        self.warm_up()
+
+    def warm_up(self) -> None:
+        """Load and compile what the rows use, so that none of them pays for it."""
+        self.decode(self.prepared)
+        self.encode_steps(self.prepared)
+        options = replace(PAPER, steps=1, patches=1, threads=self.threads)
+        fit(self.plan.model, self.patches, 1.0, options)
 
     def encode(self, adapter: Adapter | None = None) -> bytes:
         """The codec's way: one full pass."""
