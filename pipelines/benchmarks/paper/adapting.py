@@ -129,6 +129,7 @@ def update_configurations(
         "images": list(images),
         "steps": steps,
         "side": side,
+        "threads": threads,
         "options": recorded(PAPER),
         "models": model_digests(),
     }

@@ -50,8 +50,8 @@ class Budget:
         return self.steps * self.batch * self.crop**2 / 1e6
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able form, as recorded. Threads change seconds a little and figures not at all."""
-        return {key: value for key, value in asdict(self).items() if key != "threads"}
+        """JSON-able form, as recorded; the threads too, since they change processor seconds a little."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

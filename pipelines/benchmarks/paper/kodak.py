@@ -83,7 +83,7 @@ def grid(limit: int | None = None, parameters: str = "-") -> Grid:
     rows += [(title, "-", "-", size, source) for title, size, source in missing]
     note = (
         "Measured: all 24 images. This project's rows count everything in the archive but the models and FORMAT.md; "
-        "the other codecs' rows count the bare images. Quoted: printed in the paper, on its own machines and "
+        "the other codecs' rows count the bare images (JPEG-LS without a colour transform). Quoted: printed in the paper, on its own machines and "
         "training data (DIV2K and Flickr2K, two million steps)."
     )
     if stale():

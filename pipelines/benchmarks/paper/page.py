@@ -16,22 +16,23 @@ HEAD = """\
 Made by `python -m pipelines.benchmark render` from measurements; do not edit this page.
 
 CALLIC (arXiv 2412.17464) evaluates its method with four tables and two figures. Here they are again, measured on this
-project's own runs: its models were trained for hours on two CPU cores, not for two million steps, so the levels differ and
-the comparisons inside each table are what to look at. What is taken from the paper is marked as quoted. The project's own
+project's own runs. Its models saw far less training than the paper's two million steps, so the levels differ, and the
+comparisons inside each table are what to look at. What is taken from the paper is marked as quoted. The project's own
 questions (whole archives, exactness, speed, memory) are answered on the [page of benchmarks](benchmarks.md).
 
 Each part is measured by its own command, goes on where it was interrupted, and says so here as long as it is incomplete:
 
 ```sh
-python -m pipelines.benchmark paper table1
-python -m pipelines.benchmark paper table2
-python -m pipelines.benchmark paper table3
-python -m pipelines.benchmark paper table4
-python -m pipelines.benchmark paper figure3
-python -m pipelines.benchmark paper figure4
-python -m pipelines.benchmark render
+python -m pipelines.benchmark paper table1    # processor time: an hour, an adapter for every Kodak image
+python -m pipelines.benchmark paper table2    # a quarter of an hour, on a quiet machine
+python -m pipelines.benchmark paper table3    # nine models of 3 minutes each on average, 40 minutes in all
+python -m pipelines.benchmark paper table4    # two more models, 10 minutes
+python -m pipelines.benchmark paper figure3   # an hour
+python -m pipelines.benchmark paper figure4   # an hour
+python -m pipelines.benchmark render          # this page and its plots
 ```
 
+`paper all` runs the six in turn; `--quick` tries one out, recorded apart; `--again` forgets what is recorded.
 Plots need the extra `benchmark`: `pip install -c constraints.txt '.[benchmark]'`.
 """
 UNMEASURED = "not measured yet"
@@ -75,7 +76,7 @@ def _table1(origin: Origin) -> tuple[str, bool]:
     grid = kodak.grid(parameters=own_parameters())
     results = {"archives": load("sizes"), "others": load(conventional.NAME)}
     kept = {
-        key: {"context": found.get("result", {}).get("kodak", {})[setting]["context"]}
+        f"{key}, {setting}": {"context": found["result"]["kodak"][setting]["context"]}
         for key, found in results.items()
         for setting in found.get("result", {}).get("kodak", {})
         if "context" in (found["result"]["kodak"][setting] or {})

@@ -53,7 +53,7 @@ def steps(record: dict[str, Any], path: Path) -> Path | None:
     curves = {image: points for image, points in curves.items() if len(points) > 1}
     if not curves:
         return None
-    figure, axes = _pyplot().subplots(figsize=(6.4, 4.0), layout="constrained")
+    figure, axes = _pyplot().subplots(figsize=(8.0, 4.0), layout="constrained")
     for number, (image, points) in enumerate(curves.items()):
         counts = [count for count, _ in points]
         total = [
@@ -68,7 +68,7 @@ def steps(record: dict[str, Any], path: Path) -> Path | None:
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xlabel("steps of adaptation T")
     axes.set_ylabel("bits, to the base model (%)")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     return _save(figure, path)
 
 
@@ -78,7 +78,7 @@ def configurations(record: dict[str, Any], path: Path) -> Path | None:
     if not means:
         return None
     whole = means.get("all")
-    figure, axes = _pyplot().subplots(figsize=(6.4, 4.0), layout="constrained")
+    figure, axes = _pyplot().subplots(figsize=(8.0, 4.0), layout="constrained")
     for number, (key, mean) in enumerate(means.items()):
         seconds = mean["seconds"] / whole["seconds"] if whole and whole["seconds"] else mean["seconds"]
         axes.plot(
@@ -95,5 +95,5 @@ def configurations(record: dict[str, Any], path: Path) -> Path | None:
     axes.set_ylabel("bits per sample, adapter included")
     axes.margins(0.15)
     axes.ticklabel_format(axis="y", useOffset=False)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     return _save(figure, path)

@@ -219,7 +219,7 @@ def grid(record: dict[str, Any]) -> Grid:
 
     lines = (
         ("MGCF", bits("encode", False), ("encode",), ("decode",)),
-        ("- encoded in steps, with CCI", "", ("encode in steps with CCI",), ()),
+        ("MGCF, encoded in steps with CCI", "", ("encode in steps with CCI",), ()),
         ("MGCF without CCI", "", ("encode without CCI",), ("decode without CCI",)),
         ("CALLIC", bits("adapt with RPFT", True), ("adapt with RPFT", "encode"), ("decode",)),
         ("CALLIC without RPFT", bits("adapt without RPFT", True), ("adapt without RPFT", "encode"), ("decode",)),
@@ -242,6 +242,9 @@ def grid(record: dict[str, Any]) -> Grid:
         "pass and needs no CCI; without CCI every map was computed at every step, for real. The adapter is not "
         "dropped where it does not pay. Quoted: the paper's seconds, encoding and decoding, as ratios to its MGCF encoding."
     )
+    weights = {found[x]["weights"] for x in found if "weights" in found[x]}
+    if weights:
+        note += f" The adapter has {max(weights):,} weights."
     columns = (
         "method", "bpsp", "encode, CPU s", "encode, ratio", "decode, CPU s", "decode, ratio",
         "paper's ratios (quoted)",

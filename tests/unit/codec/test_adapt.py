@@ -108,7 +108,7 @@ def test_fitting_sees_the_first_patches_of_the_order(monkeypatch: pytest.MonkeyP
             shape=AdapterShape(1, 0, 0),
             threads=1,
             order=order,
-        )  # type: ignore[arg-type]
+        )
         fit(model, patches, 1e4, options)
         assert seen[0] == expected[:1]
         assert seen[-1] == expected
