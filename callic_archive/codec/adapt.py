@@ -89,13 +89,6 @@ def share(step: int, options: AdaptOptions) -> float:
     return float(options.start_share + (1 - options.start_share) * smooth**options.exponent)
 
 
-def patch_order(rates: NDArray[np.float64], options: AdaptOptions) -> NDArray[np.int64]:
-    """Patches (by index) in the order in which the schedule takes them up, from their rates (n,)."""
-    if options.order == "random":
-        return np.random.default_rng(options.seed).permutation(len(rates))
-    return np.argsort(rates if options.order == "ascending" else -rates, kind="stable")
-
-
 @dataclass(frozen=True)
 class PatchSet:
     """Training patches of one plane group kind: levels (n, C, 64, 64) with their statistics (n,)."""
@@ -238,6 +231,13 @@ def _rates(model: MGCF, patches: PatchSet, device: str) -> NDArray[np.float64]:
     return np.concatenate(rates)
 
 
+def patch_order(descending: NDArray[np.int64], options: AdaptOptions) -> NDArray[np.int64]:
+    """Patches (by index) in the order in which the schedule takes them up, from that by descending rate."""
+    if options.order == "random":
+        return np.random.default_rng(options.seed).permutation(descending)
+    return descending[::-1] if options.order == "ascending" else descending
+
+
 def _autocast(device: str) -> torch.autocast:
     """bfloat16 products where the device has them in hardware; elsewhere they are slower than float32."""
     kind = torch.device(device).type
@@ -273,11 +273,12 @@ def _fit(
     for parameter in base.parameters():
         parameter.requires_grad_(False)
     factors, network = _Factors(base, options.shape, device), _Bits(base)
-    order = patch_order(_rates(base, patches, device), options)
+    order = np.argsort(-_rates(base, patches, device), kind="stable")
     optimizer = torch.optim.Adam(
         list(factors.values.values()), lr=options.rate * 2**STEP_BITS, betas=(0.9, 0.95)
     )
     prior = options.prior_scale * 2**STEP_BITS
+    order = patch_order(order, options)
     for step in range(options.steps):
         pool = order[: max(1, math.ceil(share(step + 1, options) * len(order)))]
         batch = pool if options.patches is None else rng.permutation(pool)[: options.patches]

@@ -24,10 +24,11 @@ from pipelines.benchmarks.paper.kept import Kept
 from pipelines.benchmarks.record import Grid, model_digests, percent
 from pipelines.benchmarks.rpft import pixel_bits, validation_image
 
+OURS = "schedule and ranks are the paper's, rate and prior this project's"
 STEPS_NAME, CONFIGURATIONS_NAME = "paper-figure3", "paper-figure4"
 HELD_OUT = ("histology", "natural")
 BASE = "T = 0"
-#: The paper's adapter and schedule; every figure here says what it changes.
+#: The paper's adapter and schedule; rate, prior and optimizer are this project's. Every figure here says what it changes.
 PAPER = AdaptOptions(
     patches=None, start_share=0.2, exponent=1.0, tail=0.1, shape=AdapterShape(7, 7, 2), order="descending"
 )
@@ -182,7 +183,7 @@ def grid_steps(record: dict[str, Any]) -> Grid:
         "its whole share of the patches" if s["patches"] is None else f"{s['patches']} patches of its share"
     )
     note = (
-        f"Centres of at most {s['side']}x{s['side']} pixels; each step takes {each}. Bits per sample, the adapter's own "
+        f"Centres of at most {s['side']}x{s['side']} pixels; each step takes {each}; {OURS}. Bits per sample, the adapter's own "
         "counted and the adapter kept at any price; in an archive it is dropped where it does not pay, so that "
         f"no image costs more than at T = 0. {quoted.FIGURE3_TEXT}"
     )
@@ -236,7 +237,7 @@ def grid_configurations(record: dict[str, Any]) -> Grid:
         )
     note = (
         f"Means over {', '.join(s['images'])}; centres of {s['side']}x{s['side']} pixels, {s['steps']} steps, each of its "
-        "whole share of the patches. Time is processor time of the adaptation alone. In the paper, encoding time "
+        f"whole share of the patches; {OURS}. Time is processor time of the adaptation alone. In the paper, encoding time "
         "includes coding."
     )
     columns = (
