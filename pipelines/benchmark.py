@@ -1,7 +1,8 @@
-"""Measure what the documentation claims, and write ``docs/benchmarks.md`` from the measurements.
+"""Measure what the documentation claims, and write ``docs/benchmarks.md`` and ``docs/paper.md`` from it.
 
     python -m pipelines.benchmark sizes --sets kodak,ct
     python -m pipelines.benchmark speed
+    python -m pipelines.benchmark paper table3
     python -m pipelines.benchmark render
 
 Every subcommand prints tables and leaves its figures in ``manifests/benchmarks/NAME.json``; ``render`` reads only
@@ -19,6 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 
 from pipelines.benchmarks import record
 from pipelines.benchmarks.eval_sets import SETS, files
+from pipelines.benchmarks.paper.commands import paper
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -179,13 +181,23 @@ def adapt(sets: list[str], images: int, limit: int | None, steps: int, threads: 
 @main.command()
 @click.option("--output", type=click.Path(path_type=Path), default=Path("docs/benchmarks.md"))
 def render(output: Path) -> None:
-    """Write docs/benchmarks.md from the recorded figures."""
+    """Write docs/benchmarks.md, and docs/paper.md with its plots beside it, from the recorded figures."""
     from pipelines.benchmarks import render as part
+    from pipelines.benchmarks.paper import page
 
     text, missing = part.page()
     output.write_text(text, "utf-8")
     click.echo(f"wrote {output}" + (f"; not measured yet: {', '.join(missing)}" if missing else ""))
+    try:
+        text, missing = page.page(part.origin, output.parent / "figures")
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{error}: plots need the extra `benchmark`") from error
+    output = output.with_name("paper.md")
+    output.write_text(text, "utf-8")
+    click.echo(f"wrote {output}" + (f"; not complete yet: {', '.join(missing)}" if missing else ""))
 
+
+main.add_command(paper)
 
 if __name__ == "__main__":
     main()

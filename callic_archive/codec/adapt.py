@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -79,6 +80,8 @@ class AdaptOptions:
     max_patches: int = 4096
     device: str = "cpu"
     threads: int | None = None
+    #: Which patches F(t) takes up first, by their bits under the base model; the paper's RPFT is "descending".
+    order: Literal["descending", "ascending", "random"] = "descending"
 
 
 def collection_steps(total_pixels: float) -> int:
@@ -269,6 +272,13 @@ def _rates(model: MGCF, patches: PatchSet, device: str) -> NDArray[np.float64]:
     return np.concatenate(rates)
 
 
+def patch_order(descending: NDArray[np.int64], options: AdaptOptions) -> NDArray[np.int64]:
+    """Patches (by index) in the order in which the schedule takes them up, from that by descending rate."""
+    if options.order == "random":
+        return np.random.default_rng(options.seed).permutation(descending)
+    return descending[::-1] if options.order == "ascending" else descending
+
+
 def _autocast(device: str) -> torch.autocast:
     """bfloat16 products where the device has them in hardware; elsewhere they are slower than float32."""
     kind = torch.device(device).type
@@ -311,6 +321,7 @@ def _fit(
         list(factors.values.values()), lr=rate, betas=(0.9, 0.95)
     )
     prior = options.prior_scale * 2**STEP_BITS
+    order = patch_order(order, options)
     for step in range(options.steps):
         pool = order[: max(1, math.ceil(share(step + 1, options) * len(order)))]
         batch = pool if options.patches is None else rng.permutation(pool)[: options.patches]

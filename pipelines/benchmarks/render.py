@@ -12,7 +12,8 @@ HEAD = """\
 
 Made by `python -m pipelines.benchmark render` from measurements; do not edit this page. Each section names the
 command that makes its figures again, the day, and the machine's class. Images are those of the public evaluation
-sets, which are never trained on. bpsp: bits per sample (subpixel).
+sets, which are never trained on. bpsp: bits per sample (subpixel). The paper's own tables and figures, measured again,
+have [a page of their own](paper.md).
 """
 #: Section of the page: name of the record, title, the module that makes its tables, and what there is to say.
 SECTIONS = (

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from callic_archive.codec.adapt import AdaptOptions, collect, fit, fit_image, share, train_adapters
+from callic_archive.codec.adapt import (
+    AdaptOptions,
+    collect,
+    fit,
+    fit_image,
+    patch_order,
+    share,
+    train_adapters,
+)
 from callic_archive.codec.adapter_syntax import read_adapter, write_adapter
 from callic_archive.codec.codestream import inspect, parse
 from callic_archive.codec.decoder import decode_image
@@ -63,6 +72,53 @@ def test_the_share_is_half_way_in_the_middle_and_whole_in_the_tail() -> None:
     assert math.isclose(share(45, options), 0.6)
     assert share(90, options) == share(100, options) == 1.0
     assert share(1, AdaptOptions(steps=0)) == 1.0
+
+
+def test_patches_are_taken_up_in_the_order_that_was_asked_for() -> None:
+    falling = np.array([1, 3, 4, 0, 2])
+    assert patch_order(falling, AdaptOptions()).tolist() == [1, 3, 4, 0, 2]
+    assert patch_order(falling, AdaptOptions(order="ascending")).tolist() == [2, 0, 4, 3, 1]
+    many = np.arange(100)
+    shuffled = patch_order(many, AdaptOptions(order="random", seed=1)).tolist()
+    assert sorted(shuffled) == list(range(100))
+    assert shuffled not in (list(range(100)), list(range(99, -1, -1)))
+    assert shuffled == patch_order(many, AdaptOptions(order="random", seed=1)).tolist()
+    assert shuffled != patch_order(many, AdaptOptions(order="random", seed=2)).tolist()
+
+
+def test_fitting_sees_the_first_patches_of_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = collect([texture(128)], tiny_models(), 64, 0)
+    (patches, _), model = next(iter(found.values())), next(iter(tiny_models()))
+    seen: list[list[int]] = []
+    original = type(patches).tensors
+
+    def tensors(self: Any, index: NDArray[np.int64], device: str) -> Any:
+        seen.append(index.tolist())
+        return original(self, index, device)
+
+    monkeypatch.setattr(type(patches), "tensors", tensors)
+    monkeypatch.setattr("callic_archive.codec.adapt._rates", lambda *_: np.array([2.0, 4.0, 1.0, 3.0]))
+    for order, expected in (("descending", [1, 3, 0, 2]), ("ascending", [2, 0, 3, 1])):
+        seen.clear()
+        options = AdaptOptions(
+            steps=10,
+            patches=None,
+            start_share=0.2,
+            tail=0.1,
+            shape=AdapterShape(1, 0, 0),
+            threads=1,
+            order=order,
+        )
+        fit(model, patches, 1e4, options)
+        assert seen[0] == expected[:1]
+        assert seen[-1] == expected
+        assert all(step == expected[: len(step)] for step in seen)
+
+
+def test_depthwise_kernels_can_be_left_alone() -> None:
+    before, after, cost = fitted(128, 20, AdapterShape(2, 2, 0))
+    assert after < before
+    assert cost > 0
 
 
 # -- the coded form -----------------------------------------------------------------------------------------
