@@ -49,7 +49,13 @@ SOURCES = {
 @click.option(
     "--data", type=click.Path(path_type=Path), default=None, help="the train folder [../shared/data/train]"
 )
-def main(name: str, run_dir: Path, data: Path | None) -> None:
+@click.option(
+    "--optimizer",
+    default="Muon 1.5e-3 (rms-matched; Adam for all but the blocks' matrices), cosine, EMA 0.998",
+    show_default=True,
+    help="how the run was optimized, for the record",
+)
+def main(name: str, run_dir: Path, data: Path | None, optimizer: str) -> None:
     """Export the model NAME from RUN."""
     root = data or Path(os.environ.get("CALLIC_SHARED", "../shared")) / "data" / "train"
     saved = torch.load(run_dir / "checkpoint.pt", weights_only=True, map_location="cpu")
@@ -75,7 +81,7 @@ def main(name: str, run_dir: Path, data: Path | None) -> None:
             "megapixels": round(saved["pixels"] / 1e6, 1),
             **({"earlier": saved["earlier"]} if saved["earlier"] else {}),
             "device": "CPU, 2 cores",
-            "optimizer": "Adam 2e-3, cosine, EMA 0.998",
+            "optimizer": optimizer,
             "data": {d: SOURCES[d.removeprefix("rgb:")] for d in source.domains},
             "sampling_weights": source.domains,
         },

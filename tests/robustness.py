@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from callic_archive.archive import image_coding
 from callic_archive.archive.pack_one import Packed, content_equal, expand, pack_one
 from callic_archive.images import Limits, Parsed, parse, rebuild, sniff
 from tests.doubles import DeflatePlan
@@ -45,10 +46,14 @@ def restored(packed: Packed) -> tuple[bytes, Parsed | None]:
     """The file that the pieces give, and for an image what it was put together from."""
     codec = DeflatePlan().open()
     pieces = list(packed.pieces)
-    plain = [expand(p.payload, p.coding, p.size) for p in pieces if p.coding != "codestream"]
+    plain = [
+        expand(p.payload, p.coding, p.size) for p in pieces if p.stream is None
+    ]
     if packed.method != "image":
         return b"".join(plain), None
-    images = tuple(codec.decode(p.payload) for p in pieces if p.coding == "codestream")
+    images = tuple(
+        image_coding.decode_image(p.payload, p.coding, p.stream, codec) for p in pieces if p.stream is not None
+    )
     parts = Parsed(packed.format or "", packed.fidelity, images, b"".join(plain), packed.recipe)
     return put_together(parts), parts
 
