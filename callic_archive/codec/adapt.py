@@ -53,6 +53,8 @@ LEAST_STEPS, MOST_STEPS, STEPS_PER_MEGAPIXEL = 50, 400, 2.0
 LARGE_FROM = 0.75e6
 SMALL_SHAPE, LARGE_SHAPE = AdapterShape(3, 3, 1), AdapterShape(7, 7, 2)
 SMALL_RATE, LARGE_RATE = 3e-3, 5e-3
+#: Collections bear more weights that moved (decision 0013).
+COLLECTION_FROM, COLLECTION_RATE = 1.5e6, 1e-2
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,13 @@ class AdaptOptions:
 def collection_steps(total_pixels: float) -> int:
     """Steps of RPFT for a collection of this many pixels."""
     return int(min(MOST_STEPS, LEAST_STEPS + STEPS_PER_MEGAPIXEL * total_pixels / 1e6))
+
+
+def usual_rate(total_pixels: float) -> float:
+    """Learning rate of the factors for an adapter whose bits so many pixels share."""
+    if total_pixels < LARGE_FROM:
+        return SMALL_RATE
+    return LARGE_RATE if total_pixels < COLLECTION_FROM else COLLECTION_RATE
 
 
 def share(step: int, options: AdaptOptions) -> float:
@@ -316,7 +325,7 @@ def _fit(
     shape = options.shape or (SMALL_SHAPE if total_pixels < LARGE_FROM else LARGE_SHAPE)
     factors, network = _Factors(base, shape, device), _Bits(base)
     order = np.argsort(-_rates(base, patches, device), kind="stable")
-    rate = (options.rate or (SMALL_RATE if total_pixels < LARGE_FROM else LARGE_RATE)) * 2**STEP_BITS
+    rate = (options.rate or usual_rate(total_pixels)) * 2**STEP_BITS
     optimizer: torch.optim.Optimizer = (FactorAdam if options.per_factor else torch.optim.Adam)(
         list(factors.values.values()), lr=rate, betas=(0.9, 0.95)
     )
