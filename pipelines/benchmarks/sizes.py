@@ -109,6 +109,7 @@ def measure(
     Without ``back`` the proof that packing makes of every file has to do.
     """
     source = _source(name, limit)
+    WORK.mkdir(parents=True, exist_ok=True)
     archive, restored = WORK / f"{name}-{adapt}.callic", WORK / f"{name}-{adapt}"
     for old in (archive, restored, archive.with_name(archive.name + ".partial")):
         shutil.rmtree(old, ignore_errors=True)

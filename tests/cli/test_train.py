@@ -18,7 +18,7 @@ from callic_archive.errors import DamagedModel
 from callic_archive.model.weights import load_model
 from callic_archive.training.trainer import read_checkpoint
 from tests.command import ROOT, Ran, finish, run
-from tests.trees import smooth, write_pnm
+from tests.trees import grainy, smooth, write_pnm
 from tests.unit.model.builders import CONFORMANCE
 
 GRAY = CONFORMANCE / "model-gray.safetensors"
@@ -28,7 +28,7 @@ GRAY = CONFORMANCE / "model-gray.safetensors"
 def images(tmp_path: Path) -> Path:
     """Gray images that the tiny model knows nothing of, among other files."""
     for number in range(8):
-        write_pnm(tmp_path / "images" / f"{number}.pgm", smooth(96, 80, 1, number))
+        write_pnm(tmp_path / "images" / f"{number}.pgm", grainy(144, 160, 1, number))
     (tmp_path / "images" / "notes.txt").write_text("words")
     (tmp_path / "images" / "broken.pgm").write_bytes(b"P5\n10 10\n255\nshort")
     return tmp_path / "images"
