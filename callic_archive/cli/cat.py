@@ -21,7 +21,7 @@ _LOOKED_AT = 1 << 16
 _COPY = 1 << 20
 
 
-@click.command()
+@click.command(short_help="Write one file of an ARCHIVE to standard output.")
 @options.archive_argument
 @options.path_argument
 @options.force_option

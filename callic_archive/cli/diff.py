@@ -13,7 +13,7 @@ from callic_archive.cli.report import Report, plural, size_text
 from callic_archive.cli.running import run_verb
 
 
-@click.command()
+@click.command(short_help="Compare an ARCHIVE with a folder.")
 @options.archive_argument
 @options.tree_argument
 @options.contents_only_option

@@ -45,7 +45,7 @@ class Finding:
     advice: str = ""
 
 
-@click.command()
+@click.command(short_help="Check this machine and say what to mend.")
 @options.common_options
 def doctor(common: Common, **values: Any) -> None:
     """Check this machine: exact backends, models, GPUs, versions, disk; say what to mend.

@@ -14,7 +14,7 @@ from callic_archive.cli.report import Report, plural, size_text
 from callic_archive.cli.running import run_verb
 
 
-@click.command()
+@click.command(short_help="Show what an ARCHIVE holds as a whole.")
 @options.archive_argument
 @options.common_options
 def info(common: Common, **values: Any) -> None:

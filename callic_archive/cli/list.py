@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from callic_archive.archive.entries import Entry
 
 
-@click.command("list")
+@click.command("list", short_help="List the entries of an ARCHIVE.")
 @options.archive_argument
 @options.patterns_argument
 @options.common_options

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from callic_archive.model.catalogue import ModelInfo
 
 
-@click.group()
+@click.group(short_help="Show the models that images are coded with.")
 def models() -> None:
     """The models that images are coded with: what ships, what an archive carries, what a file holds."""
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ARCHIVE_SUFFIX = ".callic"
 
 
-@click.command()
+@click.command(short_help="Restore what can be had of a damaged ARCHIVE.")
 @options.archive_argument
 @options.salvaged_option
 @options.loss_report_option

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from callic_archive.training.trainer import Trainer, TrainOptions
 
 
-@click.command()
+@click.command(short_help="Train a model of your own on a collection.")
 @options.sources_argument
 @options.model_output_option
 @options.base_option

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from callic_archive.archive.unpacking import Restored
 
 
-@click.command()
+@click.command(short_help="Restore files of an ARCHIVE.")
 @options.archive_argument
 @options.patterns_argument
 @options.directory_option

@@ -14,7 +14,7 @@ from callic_archive.cli.report import Report, plural, size_text
 from callic_archive.cli.running import run_verb
 
 
-@click.command()
+@click.command(short_help="Check that an ARCHIVE is what was packed.")
 @options.archive_argument
 @options.depth_option
 @options.against_option
