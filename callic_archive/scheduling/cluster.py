@@ -50,7 +50,10 @@ def _config(threads: int) -> dict[str, Any]:
         "distributed.comm.timeouts.connect": "60s",
         "distributed.comm.timeouts.tcp": "300s",
         "distributed.admin.log-format": "%(message)s",
-        "distributed.nanny.pre-spawn-environ": worker_environment(threads),
+        # What libraries read when they are loaded; it stays in this process too, where numba would take offence.
+        "distributed.nanny.pre-spawn-environ": {
+            name: value for name, value in worker_environment(threads).items() if not name.startswith("NUMBA")
+        },
     }
 
 
