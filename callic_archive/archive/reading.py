@@ -26,7 +26,7 @@ from callic_archive.archive.pack_one import expand
 from callic_archive.archive.parts import Base, Part, Place
 from callic_archive.archive.placing import Placing
 from callic_archive.archive.scan import Problem
-from callic_archive.archive.staging import PARTIAL
+from callic_archive.archive.unfinished import PARTIAL
 from callic_archive.container.index import read_index
 from callic_archive.container.layout import PARTIAL_SUFFIX, RecordRef, RecordType
 from callic_archive.container.reader import ShardReader

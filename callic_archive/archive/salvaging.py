@@ -17,7 +17,7 @@ from callic_archive.archive.entry_record import decode_entry
 from callic_archive.archive.links import is_other_name
 from callic_archive.archive.reading import INDEX, MODEL_SUFFIX, Contents, contents_of
 from callic_archive.archive.scan import Problem
-from callic_archive.archive.staging import PARTIAL
+from callic_archive.archive.unfinished import PARTIAL
 from callic_archive.container.index import read_index
 from callic_archive.container.layout import PARTIAL_SUFFIX, RecordRef, RecordType
 from callic_archive.container.reader import ShardReader

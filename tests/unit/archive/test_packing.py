@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from callic_archive.archive import staging as staging_module
+from callic_archive.archive import unfinished
 from callic_archive.archive.candidates import learned
 from callic_archive.archive.content import OpenFile, read_source
 from callic_archive.archive.entries import Entry
@@ -361,7 +361,7 @@ def test_file_systems_without_locks_are_served(tmp_path: Path, monkeypatch: pyte
     def no_locks(*_: object) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(staging_module.fcntl, "flock", no_locks)
+    monkeypatch.setattr(unfinished.fcntl, "flock", no_locks)
     pack_tree(make_tree(tmp_path / "tree"), tmp_path / "x.callic")
     assert validate_bag(tmp_path / "x.callic") == []
 
