@@ -284,7 +284,7 @@ def _summary(report: Report, run: PackRun, finished: Finished, output: Path, ada
     )
     if images:
         report.text(
-            f"  {plural(len(images), 'image file')} through the learned codec: "
+            f"  {plural(len(images), 'image file')} coded as images: "
             f"{size_text(sum(e.size for e in images))} -> {size_text(image_bytes)}, {bits:.3f} bits a sample"
         )
     if counts["verbatim"]:

@@ -96,7 +96,7 @@ def test_json_is_one_versioned_object_a_line_and_text_goes_to_standard_error(
 def test_text_goes_to_standard_output_without_json(tree: Path, tmp_path: Path) -> None:
     ran = run("pack", tree, "-o", tmp_path / "x.callic")
     assert ran.out.startswith("packed ")
-    assert "learned codec" in ran.out
+    assert "coded as images" in ran.out
     assert ran.err == ""
 
 
