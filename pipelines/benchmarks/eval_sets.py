@@ -49,10 +49,11 @@ def files(name: str, limit: int | None = None) -> list[Path]:
 
 
 def counted_images(paths: list[Path]) -> Iterator[Counted]:
-    """The images of files, with repeated channels taken out."""
+    """The images of files, with repeated channels taken out; what is wider than 16 bits no model codes."""
     for path in paths:
         parsed = parse(path.read_bytes(), path.name)
-        for number, image in enumerate(parsed.images if parsed else ()):
+        images = [image for image in parsed.images if image.itemsize <= 2] if parsed else []
+        for number, image in enumerate(images):
             yield Counted(path, number, without_copies(image))
 
 
