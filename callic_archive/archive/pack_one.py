@@ -47,6 +47,7 @@ SMALL = 1 << 20
 MAX_ROW = 8 << 20
 # differences of compressed bytes below 1/64 of a file are taken without a look at what they are worth
 FEW = 64
+DEAR = 8  # differences may take an eighth of what a file takes without them
 MEMORY_OF_JPEG = 8  # bytes of samples that a byte of a JPEG file stands for, about
 INLINE = 4096  # bytes of payload up to which a piece lies in its entry's own record
 # bytes, about: of an entry's lines for one more piece, for its record where it has one, and for an image's digest
@@ -265,8 +266,11 @@ def _encode(
     stored = stored_size(data, stop=2 * max(way.cost for way in ways) - least + pixels)
     if stored <= least + pixels:
         return None
-    # The very file, where that takes no more than half of what the codec gains; else its content.
-    way = next((way for way in ways if 2 * (way.cost + pixels) < stored + least + pixels), ways[-1])
+    # The very file, where what that takes is small beside the rest; else its content.
+    total = least + pixels
+    way = next(
+        (w for w in ways if DEAR * (w.cost - least) <= total and w.cost + pixels < stored), ways[-1]
+    )
     parsed, fidelity = way.parsed, taken.fidelity
     if parsed is not taken.parsed:
         fidelity = prove_rebuild(parsed, digest, options)
