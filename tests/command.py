@@ -64,15 +64,18 @@ def start(*words: object, behaviour: str = "", **options: Any) -> subprocess.Pop
     """Start a command as a process; ``behaviour`` are arguments of DeflatePlan, as Python text."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CALLIC_TEST_DOUBLE": f"dict({behaviour})"}
     command: Sequence[str] = [sys.executable, str(Path(__file__)), *(str(word) for word in words)]
+    further = options.pop("preexec_fn", None)
+
+    def prepare() -> None:
+        # A shell starts what runs in its background with SIGINT ignored, and processes pass that on.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if further is not None:
+            further()
+
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        preexec_fn=_heed_interrupts, **options,
+        preexec_fn=prepare, **options,
     )  # fmt: skip
-
-
-def _heed_interrupts() -> None:
-    # A shell starts what runs in its background with SIGINT ignored, and processes pass that on.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 60) -> Ran:
