@@ -43,7 +43,7 @@ class Ran:
 def use_double(patch: pytest.MonkeyPatch, **behaviour: Any) -> None:
     """Let pack and unpack use the model-free codec."""
     patch.setattr("callic_archive.cli.pack.codec_plan", lambda **_: DeflatePlan(**behaviour))
-    patch.setattr("callic_archive.cli.unpack.decoder_plan", lambda *_: DeflatePlan())
+    patch.setattr("callic_archive.cli.unpack.decoder_plan", lambda *_, **__: DeflatePlan())
 
 
 def run(*words: object) -> Ran:

@@ -6,7 +6,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class DeflatePlan:
     adapters: tuple[bytes, ...] = ()
     trains: bool = False
 
-    def open(self, *_: Any, threads: int | None = None) -> DeflateCodec:
+    def open(self, *_: Any, threads: int | None = None, needed: Collection[str] = ()) -> DeflateCodec:
         return DeflateCodec(self)
 
     def settings(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -39,10 +39,13 @@ class OpenArchive(Mapping[str, Entry]):
         *,
         device: Literal["cpu", "cuda"] = "cpu",
         threads: int | None = None,
+        models: Sequence[str | os.PathLike[str]] = (),
         plan: DecoderPlan | None = None,
     ) -> None:
         """See ``open_archive``; ``plan`` is another way to decode images."""
-        self._archive = Archive(Path(path), plan or CallicDecoderPlan(device=device), threads=threads)
+        extra = tuple(Path(model) for model in models)
+        own = plan or CallicDecoderPlan(device=device, extra=extra)
+        self._archive = Archive(Path(path), own, threads=threads)
         self._entries = {entry.path: entry for entry in self._archive.entries}
 
     # -- what is there ---------------------------------------------------------------------------------------
@@ -177,10 +180,11 @@ def open_archive(
     *,
     device: Literal["cpu", "cuda"] = "cpu",
     threads: int | None = None,
+    models: Sequence[str | os.PathLike[str]] = (),
 ) -> OpenArchive:
     """Open a finished archive for reading, with the models that it carries.
 
-    ``threads`` bounds those of one decoding; by default as many as there are cores. Raises MissingPath and
-    NotAnArchive.
+    ``threads`` bounds those of one decoding; by default as many as there are cores. ``models`` are files of models
+    that the archive was packed without and that do not ship. Raises MissingPath and NotAnArchive.
     """
-    return OpenArchive(path, device=device, threads=threads)
+    return OpenArchive(path, device=device, threads=threads, models=models)

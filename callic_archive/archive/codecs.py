@@ -7,7 +7,7 @@ opened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -105,9 +105,18 @@ class DecoderPlan(Protocol):
     """How to get a decoder for an archive that brings its own models. Picklable."""
 
     def open(
-        self, models: Sequence[Path], adapters: Sequence[bytes], *, threads: int | None = None
+        self,
+        models: Sequence[Path],
+        adapters: Sequence[bytes],
+        *,
+        threads: int | None = None,
+        needed: Collection[str] = (),
     ) -> Decoder:
-        """A decoder that knows ``models`` (files) and ``adapters`` (payloads of ADAPTER records)."""
+        """A decoder that knows ``models`` (files) and ``adapters`` (payloads of ADAPTER records).
+
+        ``needed``: digests, or their first digits, of models that entries were coded with; those that are not among
+        ``models`` are to be found elsewhere.
+        """
         ...
 
 
@@ -175,15 +184,39 @@ class CallicDecoderPlan:
 
     device: Literal["cpu", "cuda"] = "cpu"
     lenient: bool = False  # take this program's own models too, and do without what is damaged
+    extra: tuple[Path, ...] = ()  # model files of the user, for archives that left theirs out
 
     def open(
-        self, models: Sequence[Path], adapters: Sequence[bytes], *, threads: int | None = None
+        self,
+        models: Sequence[Path],
+        adapters: Sequence[bytes],
+        *,
+        threads: int | None = None,
+        needed: Collection[str] = (),
     ) -> Decoder:
         """Load the models and check their digests. Raises ModelError."""
         if self.lenient:
-            models, adapters = _usable(models, adapters)
+            models, adapters = _usable([*models, *self.extra], adapters)
+        else:
+            models = _with_missing(models, self.extra, needed)
         plan = CallicPlan(device=self.device, models=tuple(models), adapters=tuple(adapters))
         return _CallicCodec(plan, threads)
+
+
+def _with_missing(models: Sequence[Path], extra: Sequence[Path], needed: Collection[str]) -> list[Path]:
+    """``models``, and what is needed beside them: of the user's files, else of the models that ship.
+
+    What is nowhere is left to the images that need it: others can be read without. Raises DamagedModel, InexactModel.
+    """
+    inside = {path.name.split(".")[0] for path in models}
+    missing = sorted(start for start in needed if not any(digest.startswith(start) for digest in inside))
+    if not missing:
+        return list(models)
+    from callic_archive.model.weights import ModelSet, load_model
+
+    at_hand = [load_model(path) for path in extra] + list(ModelSet.default())
+    chosen = (next((model for model in at_hand if model.digest.startswith(start)), None) for start in missing)
+    return [*models, *(model.path for model in chosen if model is not None and model.path is not None)]
 
 
 def _usable(models: Sequence[Path], adapters: Sequence[bytes]) -> tuple[list[Path], list[bytes]]:
@@ -217,11 +250,15 @@ class _CallicCodec:
 
     def __init__(self, plan: CallicPlan, threads: int | None) -> None:
         from callic_archive.codec.adapter_syntax import read_adapter
+        from callic_archive.errors import UnknownModel
 
         self._plan = plan
         self._threads = threads
         self._models = _model_set(plan.models, plan.digests)
-        adapters = [read_adapter(payload, self._models) for payload in plan.adapters]
+        adapters = []
+        for payload in plan.adapters:
+            with suppress(UnknownModel):  # images that need it will say that their model is not at hand
+                adapters.append(read_adapter(payload, self._models))
         self._digests = [model.digest for model in self._models]
         self._adapters = {adapter.digest: adapter for adapter in adapters}
 

@@ -5,6 +5,7 @@ rename.
 from __future__ import annotations
 
 import datetime
+import gzip
 import hashlib
 import shutil
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,7 @@ from callic_archive.container.writer import SealedShard
 from callic_archive.errors import ModelError, ReadFailure
 
 _BLOCK = 4 << 20
+SPECIFICATION = "specification.md.gz"
 _UNTOLD = ("sources", "include", "exclude", "listed", "one_file_system")  # settings that name no bytes
 
 
@@ -37,6 +39,7 @@ class Finished:
 
     archive_bytes: int
     model_bytes: int
+    models_outside: tuple[str, ...] = ()  # digests of models that are needed and were left out
 
 
 def finish(
@@ -47,9 +50,11 @@ def finish(
     plan: CodecPlan,
     sealed: Iterable[SealedShard],
     settings: Mapping[str, Any],
+    models_inside: bool = True,
 ) -> Finished:
     """Write everything beside the shards and make the staging folder the archive.
 
+    ``models_inside`` False leaves the models out, and the index names those that a reader must bring.
     Until the last rename nothing is visible under the archive's name;
     called again after a failure it does the same once more. Raises OutOfSpace, WriteFailure, ModelError,
     DestinationExists.
@@ -60,17 +65,21 @@ def finish(
     hashes: dict[str, str] = {}
     for path in staging.shards():
         hashes[f"data/{path.name}"] = payload.get(path.name) or _file_sha256(path)
-    models = _copy_models(staging.data / "models", {d for row in rows for d in row.models()}, plan)
+    needed = {d for row in rows for d in row.models()}
+    models = _copy_models(staging.data / "models", needed if models_inside else set(), plan)
+    outside = () if models_inside else tuple(sorted(needed))
     hashes |= {f"data/models/{path.name}": _file_sha256(path) for path in models}
-    text = format_text().encode()
-    atomic_write(staging.data / "FORMAT.md", text)
-    hashes["data/FORMAT.md"] = hashlib.sha256(text).hexdigest()
+    # the whole text would be a tenth of a small archive, so only its first page is there to read at once
+    for name, text in (("FORMAT.md", opening_text().encode()), (SPECIFICATION, specification_gzip())):
+        atomic_write(staging.data / name, text)
+        hashes[f"data/{name}"] = hashlib.sha256(text).hexdigest()
     header = {
         "kind": "archive",
         "format_version": FORMAT_VERSION,
         "software": f"callic-archive {__version__}",
         "packed_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "entries": len(rows),
+        **({"models_outside": list(outside)} if outside else {}),
         "settings": {k: v for k, v in settings.items() if k not in _UNTOLD},
     }
     shared: list[dict[str, Any]] = [
@@ -90,7 +99,7 @@ def finish(
     total -= sum(path.stat().st_size for path in staging.run.rglob("*") if path.is_file())
     model_bytes = sum(path.stat().st_size for path in models)
     staging.commit()
-    return Finished(total, model_bytes)
+    return Finished(total, model_bytes, outside)
 
 
 def _copy_models(folder: Path, wanted: set[str], plan: CodecPlan) -> list[Path]:
@@ -121,9 +130,22 @@ def _copy_models(folder: Path, wanted: set[str], plan: CodecPlan) -> list[Path]:
     return copies
 
 
+def opening_text() -> str:
+    """The page that tells whoever finds an archive what it is and where the rest is told."""
+    page = next(text for name, text in _format_pages() if name == "opening.md")
+    return page.replace("VERSION_OF_SOFTWARE", __version__).replace(
+        "VERSION_OF_FORMAT", str(FORMAT_VERSION)
+    )
+
+
+def specification_gzip() -> bytes:
+    """The specification that every archive carries, compressed; the same bytes whenever it is the same text."""
+    return gzip.compress(format_text().encode(), 9, mtime=0)
+
+
 def format_text() -> str:
     """The specification that every archive carries: the pages of docs/format, one after the other."""
-    pages = _format_pages()
+    pages = [page for page in _format_pages() if page[0] != "opening.md"]
     order = {
         "index.md": 0,
         "archive.md": 1,

@@ -42,6 +42,7 @@ class PackRun:
     options: PackOptions
     settings: Mapping[str, Any]
     shard_bytes: int = SHARD_BYTES
+    models_inside: bool = True  # False: the archive names the models that it needs and does not carry them
     entries: dict[str, Entry] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -190,6 +191,7 @@ class PackRun:
             plan=self.plan,
             sealed=self._sealed,
             settings=self.settings,
+            models_inside=self.models_inside,
         )
 
     def _adopt_orphans(self) -> None:

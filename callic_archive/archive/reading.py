@@ -40,6 +40,7 @@ from callic_archive.errors import (
     IndexDamaged,
     MissingPath,
     NotAnArchive,
+    UnknownModel,
 )
 from callic_archive.images.source import Limits, Parsed, images_equal, parse_again, rebuild
 
@@ -56,6 +57,7 @@ class Contents:
     entries: list[Entry] = field(default_factory=list)
     adapters: dict[str, RecordRef] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    models: frozenset[str] = frozenset()  # that entries need; where there are no entries, told by who had them
 
 
 class Archive:
@@ -114,6 +116,10 @@ class Archive:
     def models(self) -> list[Path]:
         """Model files."""
         return sorted((self.data / "models").glob(f"*{MODEL_SUFFIX}"))
+
+    def needed_models(self) -> frozenset[str]:
+        """Digests, or their first digits, of the models that entries were coded with."""
+        return self._contents.models.union(*(entry.models() for entry in self.entries))
 
     # -- the index -------------------------------------------------------------------------------------------
 
@@ -198,7 +204,7 @@ class Archive:
         return expand(self.read(base.places[-1]), base.coding, base.size)
 
     def decoder(self) -> Decoder:
-        """The decoder with this archive's own models and adapters. Raises ModelError."""
+        """The decoder with this archive's own models and adapters, or what it left out. Raises ModelError."""
         with self._lock:
             if self._decoder is None:
                 if self._plan is None:
@@ -207,7 +213,9 @@ class Archive:
                 for ref in self.adapters.values():
                     with suppress(ContainerError):  # the entries that need it will say so
                         payloads.append(self.reader(ref.shard).read(ref))
-                self._decoder = self._plan.open(self.models(), payloads, threads=self._threads)
+                self._decoder = self._plan.open(
+                    self.models(), payloads, threads=self._threads, needed=self.needed_models()
+                )
             return self._decoder
 
     # -- entries ---------------------------------------------------------------------------------------------
@@ -354,7 +362,7 @@ def naming(entry: Entry) -> Iterator[None]:
     """Let every failure inside say which entry it costs; failures of the machine pass through."""
     try:
         yield
-    except (EnvironmentFailure, DigestMismatch, EntryDamaged, ForeignCodecMissing):
+    except (EnvironmentFailure, DigestMismatch, EntryDamaged, ForeignCodecMissing, UnknownModel):
         raise
     except CallicError as error:
         raise EntryDamaged(str(error)) from error

@@ -25,6 +25,7 @@ _COPY = 1 << 20
 @options.archive_argument
 @options.path_argument
 @options.force_option
+@options.outside_models_option
 @options.device_option
 @options.common_options
 def cat(common: Common, **values: Any) -> None:
@@ -37,7 +38,7 @@ def cat(common: Common, **values: Any) -> None:
     run_verb("cat", common, lambda report: _cat(report, **values), data_on_stdout=True)
 
 
-def _cat(report: Report, *, archive: Path, path: str, force: bool, device: str | None) -> None:
+def _cat(report: Report, *, archive: Path, path: str, force: bool, models: tuple[Path, ...], device: str | None) -> None:
     import tempfile
 
     from callic_archive.archive.reading import Archive
@@ -49,7 +50,7 @@ def _cat(report: Report, *, archive: Path, path: str, force: bool, device: str |
     report.hide(archive)
     resources = resources_of(device=device, gpus=None, workers=None, scheduler=None)
     with (
-        Archive(archive, decoder_plan(resources.gpus > 0)) as opened,
+        Archive(archive, decoder_plan(resources.gpus > 0, models)) as opened,
         tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as proven,
     ):
         for problem in opened.problems:

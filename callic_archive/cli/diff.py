@@ -17,6 +17,7 @@ from callic_archive.cli.running import run_verb
 @options.archive_argument
 @options.tree_argument
 @options.contents_only_option
+@options.outside_models_option
 @options.common_options
 def diff(common: Common, **values: Any) -> None:
     """Compare an ARCHIVE with the tree in DIR, the folder that holds what was packed.
@@ -27,7 +28,7 @@ def diff(common: Common, **values: Any) -> None:
     run_verb("diff", common, lambda report: _diff(report, common, **values))
 
 
-def _diff(report: Report, common: Common, *, archive: Path, tree: Path, contents_only: bool) -> None:
+def _diff(report: Report, common: Common, *, archive: Path, tree: Path, contents_only: bool, models: tuple[Path, ...]) -> None:
     from callic_archive.archive.comparing import Scope, compare_with
     from callic_archive.archive.reading import Archive
     from callic_archive.cli.progress import Progress
@@ -39,7 +40,7 @@ def _diff(report: Report, common: Common, *, archive: Path, tree: Path, contents
         raise MissingPath(f"{tree} is no folder to compare with")
     differing: set[str] = set()
     compared = 0
-    with Archive(archive, decoder_plan(False)) as opened, Progress(report, common, "compared") as progress:
+    with Archive(archive, decoder_plan(False, models)) as opened, Progress(report, common, "compared") as progress:
         for problem in opened.problems:
             report.problem(problem)
         entries = opened.entries

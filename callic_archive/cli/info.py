@@ -57,6 +57,7 @@ def _info(report: Report, *, archive: Path) -> None:
             "models": [
                 {"sha256": path.name.split(".")[0], "bytes": path.stat().st_size} for path in opened.models()
             ],
+            "models_outside": list(opened.header.get("models_outside", ())),
             "adapters": sorted(opened.adapters),
         }
     report.event("archive", **fields)
@@ -87,5 +88,6 @@ def _lines(f: dict[str, Any], images: int) -> list[str]:
         lines.append(f"settings     {', '.join(f'{name} {value}' for name, value in told.items())}")
     lines += [f"shard        {shard['name']}, {size_text(shard['bytes'])}" for shard in f["shards"]]
     lines += [f"model        {model['sha256'][:16]}, {size_text(model['bytes'])}" for model in f["models"]]
+    lines += [f"model        {str(digest)[:16]}, left out: needed to unpack" for digest in f["models_outside"]]
     lines += [f"adapter      {digest[:16]}" for digest in f["adapters"]]
     return lines

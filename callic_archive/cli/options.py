@@ -123,6 +123,19 @@ models_option = click.option(
     metavar="NAME|FILE",
     help="Code images with this model instead of the one that ships for as many planes; may be repeated.",
 )
+without_models_option = click.option(
+    "--without-models",
+    is_flag=True,
+    help="Leave the models out: who unpacks needs a release that ships them, or their files.",
+)
+outside_models_option = click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A model that the ARCHIVE was packed without; may be repeated.",
+)
 steps_option = click.option(
     "--steps", type=click.IntRange(min=1), metavar="T", help="Training steps of an adaptation."
 )

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @options.adapt_option
 @options.steps_option
 @options.models_option
+@options.without_models_option
 @options.coder_option
 @options.fidelity_option
 @options.include_option
@@ -91,6 +92,7 @@ def _pack(
     adapt: AdaptMode | None,
     steps: int | None,
     model: tuple[str, ...],
+    without_models: bool,
     coder: str,
     fidelity: str,
     include: tuple[str, ...],
@@ -148,7 +150,9 @@ def _pack(
     with staging, Progress(report, common, "packed") as progress:
         if staging.open(settings):
             report.note(f"going on with {report.shown(staging.root)}")
-        run = PackRun(staging, found, plan, pack_options, settings)
+        run = PackRun(
+            staging, found, plan, pack_options, settings, models_inside=not without_models
+        )
         watch = _Watch(report, progress)
         try:
             finished = execute(run, resources, watch)
@@ -271,6 +275,7 @@ def _summary(report: Report, run: PackRun, finished: Finished, output: Path, ada
         "archive": report.path(output),
         "archive_bytes": finished.archive_bytes,
         "model_bytes": finished.model_bytes,
+        "models_outside": list(finished.models_outside),
         "image_bytes": image_bytes,
         "image_samples": samples,
         "bits_per_sample": round(bits, 4) if bits is not None else None,
@@ -294,7 +299,13 @@ def _summary(report: Report, run: PackRun, finished: Finished, output: Path, ada
         text = "will come back with equal pixels and metadata but other compressed bytes"
         report.text(f"  {content} {text} (--fidelity bytes forbids that)")
     report.text(f"  adaptation: {_adaptation(adapt, len(adapters), bool(images))}")
-    report.text(f"  the archive takes {size_text(finished.archive_bytes)} with models and specification")
+    models = f", {size_text(finished.model_bytes)} of it models" if finished.model_bytes else ""
+    report.text(
+        f"  the archive takes {size_text(finished.archive_bytes)} with index and specification{models}"
+    )
+    if finished.models_outside:
+        named = ", ".join(digest[:16] for digest in finished.models_outside)
+        report.text(f"  unpacking needs what was left out: {plural(len(finished.models_outside), 'model')} {named}")
     if report.counts["problems"]:
         report.text(f"  {plural(report.counts['problems'], 'problem')}, each named above", always=True)
 

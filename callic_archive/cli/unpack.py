@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 @options.directory_option
 @options.overwrite_option
 @options.region_option
+@options.outside_models_option
 @options.device_option
 @options.gpus_option
 @options.workers_option
@@ -40,11 +43,23 @@ def unpack(common: Common, **values: Any) -> None:
     run_verb("unpack", common, lambda report: _unpack(report, common, **values))
 
 
-def decoder_plan(on_gpu: bool) -> DecoderPlan:
-    """The codec that reads archives."""
+def decoder_plan(on_gpu: bool, models: Sequence[Path] = ()) -> DecoderPlan:
+    """The codec that reads archives, with the user's files of models that an archive left out.
+
+    Raises UnsuitableModel, DamagedModel, InexactModel.
+    """
     from callic_archive.archive.codecs import CallicDecoderPlan
 
-    return CallicDecoderPlan(device="cuda" if on_gpu else "cpu")
+    if models:
+        from callic_archive.errors import UnsuitableModel
+        from callic_archive.model.catalogue import find_model
+
+        for path in models:
+            if not path.is_file():
+                raise UnsuitableModel(f"{path} is no model file")
+            find_model(str(path))
+    absolute = tuple(Path(os.path.abspath(path)) for path in models)
+    return CallicDecoderPlan(device="cuda" if on_gpu else "cpu", extra=absolute)
 
 
 def _unpack(
@@ -56,6 +71,7 @@ def _unpack(
     output: Path,
     overwrite: bool,
     region: str | None,
+    models: tuple[Path, ...],
     device: str | None,
     gpus: int | None,
     workers: int | None,
@@ -68,7 +84,7 @@ def _unpack(
 
     report.hide(archive, output)
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=None)
-    plan = decoder_plan(resources.gpus > 0)
+    plan = decoder_plan(resources.gpus > 0, models)
     if region is not None:
         from callic_archive.cli.regions import unpack_regions
 

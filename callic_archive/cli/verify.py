@@ -20,6 +20,7 @@ from callic_archive.cli.running import run_verb
 @options.against_option
 @options.contents_only_option
 @options.subset_option
+@options.outside_models_option
 @options.device_option
 @options.gpus_option
 @options.workers_option
@@ -42,6 +43,7 @@ def _verify(
     against: Path | None,
     contents_only: bool,
     subset: str | None,
+    models: tuple[Path, ...],
     device: str | None,
     gpus: int | None,
     workers: int | None,
@@ -61,7 +63,7 @@ def _verify(
         raise MissingPath(f"{against} is no folder to compare with")
     part = None if subset is None else parse_subset(subset, datetime.date.today())
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=None)
-    plan = decoder_plan(resources.gpus > 0)
+    plan = decoder_plan(resources.gpus > 0, models)
     damaged: set[str] = set()
     checked = size = 0
     with Archive(archive, plan) as opened, Progress(report, common, "verified") as progress:

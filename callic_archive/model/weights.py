@@ -466,7 +466,9 @@ class ModelSet:
         for digest, model in self._models.items():
             if digest.startswith(prefix.hex()):
                 return model
-        raise UnknownModel(f"this data needs the model {prefix.hex()}…, which is not among those at hand")
+        raise UnknownModel(
+            f"this data needs the model {prefix.hex()}…, which is not among those at hand; give its file with --model"
+        )
 
     def for_channels(self, channels: int) -> IntegerModel | None:
         """The first model that codes this many planes jointly, or None."""

@@ -77,7 +77,7 @@ def halves(batch: Batch) -> list[Batch]:
 @contextmanager
 def _job(archive: Archive, plan: DecoderPlan, threads: int | None) -> Iterator[ReadJob]:
     with tempfile.TemporaryDirectory(prefix="callic-", ignore_cleanup_errors=True) as folder:
-        contents = Contents(adapters=dict(archive.adapters))
+        contents = Contents(adapters=dict(archive.adapters), models=archive.needed_models())
         job = ReadJob(
             uuid.uuid4().hex, archive.root.absolute(), plan, contents, Path(folder) / "stop", threads
         )

@@ -20,7 +20,7 @@ from pipelines.tree_compare import compare_trees
 NAME = "sizes"
 WORK = SCRATCH
 #: Parts of an archive that cost the same whatever is packed.
-FIXED = ("data/models", "data/FORMAT.md")
+FIXED = ("data/models", "data/FORMAT.md", "data/specification.md.gz")
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def grids(record: dict[str, Any], others: dict[str, Any]) -> list[Grid]:
             size_rows,
             "Archive: everything in the directory (metadata, file headers, digests, index, adapters, "
             "manifests) but the models, "
-            "FORMAT.md and the files without counted images. The others: the bare images alone, 2D "
+            "the specification and the files without counted images. The others: the bare images alone, 2D "
             "planes one by one, "
             "channels jointly; all pages of a TIFF are counted, repeated channels once.",
         ),
@@ -264,10 +264,10 @@ def grids(record: dict[str, Any], others: dict[str, Any]) -> list[Grid]:
                 "--adapt",
                 "source bytes",
                 "archive bytes",
-                "of these models and FORMAT.md",
+                "of these models and specification",
                 "samples counted",
                 "bpsp, whole directory",
-                "bpsp, without models and FORMAT.md",
+                "bpsp, without models and specification",
                 "bpsp, files with counted images",
                 "adapters",
             ),

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from callic_archive import open_archive
 from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.model.config import MGCFConfig
 from callic_archive.model.weights import ModelSet, load_model, save_model
@@ -208,6 +209,58 @@ def test_a_run_with_another_model_is_not_gone_on_with(tree: Path, gray_file: Pat
     assert other.summary["error"]["code"] == "E004"
     assert "models" in other.summary["error"]["message"]
     assert run(*words).code == 0
+
+
+# -- pack --without-models -----------------------------------------------------------------------------------
+
+
+def test_models_that_ship_may_stay_outside(tree: Path, tmp_path: Path) -> None:
+    words = ["pack", tree, "--effort", "fast", "--json", "-o"]
+    whole, bare = tmp_path / "whole.callic", tmp_path / "bare.callic"
+    with_models = run(*words, whole)
+    without = run(*words, bare, "--without-models")
+    assert (with_models.code, without.code) == (0, 0)
+    digests = sorted(model.digest for model in SHIPPED.values())
+    assert with_models.summary["models_outside"] == []
+    assert (without.summary["models_outside"], without.summary["model_bytes"]) == (digests, 0)
+    saved = with_models.summary["archive_bytes"] - without.summary["archive_bytes"]
+    assert abs(saved - with_models.summary["model_bytes"]) < 500
+    assert not (bare / "data" / "models").exists()
+    text = run("info", bare).out
+    assert all(digest[:16] in text for digest in digests)
+    assert run("verify", bare).code == 0
+    assert run("unpack", bare, "-o", tmp_path / "out").code == 0
+    assert snapshot(tmp_path / "out" / "tree") == snapshot(tree)
+    (bare / "data" / "index.jsonl.zst").unlink()  # shards name models by their first digits
+    assert run("unpack", bare, "-o", tmp_path / "again").code == 1
+    assert snapshot(tmp_path / "again" / "tree") == snapshot(tree)
+
+
+def test_a_model_of_ones_own_outside_is_asked_for_and_can_be_given(
+    tree: Path, gray_file: Path, rgb_file: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "x.callic"
+    words = ["--model", gray_file, "--effort", "fast", "--without-models"]
+    assert run("pack", tree, "-o", archive, *words).code == 0
+    ran = run("unpack", archive, "-o", tmp_path / "out", "--json")
+    assert ran.code == 3
+    (problem,) = [e for e in ran.events if e["event"] == "problem"]
+    assert problem["code"] == "E301"
+    assert "give its file with --model" in problem["message"]
+    assert (tmp_path / "out/tree/colour.ppm").read_bytes() == (tree / "colour.ppm").read_bytes()
+    assert not (tmp_path / "out/tree/gray.pgm").exists()
+    assert run("verify", archive).code == 3
+    for useless in (rgb_file, tmp_path / "nowhere", tree / "gray.pgm"):
+        ran = run("unpack", archive, "-o", tmp_path / "not", "--model", useless, "--json")
+        assert ran.code != 0
+    given = ["--model", rgb_file, "--model", gray_file]
+    assert run("unpack", archive, "-o", tmp_path / "whole", *given).code == 0
+    assert snapshot(tmp_path / "whole" / "tree") == snapshot(tree)
+    assert run("verify", archive, *given).code == 0
+    assert run("diff", archive, tmp_path / "whole", *given).code == 0
+    assert run("cat", archive, "tree/gray.pgm", *given).code == 0
+    with open_archive(archive, models=given[1::2]) as opened:
+        assert opened.read_array("tree/gray.pgm").shape == (144, 160)
 
 
 # -- effort --------------------------------------------------------------------------------------------------

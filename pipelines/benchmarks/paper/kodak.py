@@ -39,7 +39,7 @@ def update(limit: int | None = None, *, again: bool = False, workers: int | None
 
 
 def archive_bits(figures: dict[str, Any]) -> float:
-    """Bits a counted sample of an archive, with all that is written for its images, without models and FORMAT.md."""
+    """Bits a counted sample of an archive, with all that is written for its images, without models and specification."""
     size = figures["archive_bytes"] - figures["fixed_bytes"] - figures["uncounted_bytes"]
     return 8 * float(size) / float(figures["samples"])
 
@@ -86,7 +86,7 @@ def grid(limit: int | None = None, parameters: str = "-") -> Grid:
     rows += [(title, "-", "-", size, source) for title, size, source in missing]
     note = (
         f"Measured: {'all 24 images' if limit is None else f'the first {limit} alone'}. "
-        "This project's rows count everything in the archive but the models and FORMAT.md; "
+        "This project's rows count everything in the archive but the models and the specification; "
         "the other codecs' rows count the bare images (JPEG-LS without a colour transform). Quoted: printed in "
         "the paper, on its own machines and training data (DIV2K and Flickr2K, two million steps)."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from callic_archive import __version__
 from callic_archive.archive import unfinished
 from callic_archive.archive.candidates import learned
 from callic_archive.archive.content import OpenFile, read_source
@@ -16,7 +18,7 @@ from callic_archive.archive.entries import Entry
 from callic_archive.archive.entry_record import decode_entry
 from callic_archive.archive.pack_one import PackOptions
 from callic_archive.archive.packer import Packer
-from callic_archive.archive.reading import INDEX
+from callic_archive.archive.reading import FORMAT_VERSION, INDEX
 from callic_archive.archive.scan import Selection
 from callic_archive.archive.staging import Staging, claim_shard
 from callic_archive.archive.unpacking import select
@@ -62,8 +64,11 @@ def test_a_tree_becomes_a_valid_bag_with_one_entry_a_path(tmp_path: Path) -> Non
         "tree/images/volume.npy": "npy",
     }
     assert all(entry.fidelity == "bytes" for entry in found.values())
-    text = (tmp_path / "x.callic" / "data" / "FORMAT.md").read_text()
+    text = gzip.decompress((tmp_path / "x.callic" / "data" / "specification.md.gz").read_bytes()).decode()
     assert "| E502 | `EntryDamaged` |" in text
+    opening = (tmp_path / "x.callic" / "data" / "FORMAT.md").read_text()
+    assert f"callic-archive {__version__} wrote it, format version {FORMAT_VERSION}." in opening
+    assert "specification.md.gz" in opening
 
 
 def test_the_index_says_what_each_entry_record_says(tmp_path: Path) -> None:
