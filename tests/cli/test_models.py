@@ -258,7 +258,6 @@ def test_a_model_of_ones_own_outside_is_asked_for_and_can_be_given(
     assert snapshot(tmp_path / "whole" / "tree") == snapshot(tree)
     assert run("verify", archive, *given).code == 0
     assert run("diff", archive, tmp_path / "whole", *given).code == 0
-    assert run("cat", archive, "tree/gray.pgm", *given).code == 0
     with open_archive(archive, models=given[1::2]) as opened:
         assert opened.read_array("tree/gray.pgm").shape == (144, 160)
 
