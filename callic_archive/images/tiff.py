@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any, BinaryIO
 
 from callic_archive.errors import MalformedSource, TruncatedSource
-from callic_archive.images.layout import Image, Layout
+from callic_archive.images.layout import Image, Layout, apart
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
 from callic_archive.images.stacks import stacked
@@ -60,7 +60,7 @@ def _raster(page: Directory, reader: TiffReader, limits: Limits) -> tuple[Layout
     if not 0 < width < _WIDEST or not 0 < height < _WIDEST:
         raise MalformedSource(f"the TIFF directory at {page.offset} promises {width} x {height} pixels")
     itemsize, planar = int(letter[1]), page.one(284, 1) == 2 and samples > 1
-    split = samples > 4
+    split = apart(height, width, samples, itemsize)
     if itemsize > 2 and packing.predictor != 1:
         return None
     tiled = 322 in page.fields or 324 in page.fields
