@@ -22,7 +22,7 @@ from callic_archive.images.tiff_ifd import Directory, TiffReader
 
 _WIDEST = 1 << 31  # pixels in a row or column; wider is a lie
 _LARGE, _LEAST_SHARE = 16 << 20, 0.1  # of a large file at least this share must be samples that a model takes
-_MAX_BANDS = 64  # samples a pixel; each above four becomes an image of its own
+_MAX_BANDS = 1024  # samples a pixel; imaging spectrometers have hundreds
 
 
 def _kind(page: Directory) -> tuple[str, int] | None:

@@ -33,7 +33,8 @@ ADAPTERS = ("adapter-gray", "adapter-rgb")
 #: The other backend is slow on such small steps; these cover its every part.
 WITH_TORCH = ("adapter_rgb", "bands_signed", "gray16_extremes", "gray8", "rgb16", "tiles_patches")
 GOOD = (
-    "adapter_inside", "adapter_named", "adapter_rgb", "bands", "bands_signed", "channel_copies", "constant_image", "constant_plane",
+    "adapter_inside", "adapter_named", "adapter_rgb", "bands", "bands_signed", "channel_copies", "constant_image",
+    "constant_plane",
     "four_channels", "gray16", "gray16_extremes", "gray8", "gray8_1x1", "gray8_1xN", "gray8_Nx1",
     "gray8_one_channel", "infrared", "int16", "patches", "rgb16", "rgb8", "tiles", "tiles_patches", "torchac",
     "torchac_tiles", "two_channels", "value_map",
