@@ -26,6 +26,7 @@ from callic_archive.codec.codestream import Codestream, GroupHeader, parse, seri
 from callic_archive.codec.decoder import decode_image
 from callic_archive.codec.encoder import EncodeOptions, encode_image
 from callic_archive.codec.engine import mixture_tables
+from callic_archive.codec.prediction import Prediction
 from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.errors import CallicError
 from callic_archive.images.planes import Packing
@@ -101,6 +102,10 @@ def images() -> dict[str, tuple[Image, EncodeOptions]]:
     sparse = (scene(rng, 30, 34, 1, 60)[:, :, 0] * 1057 + 11).astype(np.uint16)
     opaque = np.dstack([picture(9, 12, 3, "u1", 255), np.full((9, 12), 255, np.uint8)])
     extremes = (rng.integers(0, 2, (8, 9)) * 65535).astype(np.uint16)
+    later = np.random.default_rng(2026)  # its own, so that older images stay as they are
+    bands = scene(later, 20, 22, 6, 50000).astype(np.uint16)
+    infrared = scene(later, 19, 21, 4, 255).astype(np.uint8)
+    infrared[:, :, 3] = 255 - infrared[:, :, 0] // 2 - infrared[:, :, 1] // 3
     return {
         "gray8": (gray, EncodeOptions()),
         "gray8_1x1": (np.array([[77]], np.uint8), EncodeOptions()),
@@ -121,6 +126,9 @@ def images() -> dict[str, tuple[Image, EncodeOptions]]:
         "tiles": (picture(23, 35, 1, "u1", 255), EncodeOptions(tile=16, patch=16)),
         "tiles_patches": (picture(25, 19, 3, "u1", 255), small),
         "patches": (picture(21, 22, 1, "u2", 4095), EncodeOptions(patch=9)),
+        "bands": (bands, EncodeOptions(tile=12, patch=12)),
+        "bands_signed": ((bands[:, :, :3].astype(np.int32) - 30000).astype(np.int16), EncodeOptions()),
+        "infrared": (infrared, EncodeOptions()),
         "torchac": (rgb[:6, :7], EncodeOptions(coder="torchac")),
         "torchac_tiles": (gray, replace(small, coder="torchac")),
     }
@@ -204,6 +212,14 @@ def bad_codestreams(
     def value_map(first: int, count: int, packed: bytes) -> bytes:
         return b"\x01" + _varint(2 * first) + _varint(count - 1) + _varint(len(packed)) + packed
 
+    def predicted(planes: tuple[int, ...], weights: tuple[int, ...] | None = None) -> bytes:
+        stream = parse(good["infrared"])
+        last = stream.groups[-1]
+        assert last.prediction is not None
+        some = weights if weights is not None else last.prediction.weights[: len(planes)]
+        group = replace(last, prediction=Prediction(planes, some))
+        return serialise(replace(stream, groups=(*stream.groups[:-1], group)))
+
     def inside(payload: bytes) -> bytes:
         return with_group(good["adapter_inside"], adapter=payload)
 
@@ -235,7 +251,14 @@ def bad_codestreams(
         "E220_tile_crc": gray[:-1] + bytes([gray[-1] ^ 1]),
         "E220_sample_type": edited(gray, 5, b"\x04"),
         "E220_coder": edited(gray, 6, b"\x02"),
-        "E220_five_channels": edited(gray, 7, b"\x05"),
+        "E220_channels_that_are_not_there": edited(gray, 7, b"\x05"),
+        "E220_predicted_from_itself": predicted(planes=(3,)),
+        "E220_predicted_from_a_plane_that_is_not_there": predicted(planes=(9,)),
+        "E220_predicted_from_four": predicted(planes=(0, 1, 2, 0), weights=(1, 1, 1, 1)),
+        "E220_predicted_from_none": predicted(planes=(), weights=()),
+        "E220_weight_too_large": predicted(planes=(0,), weights=(65536,)),
+        "E220_sample_beyond_its_type": predicted(planes=(0,), weights=(65535,)),
+        "E220_predicted_jointly": edited(rgb, fields + 2 + 8, b"\x02\x01\x00\x00", cut=1),
         "E220_no_rows": edited(gray, 8, b"\0"),
         "E220_no_tile": edited(gray, 10, b"\0"),
         "E220_no_patch": edited(gray, 13, b"\0"),
@@ -326,7 +349,8 @@ def good_codestreams(models: ModelSet, adapters: Sequence[Adapter]) -> dict[str,
     found: dict[str, tuple[bytes, Image]] = {}
     sources = images()
     for name, (image, options) in sources.items():
-        found[name] = encode_image(image, models=models, options=options), image
+        jointly = ModelSet([m for m in models if m.channels == 3]) if name == "rgb16" else models
+        found[name] = encode_image(image, models=jointly, options=options), image
     for name, image, adapter, inside in (
         ("adapter_inside", sources["gray8"][0], adapters[0], True),
         ("adapter_named", sources["gray16"][0], adapters[0], False),
@@ -352,6 +376,12 @@ def _has_its_feature(good: dict[str, tuple[bytes, Image]]) -> bool:
         and streams["patches"].patch == (9, 9)
         and group("rgb16").shift > 0
         and group("int16").packings[0].offset < 0
+        and streams["bands"].alone
+        and all(g.prediction is not None for g in streams["bands"].groups[1:])
+        and streams["bands_signed"].groups[-1].prediction is not None
+        and not streams["infrared"].alone
+        and len(streams["infrared"].groups) == 2
+        and streams["infrared"].groups[1].prediction is not None
     )
 
 

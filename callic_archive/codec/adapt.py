@@ -22,18 +22,17 @@ from torch import Tensor
 from torch.func import functional_call
 
 from callic_archive.codec.adapter_syntax import write_adapter
-from callic_archive.codec.encoder import (
+from callic_archive.codec.engine import Engine, mixture_tables
+from callic_archive.codec.planning import (
+    ConstantGroup,
     GroupPlan,
     Image,
     check_image,
     estimate_bits,
-    find_copies,
-    plan_group,
+    plan_image,
     sample_boxes,
 )
-from callic_archive.codec.engine import Engine, mixture_tables
 from callic_archive.errors import CallicError, InexactModel
-from callic_archive.images.planes import choose_packing, plane_groups
 from callic_archive.model.adapter import FACTOR_LIMIT, STEP_BITS, Adapter, AdapterShape, start_factor
 from callic_archive.model.allocator import keep_freed_memory
 from callic_archive.model.config import causal_taps
@@ -170,7 +169,7 @@ def _patches(
 
 
 def collect(
-    images: Sequence[Image], models: ModelSet, limit: int, seed: int
+    images: Sequence[Image], models: ModelSet, limit: int, seed: int, engine: Engine = Engine()
 ) -> dict[str, tuple[PatchSet, list[tuple[Image, GroupPlan]]]]:
     """Patches of all images by the model (digest) that would code them, with the plans they come from."""
     rng = np.random.default_rng(seed)
@@ -180,13 +179,9 @@ def collect(
     plans: dict[str, list[tuple[Image, GroupPlan]]] = {}
     for raw in images:
         image = check_image(raw)
-        coded = [c for c, source in enumerate(find_copies(image)) if source == c]
-        for first, count in plane_groups(len(coded)):
-            members = coded[first : first + count]
-            packings = [choose_packing(image[:, :, c]) for c in members]
-            if all(p.low == p.high for p in packings):
+        for plan in plan_image(image, models, engine).groups:
+            if isinstance(plan, ConstantGroup):
                 continue
-            plan = plan_group(image, members, packings, models)
             found, stat = _patches(image, plan, each, rng)
             if found:
                 levels.setdefault(plan.model.digest, []).extend(found)
@@ -409,7 +404,8 @@ def train_adapters(
     ``total_pixels``: pixels of the whole collection (of all images, when the sample is a part of it).
     """
     each_step = options.patches or options.max_patches
-    found = collect(images, models, min(options.max_patches, options.steps * each_step), options.seed)
+    engine = Engine("auto", options.device, options.threads)
+    found = collect(images, models, min(options.max_patches, options.steps * each_step), options.seed, engine)
     sampled = float(sum(image.shape[0] * image.shape[1] for image in images)) or 1.0
     scale = (total_pixels or sampled) / sampled
     adapters = []
@@ -423,7 +419,7 @@ def train_adapters(
 
         adapter = fit(model, patches, pixels, options, report)
         try:
-            if _pays(adapter, plans[:16], pixels, Engine("auto", options.device, options.threads)):
+            if _pays(adapter, plans[:16], pixels, engine):
                 adapters.append(adapter)
         except CallicError:
             continue

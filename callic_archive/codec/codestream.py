@@ -8,12 +8,14 @@ it was given, and the pixel count by ``max_pixels``.
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.codec.bytesio import Reader, Writer
+from callic_archive.codec.prediction import MOST_PLANES, MOST_WEIGHT, Prediction
 from callic_archive.errors import CodestreamSyntaxError, CodestreamVersionError
 from callic_archive.images.planes import DTYPES, Packing, TileGrid, plane_groups
 
@@ -25,7 +27,9 @@ MAX_TILE = 4096
 #: 64-bit prefixes of SHA-256 name models and adapters; the pixel digest proves the result.
 PREFIX = 8
 MAX_PIXELS = 1 << 36
-KIND_CONSTANT, KIND_LEARNED = 0, 1
+KIND_CONSTANT, KIND_LEARNED, KIND_PREDICTED = 0, 1, 2
+#: Set in the byte that names the coder where every plane is a group of its own.
+ALONE = 0x80
 ADAPTER_NONE, ADAPTER_INSIDE, ADAPTER_NAMED = 0, 1, 2
 #: Top, left, bottom, right.
 Box = tuple[int, int, int, int]
@@ -43,6 +47,7 @@ class GroupHeader:
     model: bytes = b""  # 8-byte prefix of the model's SHA-256
     adapter: bytes = b""  # 8-byte prefix of the adapter's SHA-256, or the adapter itself when ``inside``
     inside: bool = False
+    prediction: Prediction | None = None  # groups of one plane that is predicted from earlier ones
 
     @property
     def mid(self) -> int:
@@ -66,6 +71,7 @@ class Codestream:
     groups: tuple[GroupHeader, ...]
     streams: tuple[tuple[bytes, ...], ...]
     pixel_digest: bytes  # 8 bytes, BLAKE2b-64 of the samples in C order, little-endian
+    alone: bool = False  # every coded plane is a group of its own
 
     @property
     def channels(self) -> int:
@@ -88,7 +94,7 @@ class Codestream:
     def group_channels(self) -> list[list[int]]:
         """Channel numbers of every plane group, in coding order."""
         coded = [c for c, source in enumerate(self.copies) if source == c]
-        return [coded[first : first + count] for first, count in plane_groups(len(coded))]
+        return [coded[first : first + count] for first, count in plane_groups(len(coded), self.alone)]
 
 
 @dataclass(frozen=True)
@@ -122,6 +128,37 @@ def _write_packing(out: Writer, packing: Packing) -> None:
     packed = zlib.compress(gaps.getvalue(), 9)
     out.varint(len(packed))
     out.raw(packed)
+
+
+def _write_kind(out: Writer, group: GroupHeader) -> None:
+    if group.prediction is None:
+        out.byte(KIND_LEARNED if group.learned else KIND_CONSTANT)
+        return
+    out.byte(KIND_PREDICTED)
+    out.byte(len(group.prediction.planes))
+    for plane, weight in zip(group.prediction.planes, group.prediction.weights, strict=True):
+        out.byte(plane)
+        out.signed(weight)
+
+
+def _read_prediction(data: Reader, earlier: Sequence[int]) -> Prediction:
+    count = data.byte()
+    if not 1 <= count <= MOST_PLANES:
+        raise CodestreamSyntaxError(f"a plane is said to be predicted from {count} others")
+    pairs = [(data.byte(), data.signed(MOST_WEIGHT)) for _ in range(count)]
+    if any(plane not in earlier for plane, _ in pairs):
+        raise CodestreamSyntaxError("a plane is said to be predicted from one that is not decoded before it")
+    return Prediction(tuple(plane for plane, _ in pairs), tuple(weight for _, weight in pairs))
+
+
+def _read_left_over(data: Reader) -> Packing:
+    """The levels of what a prediction leaves: their samples need not be of the image's type."""
+    if data.byte() != 0:
+        raise CodestreamSyntaxError("what a prediction leaves has a value map")
+    offset, low = data.signed(65535), data.signed(65535)
+    if low < 0:
+        raise CodestreamSyntaxError("a level below zero")
+    return Packing(offset, low, low + data.varint(65535))
 
 
 def _read_packing(data: Reader, dtype: np.dtype[np.generic]) -> Packing:
@@ -159,7 +196,8 @@ def serialise(stream: Codestream) -> bytes:
     out.raw(MAGIC)
     out.byte(VERSION)
     out.byte(next(code for code, dtype in DTYPES.items() if dtype == stream.dtype))
-    out.byte(next(code for code, name in CODERS.items() if name == stream.coder))
+    coder = next(code for code, name in CODERS.items() if name == stream.coder)
+    out.byte(coder | (ALONE if stream.alone else 0))
     out.byte(stream.channels if len(stream.shape) == 3 else 0)
     for value in (*stream.shape[:2], stream.grid.tile_height, stream.grid.tile_width, *stream.patch):
         out.varint(value)
@@ -167,7 +205,7 @@ def serialise(stream: Codestream) -> bytes:
         out.byte(source)
     out.raw(stream.pixel_digest)
     for group in stream.groups:
-        out.byte(KIND_LEARNED if group.learned else KIND_CONSTANT)
+        _write_kind(out, group)
         for packing in group.packings:
             _write_packing(out, packing)
         if not group.learned:
@@ -202,9 +240,10 @@ def _parse_header(data: Reader, max_pixels: int) -> tuple[Codestream, list[list[
         raise CodestreamVersionError(
             f"the codestream has version {version}; this program reads version {VERSION}"
         )
-    dtype, coder = DTYPES.get(data.byte()), CODERS.get(data.byte())
+    dtype, coding = DTYPES.get(data.byte()), data.byte()
+    coder, alone = CODERS.get(coding & ~ALONE), bool(coding & ALONE)
     channels = data.byte()
-    if dtype is None or coder is None or channels > 4:
+    if dtype is None or coder is None:
         raise CodestreamSyntaxError("unknown sample type, coder or channel count")
     height, width = data.varint(MAX_SIDE), data.varint(MAX_SIDE)
     tile_h, tile_w, patch_h, patch_w = (data.varint(MAX_TILE) for _ in range(4))
@@ -219,10 +258,12 @@ def _parse_header(data: Reader, max_pixels: int) -> tuple[Codestream, list[list[
         copies.append(data.byte())
         if copies[-1] > channel or copies[copies[-1]] != copies[-1]:
             raise CodestreamSyntaxError("a channel is said to copy one that is not coded")
-    coded = sum(source == c for c, source in enumerate(copies))
+    coded = [c for c, source in enumerate(copies) if source == c]
     digest = data.raw(8)
     grid = TileGrid(height, width, tile_h, tile_w)
-    groups = [_parse_group(data, dtype, count) for _, count in plane_groups(coded)]
+    groups = [
+        _parse_group(data, dtype, count, coded[:first]) for first, count in plane_groups(len(coded), alone)
+    ]
     tiles = -(-height // tile_h) * -(-width // tile_w)
     learned = sum(group.learned for group in groups)
     if tiles * learned * 5 > len(data.data):
@@ -236,19 +277,29 @@ def _parse_header(data: Reader, max_pixels: int) -> tuple[Codestream, list[list[
         raise CodestreamSyntaxError("the codestream's header is damaged: its CRC does not match")
     shape = (height, width, channels) if channels else (height, width)
     return Codestream(
-        shape, dtype, coder, grid, (patch_h, patch_w), tuple(copies), tuple(groups), (), digest
+        shape, dtype, coder, grid, (patch_h, patch_w), tuple(copies), tuple(groups), (), digest, alone
     ), lengths
 
 
-def _parse_group(data: Reader, dtype: np.dtype[np.generic], count: int) -> GroupHeader:
+def _parse_group(
+    data: Reader, dtype: np.dtype[np.generic], count: int, earlier: Sequence[int]
+) -> GroupHeader:
+    """A plane group of ``count`` planes; ``earlier``: channels of the groups before it."""
     kind = data.byte()
-    if kind not in (KIND_CONSTANT, KIND_LEARNED):
+    if kind not in (KIND_CONSTANT, KIND_LEARNED, KIND_PREDICTED) or (kind == KIND_PREDICTED and count > 1):
         raise CodestreamSyntaxError(f"unknown kind {kind} of plane group")
+    if kind == KIND_PREDICTED:
+        prediction = _read_prediction(data, earlier)
+        return replace(_parse_learned(data, (_read_left_over(data),)), prediction=prediction)
     packings = tuple(_read_packing(data, dtype) for _ in range(count))
     if kind == KIND_CONSTANT:
         if any(p.low != p.high for p in packings):
             raise CodestreamSyntaxError("a constant plane has more than one level")
         return GroupHeader(packings, False)
+    return _parse_learned(data, packings)
+
+
+def _parse_learned(data: Reader, packings: tuple[Packing, ...]) -> GroupHeader:
     shift, depth, model = data.byte(), data.byte(), data.raw(PREFIX)
     if shift > 15 or not 8 <= depth <= 16 or any(p.span > 1 << depth for p in packings):
         raise CodestreamSyntaxError("a plane group's shift or depth is out of range")
@@ -295,7 +346,7 @@ def parse(raw: bytes | memoryview, *, max_pixels: int = MAX_PIXELS, region: Box 
         raise CodestreamSyntaxError("bytes follow the end of the codestream")
     return Codestream(
         header.shape, header.dtype, header.coder, header.grid, header.patch, header.copies, header.groups,
-        tuple(streams), header.pixel_digest,
+        tuple(streams), header.pixel_digest, header.alone,
     )  # fmt: skip
 
 

@@ -13,7 +13,14 @@ from callic_archive.codec.coding import tile_contexts
 from callic_archive.codec.engine import Backend, Engine, PreparedModel, mixture_tables
 from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.entropy.range_coder import RangeDecoder
-from callic_archive.errors import CodestreamError, MismatchedAdapter, PixelMismatch, UnknownModel, UsageError
+from callic_archive.errors import (
+    CodestreamError,
+    CodestreamSyntaxError,
+    MismatchedAdapter,
+    PixelMismatch,
+    UnknownModel,
+    UsageError,
+)
 from callic_archive.model.adapter import Adapter
 from callic_archive.model.integer import Geometry, Plane
 from callic_archive.model.weights import IntegerModel, ModelSet
@@ -74,6 +81,18 @@ def decode_tile(
     return levels
 
 
+def _samples(levels: NDArray[np.int32], index: int, group: GroupHeader, out: Image, box: Box) -> Image:
+    """Samples of a plane's levels (h, w), which lie at ``box`` of ``out``; earlier planes are there already."""
+    packing = group.packings[index]
+    if group.prediction is None:
+        return packing.unpack(levels, out.dtype)
+    samples = group.prediction.of(out, box) + packing.offset + levels
+    bounds = np.iinfo(out.dtype.str)
+    if samples.min() < bounds.min or samples.max() > bounds.max:
+        raise CodestreamSyntaxError("a predicted sample leaves its type: the codestream is damaged")
+    return samples.astype(out.dtype)
+
+
 def _decode_into(
     out: Image,
     origin: tuple[int, int],
@@ -118,9 +137,8 @@ def _decode_into(
             columns = min(right - left - column, out.shape[1] - to_column)
             for index, channel in enumerate(channels):
                 part = levels[index, row : row + rows, column : column + columns]
-                out[to_row : to_row + rows, to_column : to_column + columns, channel] = group.packings[
-                    index
-                ].unpack(part, stream.dtype)
+                box = (to_row, to_column, to_row + rows, to_column + columns)
+                out[box[0] : box[2], box[1] : box[3], channel] = _samples(part, index, group, out, box)
 
         engine.map(decode_number, tiles, "decoded")
     for channel, source in enumerate(stream.copies):

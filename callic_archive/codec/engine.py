@@ -67,9 +67,7 @@ class Engine:
         """The model, with the adapter merged in, ready for this backend. Raises ModelError."""
         return _prepare(self.uses_torch, self.device, _Key(model, adapter))
 
-    def map(
-        self, function: Callable[[Item], Result], items: Sequence[Item], verb: str = ""
-    ) -> list[Result]:
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item], verb: str = "") -> list[Result]:
         """Apply ``function`` to independent tiles, in threads; the compiled loops and BLAS release the
         GIL. ``verb`` says on the meter what becomes of them."""
         count = min(self.thread_count, len(items))

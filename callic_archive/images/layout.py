@@ -25,6 +25,18 @@ Image = NDArray[Any]
 DTYPES = ("|u1", "|i1", "<u2", ">u2", "<i2", ">i2", "<u4", ">u4", "<u8", ">u8")
 CHUNK = 4 << 20  # bytes converted at a time when blocks are written, so that writing needs no second image
 
+#: Samples a pixel that one image can have, and bytes that more than four of them may take as one image.
+MOST_SAMPLES, MOST_TOGETHER = 255, 256 << 20
+
+
+def apart(height: int, width: int, samples: int, itemsize: int) -> bool:
+    """Whether each sample of a pixel is an image of its own: more than four that are wider than any model takes, or that
+    are too many or too large together. Bands in one image are predicted from each other.
+    """
+    return samples > 4 and (
+        itemsize > 2 or samples > MOST_SAMPLES or height * width * samples * itemsize > MOST_TOGETHER
+    )
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -44,7 +56,7 @@ class Layout:
     order: tuple[int, ...] = ()  # channel c of the image is stored sample order[c]; empty: as stored
     flip: bool = False  # rows are stored bottom up
     transpose: bool = False  # columns are stored one after the other
-    split: bool = False  # each sample is an image of its own (more than four samples a pixel)
+    split: bool = False  # each sample is an image of its own (``apart``)
     frames: int = 1  # slices or frames of equal height that lie below each other; for information
 
     @property

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 from callic_archive.errors import MalformedSource, TruncatedSource
-from callic_archive.images.layout import DTYPES, Image, Layout
+from callic_archive.images.layout import DTYPES, MOST_SAMPLES, Image, Layout, apart
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
 from callic_archive.images.stacks import stacked
@@ -91,6 +91,10 @@ def _pages(shape: tuple[int, ...], dtype: str) -> tuple[int, tuple[int, int, int
     """(pages, (H, W, samples), planar) of an array in C order."""
     if len(shape) >= 3 and shape[-1] in (2, 3, 4):
         return math.prod(shape[:-3]), (shape[-3], shape[-2], shape[-1]), False
+    if len(shape) >= 3 and 4 < shape[-1] <= min(MOST_SAMPLES, *(n // 4 for n in shape[-3:-1])):
+        pixels = shape[-3], shape[-2], shape[-1]  # bands of a scene: nothing else is so much shorter than its pixels
+        if not apart(*pixels, int(dtype[2])):
+            return math.prod(shape[:-3]), pixels, False
     if len(shape) >= 3 and shape[-3] in (3, 4) and dtype == "|u1":
         return math.prod(shape[:-3]), (shape[-2], shape[-1], shape[-3]), True
     return math.prod(shape[:-2]), (shape[-2], shape[-1], 1), False

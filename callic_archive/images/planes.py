@@ -19,6 +19,8 @@ DTYPES: dict[int, np.dtype[np.generic]] = {
     2: np.dtype(np.uint16),
     3: np.dtype(np.int16),
 }
+#: Channels that one image may have.
+MAX_CHANNELS = 255
 #: A map of used values must save this many times its own cost before it is taken.
 MAP_MARGIN = 2.0
 
@@ -92,9 +94,12 @@ def choose_packing(samples: Samples) -> Packing:
     return Packing(0, 0, used.size - 1, (used + least).astype(np.int32))
 
 
-def plane_groups(channels: int) -> list[tuple[int, int]]:
-    """(first channel, count) of planes coded jointly: the first three of three or more, all others alone."""
-    if channels >= 3:
+def plane_groups(channels: int, alone: bool = False) -> list[tuple[int, int]]:
+    """(first channel, count) of planes coded jointly: the first three of three or more, all others alone.
+
+    ``alone``: none jointly.
+    """
+    if channels >= 3 and not alone:
         return [(0, 3)] + [(c, 1) for c in range(3, channels)]
     return [(c, 1) for c in range(channels)]
 

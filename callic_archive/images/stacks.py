@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from callic_archive.images.layout import Layout
+from callic_archive.images.layout import Layout, apart
 from callic_archive.images.source import Limits
 
 STACK_PIXELS = 1 << 20  # of a stack; larger ones save nothing more, and are slower to read one slice from
@@ -35,8 +35,8 @@ def volume(dtype: str, sizes: Sequence[int], start: int, limits: Limits, samples
     if len(axes) < 2 or min(axes) < 1:
         return []
     width, height, pages = axes[0], axes[1], math.prod(axes[2:])
-    split = samples > 4
     dtype = dtype.replace("i4", "u4")  # as bit patterns
+    split = apart(min(pages * height, STACK_PIXELS // width + height), width, samples, int(dtype[2]))
     limits.check_images(pages * height * width // STACK_PIXELS * (samples if split else 1))
     pitch = width * samples * int(dtype[2])
     return [

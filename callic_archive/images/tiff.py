@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any, BinaryIO
 
 from callic_archive.errors import MalformedSource, TruncatedSource
-from callic_archive.images.layout import Image, Layout
+from callic_archive.images.layout import Image, Layout, apart
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
 from callic_archive.images.stacks import stacked
@@ -22,7 +22,7 @@ from callic_archive.images.tiff_ifd import Directory, TiffReader
 
 _WIDEST = 1 << 31  # pixels in a row or column; wider is a lie
 _LARGE, _LEAST_SHARE = 16 << 20, 0.1  # of a large file at least this share must be samples that a model takes
-_MAX_BANDS = 64  # samples a pixel; each above four becomes an image of its own
+_MAX_BANDS = 1024  # samples a pixel; imaging spectrometers have hundreds
 
 
 def _kind(page: Directory) -> tuple[str, int] | None:
@@ -60,7 +60,7 @@ def _raster(page: Directory, reader: TiffReader, limits: Limits) -> tuple[Layout
     if not 0 < width < _WIDEST or not 0 < height < _WIDEST:
         raise MalformedSource(f"the TIFF directory at {page.offset} promises {width} x {height} pixels")
     itemsize, planar = int(letter[1]), page.one(284, 1) == 2 and samples > 1
-    split = samples > 4
+    split = apart(height, width, samples, itemsize)
     if itemsize > 2 and packing.predictor != 1:
         return None
     tiled = 322 in page.fields or 324 in page.fields

@@ -107,7 +107,14 @@ def local_cluster(workers: int, *, threads: int, gpus: int = 0) -> Iterator[Any]
         }
         scheduler = {
             "cls": Scheduler,
-            "options": {"host": "127.0.0.1", "protocol": "tcp://", "port": 0, "dashboard": False},
+            # its status page would take a fixed port, and warn of every other run on this machine
+            "options": {
+                "host": "127.0.0.1",
+                "protocol": "tcp://",
+                "port": 0,
+                "dashboard": False,
+                "dashboard_address": "127.0.0.1:0",
+            },
         }
         try:
             cluster = stack.enter_context(

@@ -16,7 +16,7 @@ import numpy as np
 
 from callic_archive.archive.collection import images_of
 from callic_archive.archive.scan import Source
-from callic_archive.codec.encoder import check_image, find_copies, plan_group
+from callic_archive.codec.planning import check_image, find_copies, plan_group
 from callic_archive.errors import CallicError, NothingToTrain
 from callic_archive.images.planes import choose_packing, plane_groups
 from callic_archive.images.source import Image

@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from callic_archive.codec.adapt import AdaptOptions, collect, collection_steps, fit
-from callic_archive.codec.encoder import GroupPlan, estimate_bits, sample_boxes
 from callic_archive.codec.engine import Engine
+from callic_archive.codec.planning import GroupPlan, estimate_bits, sample_boxes
 from callic_archive.errors import InexactModel
 from callic_archive.model.adapter import Adapter
 from callic_archive.model.weights import ModelSet

@@ -11,15 +11,9 @@ from numpy.typing import NDArray
 
 from callic_archive.codec.codestream import inspect
 from callic_archive.codec.coding import Distribution, tile_contexts
-from callic_archive.codec.encoder import (
-    ENCODER_ROWS,
-    TILE,
-    EncodeOptions,
-    GroupPlan,
-    encode_image,
-    plan_group,
-)
+from callic_archive.codec.encoder import TILE, EncodeOptions, encode_image
 from callic_archive.codec.engine import Engine, mixture_tables
+from callic_archive.codec.planning import ENCODER_ROWS, GroupPlan, plan_group
 from callic_archive.entropy.mixture import MixtureTables, ideal_bits
 from callic_archive.entropy.range_coder import RangeDecoder, RangeEncoder
 from callic_archive.entropy.torchac import TorchacDecoder, TorchacEncoder

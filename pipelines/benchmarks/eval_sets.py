@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from callic_archive.codec.encoder import find_copies
+from callic_archive.codec.planning import find_copies
 from callic_archive.images.source import parse
 from pipelines.benchmarks.record import ROOT
 

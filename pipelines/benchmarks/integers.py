@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from callic_archive.codec.encoder import plan_group
 from callic_archive.codec.engine import Engine
+from callic_archive.codec.planning import plan_group
 from callic_archive.images.planes import choose_packing
 from callic_archive.model.config import MGCFConfig
 from callic_archive.model.mgcf import MGCF, PlaneStats

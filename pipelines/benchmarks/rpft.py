@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image as Pillow
 
 from callic_archive.codec.adapt import AdaptOptions, collect, fit
-from callic_archive.codec.encoder import GroupPlan, encode_tile
+from callic_archive.codec.encoder import encode_tile
 from callic_archive.codec.engine import Engine, mixture_tables
+from callic_archive.codec.planning import GroupPlan
 from callic_archive.model.adapter import Adapter
 from callic_archive.model.weights import ModelSet
 from pipelines.benchmarks.eval_sets import Image, centre, shared_data

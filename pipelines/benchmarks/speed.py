@@ -17,8 +17,9 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from callic_archive.codec.decoder import decode_image
-from callic_archive.codec.encoder import EncodeOptions, GroupPlan, encode_image, plan_group
+from callic_archive.codec.encoder import EncodeOptions, encode_image
 from callic_archive.codec.engine import Engine
+from callic_archive.codec.planning import GroupPlan, plan_group
 from callic_archive.images.planes import choose_packing
 from callic_archive.model.dequantize import float_model
 from callic_archive.model.integer import Geometry, scan_order

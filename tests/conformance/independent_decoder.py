@@ -58,6 +58,7 @@ class Group:
     model: bytes = b""
     adapter_kind: int = 0
     adapter: bytes = b""
+    terms: Sequence[tuple[int, int]] = ()  # of a prediction: plane and weight
 
 
 def read_packing(data: Fields, dtype: np.dtype[Any]) -> Packing:
@@ -84,10 +85,24 @@ def read_packing(data: Fields, dtype: np.dtype[Any]) -> Packing:
     return Packing(0, n, dict(enumerate(values)))
 
 
-def read_group(data: Fields, dtype: np.dtype[Any], planes: int) -> Group:
+def read_left_over(data: Fields) -> Packing:
+    need(data.u8() == 0, "E220", "packing of what a prediction leaves")
+    offset, low = data.signed(), data.signed()
+    high = low + data.varint(65535)
+    need(low >= 0 and abs(offset) <= 65535, "E220", "range of what a prediction leaves")
+    return Packing(low, high, {level: level + offset for level in range(low, high + 1)})
+
+
+def read_group(data: Fields, dtype: np.dtype[Any], planes: int, earlier: Sequence[int]) -> Group:
     kind = data.u8()
-    need(kind in (0, 1), "E220", "kind of group")
-    packings = [read_packing(data, dtype) for _ in range(planes)]
+    need(kind in (0, 1) or (kind == 2 and planes == 1), "E220", "kind of group")
+    terms: list[tuple[int, int]] = []
+    if kind == 2:
+        count = data.u8()
+        need(1 <= count <= 3, "E220", "planes of a prediction")
+        terms = [(data.u8(), data.signed()) for _ in range(count)]
+        need(all(c in earlier and abs(w) <= 65535 for c, w in terms), "E220", "prediction")
+    packings = [read_left_over(data)] if kind == 2 else [read_packing(data, dtype) for _ in range(planes)]
     if kind == 0:
         need(all(p.low == p.high for p in packings), "E220", "constant")
         return Group(False, packings)
@@ -101,7 +116,7 @@ def read_group(data: Fields, dtype: np.dtype[Any], planes: int) -> Group:
         need(len(adapter) > 0, "E220", "adapter of no bytes")
     elif adapter_kind == 2:
         adapter = data.take(8)
-    return Group(True, packings, shift, depth, model, adapter_kind, adapter)
+    return Group(True, packings, shift, depth, model, adapter_kind, adapter, terms)
 
 
 def cut(extent: int, side: int) -> list[slice]:
@@ -114,7 +129,8 @@ def decode(raw: bytes, models: Mapping[str, Model], adapters: Sequence[bytes] = 
     need(data.take(4) == b"\x8fCLC", "E220", "magic")
     need(data.u8() == 1, "E221", "version")
     type_code, coder, channels = data.u8(), data.u8(), data.u8()
-    need(type_code in TYPES and coder <= 1 and channels <= 4, "E220", "type, coder or channels")
+    alone, coder = coder >> 7, coder & 127
+    need(type_code in TYPES and coder <= 1, "E220", "type or coder")
     dtype, planes = TYPES[type_code], max(1, channels)
     height, width = data.varint((1 << 31) - 1), data.varint((1 << 31) - 1)
     tile_h, tile_w, patch_h, patch_w = (data.varint(4096) for _ in range(4))
@@ -126,9 +142,10 @@ def decode(raw: bytes, models: Mapping[str, Model], adapters: Sequence[bytes] = 
         need(copies[c] <= c and copies[copies[c]] == copies[c], "E220", "copy")
     digest = data.take(8)
     coded = [c for c in range(planes) if copies[c] == c]
-    members = [coded[:3], coded[3:]] if len(coded) > 2 else [[c] for c in coded]
-    members = [m for m in members if m]
-    groups = [read_group(data, dtype, len(m)) for m in members]
+    members = [[c] for c in coded]
+    if len(coded) > 2 and not alone:
+        members = [coded[:3], *([c] for c in coded[3:])]
+    groups = [read_group(data, dtype, len(m), coded[: coded.index(m[0])]) for m in members]
     tiles = -(-height // tile_h) * -(-width // tile_w)
     need(5 * tiles * sum(g.learned for g in groups) <= len(raw), "E220", "too short for its tiles")
     lengths = [[(data.varint(1 << 31), data.u32()) for _ in range(tiles if g.learned else 0)] for g in groups]
@@ -154,7 +171,13 @@ def decode(raw: bytes, models: Mapping[str, Model], adapters: Sequence[bytes] = 
             size = (len(channel_numbers), rows.stop - rows.start, columns.stop - columns.start)
             levels = decode_tile(stream, size, (patch_h, patch_w), group, model, coder)
             for level, c, packing in zip(levels, channel_numbers, group.packings, strict=True):
-                image[rows, columns, c] = np.vectorize(packing.sample.__getitem__)(level)
+                samples = np.vectorize(packing.sample.__getitem__)(level).astype(np.int64)
+                if group.terms:
+                    total = sum(w * image[rows, columns, p].astype(np.int64) for p, w in group.terms)
+                    samples += (total + 2048) >> 12
+                least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+                need(bool(least <= samples.min() and samples.max() <= most), "E220", "predicted sample")
+                image[rows, columns, c] = samples
     for c, source in enumerate(copies):
         image[:, :, c] = image[:, :, source]
     found = hashlib.blake2b(image.tobytes(), digest_size=8).digest()

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from callic_archive.codec.adapt import AdaptOptions, PatchSet, collect, fit
-from callic_archive.codec.encoder import GroupPlan
+from callic_archive.codec.planning import GroupPlan
 from callic_archive.errors import InexactModel
 from callic_archive.model.adapter import AdapterShape
 from callic_archive.model.weights import ModelSet

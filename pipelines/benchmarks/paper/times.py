@@ -19,8 +19,9 @@ from callic_archive.codec.adapt import collect, fit
 from callic_archive.codec.codestream import parse
 from callic_archive.codec.coding import tile_contexts
 from callic_archive.codec.decoder import decode_tile
-from callic_archive.codec.encoder import EncodeOptions, GroupPlan, encode_image, encode_tile
+from callic_archive.codec.encoder import EncodeOptions, encode_image, encode_tile
 from callic_archive.codec.engine import Engine, PreparedModel, Tile, mixture_tables
+from callic_archive.codec.planning import GroupPlan
 from callic_archive.entropy.range_coder import RangeEncoder
 from callic_archive.model.adapter import Adapter
 from callic_archive.model.integer import Geometry, Plane, scan_order

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from callic_archive.codec.encoder import check_image, encode_tile, plan_group
+from callic_archive.codec.encoder import encode_tile
 from callic_archive.codec.engine import Engine, mixture_tables
+from callic_archive.codec.planning import check_image, plan_group
 from callic_archive.images.planes import choose_packing
 from pipelines import benchmark
 from pipelines.benchmarks import record, render

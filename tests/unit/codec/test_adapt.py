@@ -22,15 +22,9 @@ from callic_archive.codec.adapt import (
 from callic_archive.codec.adapter_syntax import read_adapter, write_adapter
 from callic_archive.codec.codestream import inspect, parse
 from callic_archive.codec.decoder import decode_image
-from callic_archive.codec.encoder import (
-    EncodeOptions,
-    check_image,
-    choose_adapter,
-    encode_image,
-    estimate_bits,
-    plan_group,
-)
+from callic_archive.codec.encoder import EncodeOptions, choose_adapter, encode_image
 from callic_archive.codec.engine import Engine, mixture_tables
+from callic_archive.codec.planning import check_image, estimate_bits, plan_group
 from callic_archive.errors import MismatchedAdapter, UnknownModel
 from callic_archive.images.planes import choose_packing
 from callic_archive.model.adapter import AdapterShape

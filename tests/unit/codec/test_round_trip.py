@@ -166,7 +166,7 @@ from pathlib import Path
 from callic_archive.codec.decoder import decode_image
 from callic_archive.model.weights import ModelSet
 torch.set_num_threads(1)
-models = ModelSet.from_paths([Path({str(CONFORMANCE)!r}) / "model-rgb.safetensors"])
+models = ModelSet.from_paths([Path({str(CONFORMANCE)!r}) / f"model-{{n}}.safetensors" for n in ("gray", "rgb")])
 back = decode_image(Path({str(tmp_path / "c")!r}).read_bytes(), models=models, backend="torch", threads=1)
 expected = np.load({str(tmp_path / "x.npy")!r})
 assert back.dtype == expected.dtype and np.array_equal(back, expected)
@@ -253,7 +253,7 @@ def test_inspect_tells_what_a_codestream_needs() -> None:
     "image",
     [
         *(np.zeros((4, 4), t) for t in (np.float32, np.int32, np.int8, bool)),
-        *(np.zeros(s, np.uint8) for s in ((0, 4), (4, 0), (4, 4, 0), (4,), (4, 4, 5), (2, 2, 2, 2))),
+        *(np.zeros(s, np.uint8) for s in ((0, 4), (4, 0), (4, 4, 0), (4,), (4, 4, 256), (2, 2, 2, 2))),
         np.array(["x"]), np.array([[None]]),
     ],
     ids=lambda a: f"{a.dtype}-{a.shape}",
@@ -270,3 +270,58 @@ def test_a_set_without_the_right_model_is_told() -> None:
     raw = encode_image(picture(5, 5, 3, "uint8"), models=tiny_models())
     with pytest.raises(UnknownModel):
         decode_image(raw, models=gray)
+
+
+# -- planes predicted from earlier ones ----------------------------------------------------------------------
+
+
+def bands(height: int, width: int, count: int, dtype: str, seed: int = 8) -> Image:
+    """Bands of one synthetic scene: the same detail in every one, with little noise of their own."""
+    rng = np.random.default_rng(seed)
+    least, most = TOPS[dtype]
+    detail = rng.normal(0, (most - least) / 40, (height, width))
+    slope = np.linspace(0.3, 0.6, width) * (most - least)
+    planes = [slope + (1 + 0.1 * c) * detail + rng.normal(0, 1.5, (height, width)) for c in range(count)]
+    return np.clip(np.rint(np.stack(planes, axis=2)) + least, least, most).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", TOPS)
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 13])
+def test_bands_of_a_scene_are_predicted_from_each_other(dtype: str, count: int) -> None:
+    image = bands(40, 44, count, dtype)
+    raw = round_trip(image, tile=24, patch=24)
+    stream = parse(raw)
+    alone = [encode_image(image[:, :, c], models=tiny_models()) for c in range(count)]
+    assert stream.alone == (dtype != "uint8" and count >= 3)
+    predicted = [g for g in stream.groups if g.prediction is not None]
+    assert len(predicted) == len(stream.groups) - 1
+    assert len(raw) < 0.8 * sum(map(len, alone)) or dtype == "uint8"
+
+
+def test_planes_that_share_nothing_are_not_predicted() -> None:
+    rng = np.random.default_rng(4)
+    image = rng.integers(0, 4000, (40, 44, 2)).astype(np.uint16)
+    assert [g.prediction for g in parse(round_trip(image)).groups] == [None, None]
+
+
+def test_a_region_of_predicted_planes() -> None:
+    image = bands(60, 52, 4, "uint16")
+    raw = round_trip(image, tile=16)
+    for box in ((0, 0, 60, 52), (17, 3, 49, 51), (5, 50, 6, 52)):
+        part = decode_image(raw, models=tiny_models(), region=box, threads=2)
+        assert np.array_equal(part, image[box[0] : box[2], box[1] : box[3]])
+
+
+def test_differences_beyond_sixteen_bits_are_not_predicted() -> None:
+    rng = np.random.default_rng(6)
+    first = rng.integers(0, 65536, (30, 30))
+    image = np.dstack([first, 65535 - first]).astype(np.uint16)  # what is left spans a multiple of the type
+    round_trip(image)
+    image[3, 3] = (0, 0)
+    image[4, 4] = (65535, 65535)
+    round_trip(image)
+
+
+def test_many_bands_up_to_the_limit() -> None:
+    image = bands(9, 8, 255, "uint16")
+    assert parse(round_trip(image)).channels == 255

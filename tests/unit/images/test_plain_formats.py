@@ -51,6 +51,9 @@ def test_npy_planes_pages_and_signed_bytes(exact, noise):
     colour_pages = noise((2, 5, 6, 7, 3))
     (stack,) = exact(npy(colour_pages)).images  # many small pages lie below each other
     np.testing.assert_array_equal(stack, colour_pages.reshape(60, 7, 3))
+    (scene,) = exact(npy(noise((24, 20, 5), "<u2"))).images  # bands, as nothing else is so short
+    assert scene.shape == (24, 20, 5)
+    assert len(exact(npy(noise((24, 19, 5), "<u2"))).images) == 1  # slices of 19 rows and 5 columns, in a stack
     signed = noise((6, 7), "i1")
     np.testing.assert_array_equal(exact(npy(signed)).images[0].astype(int), signed.astype(int) + 128)
     fortran = np.asfortranarray(noise((6, 7, 5), "<u2"))

@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 
 from callic_archive.errors import MalformedSource, SourceError, SourceTooLarge, TruncatedSource
 from callic_archive.images import Limits, images_equal, parse
-from callic_archive.images.layout import unrun
+from callic_archive.images.layout import apart, unrun
 from tests.streams import capricious, flushed
 
 
@@ -123,12 +123,25 @@ def test_pages_and_sub_directories(exact, noise):
 
 
 @pytest.mark.parametrize("planar", [False, True])
-def test_many_bands_become_images_of_their_own(exact, noise, planar):
-    array = noise((13, 21, 17) if planar else (21, 17, 13), "u2")
+@pytest.mark.parametrize(
+    ("bands", "dtype", "together"),
+    [(5, "u1", True), (13, "u2", True), (255, "u1", True), (256, "u2", False), (13, "u4", False)],
+)
+def test_bands_are_one_image_unless_they_are_too_many_or_too_wide(
+    exact, noise, planar, bands, dtype, together
+):
+    array = noise((bands, 21, 17) if planar else (21, 17, bands), dtype)
     data = written(array, photometric="minisblack", planarconfig="separate" if planar else "contig")
     images = exact(data).images
-    assert len(images) == 13
-    np.testing.assert_array_equal(np.stack(images, axis=-1), pixels(array, planar))
+    assert len(images) == (1 if together else bands)
+    found = images[0] if together else np.stack(images, axis=-1)
+    np.testing.assert_array_equal(found, pixels(array, planar))
+
+
+def test_bands_that_are_large_together_are_images_of_their_own():
+    assert not apart(1000, 1000, 100, 2)
+    assert apart(10_000, 10_000, 5, 2)
+    assert not apart(10_000, 10_000, 4, 2)
 
 
 def zlib_of(body, raw):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from callic_archive.archive.scan import Source, scan
-from callic_archive.codec.encoder import check_image, plan_group
+from callic_archive.codec.planning import check_image, plan_group
 from callic_archive.errors import NothingToTrain
 from callic_archive.images.planes import choose_packing
 from callic_archive.model.weights import IntegerModel, ModelSet

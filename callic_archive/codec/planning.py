@@ -1,0 +1,247 @@
+"""What is decided for an image before its tiles are coded: packing, plane groups, predictions, models, units.
+
+All decisions are the encoder's own: a decoder is told their outcome. Those that need a measurement take it by exact inference
+on blocks that are spread over the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from callic_archive.codec.coding import tile_contexts
+from callic_archive.codec.engine import Engine, PreparedModel, mixture_tables
+from callic_archive.codec.prediction import Prediction, fit_prediction, span
+from callic_archive.entropy.mixture import MixtureTables, ideal_bits
+from callic_archive.errors import UnknownModel, UnsupportedImage
+from callic_archive.images.planes import DTYPES, MAX_CHANNELS, Packing, choose_packing, plane_groups
+from callic_archive.model.adapter import Adapter
+from callic_archive.model.integer import Geometry, Plane
+from callic_archive.model.scaling import depth_of, unit_shift
+from callic_archive.model.weights import IntegerModel, ModelSet
+
+Image = NDArray[np.generic]
+I32 = NDArray[np.int32]
+Box = tuple[int, int, int, int]
+#: Pixels a step of the encoder: enough for efficient matrix products, few enough to stay in cache.
+ENCODER_ROWS = 4096
+#: Sampling for decisions: this many blocks of this size, spread over the image.
+SAMPLE_BLOCKS, SAMPLE_SIDE = 12, 96
+#: Levels that a plane can have at most.
+MOST_LEVELS = 1 << 16
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """What was decided for one plane group before its tiles are coded."""
+
+    channels: tuple[int, ...]
+    packings: tuple[Packing, ...]
+    plane: Plane
+    model: IntegerModel
+    prediction: Prediction | None = None  # of groups of one plane only
+
+    def levels(self, image: Image, box: tuple[int, int, int, int]) -> I32:
+        """Packed levels (C, h, w) of a rectangle (top, left, bottom, right)."""
+        return packed_levels(image, box, self.channels, self.packings, self.prediction)
+
+    @property
+    def bounds(self) -> tuple[list[int], list[int], list[int]]:
+        """Shift, lowest and highest level of each channel, as the entropy coder takes them."""
+        count = len(self.channels)
+        return [self.plane.shift] * count, [p.low for p in self.packings], [p.high for p in self.packings]
+
+
+def check_image(image: Image) -> Image:
+    """(H, W, C) view of an image the codec takes. Raises UnsupportedImage."""
+    if image.dtype.newbyteorder("=") not in DTYPES.values():
+        raise UnsupportedImage(f"the codec takes uint8, uint16 and int16 samples, not {image.dtype}")
+    wrong = image.ndim not in (2, 3) or (image.ndim == 3 and not 1 <= image.shape[2] <= MAX_CHANNELS)
+    if wrong or image.size == 0:
+        raise UnsupportedImage(
+            f"the codec takes (H, W) or (H, W, C) with 1 to {MAX_CHANNELS} channels, not shape {image.shape}"
+        )
+    return image if image.ndim == 3 else image[:, :, None]
+
+
+def find_copies(image: Image) -> tuple[int, ...]:
+    """For every channel the first one with the same samples (gray stored as RGB is coded once)."""
+    copies: list[int] = []
+    for channel in range(image.shape[2]):
+        same = (
+            earlier
+            for earlier in range(channel)
+            if copies[earlier] == earlier
+            and np.array_equal(image[0, :, earlier], image[0, :, channel])
+            and np.array_equal(image[:, :, earlier], image[:, :, channel])
+        )
+        copies.append(next(same, channel))
+    return tuple(copies)
+
+
+def sample_boxes(
+    height: int, width: int, count: int = SAMPLE_BLOCKS, side: int = SAMPLE_SIDE
+) -> list[tuple[int, int, int, int]]:
+    """Up to ``count`` rectangles spread over an image, or the whole image where it is small."""
+    if height * width <= count * side * side:
+        return [(0, 0, height, width)]
+    boxes = []
+    for index in range(count):  # a low-discrepancy walk: no grid that could align with the image's own period
+        top = int((0.5 + index * 0.7548776662) % 1.0 * max(1, height - side))
+        left = int((0.5 + index * 0.5698402910) % 1.0 * max(1, width - side))
+        boxes.append((top, left, min(height, top + side), min(width, left + side)))
+    return boxes
+
+
+def packed_levels(
+    image: Image,
+    box: Box,
+    channels: Sequence[int],
+    packings: Sequence[Packing],
+    prediction: Prediction | None = None,
+) -> I32:
+    """Packed levels (C, h, w) of a rectangle of some channels, or of what a prediction leaves of one."""
+    top, left, bottom, right = box
+    out = np.empty((len(channels), bottom - top, right - left), np.int32)
+    for row, (channel, packing) in enumerate(zip(channels, packings, strict=True)):
+        if prediction is None:
+            out[row] = packing.pack(image[top:bottom, left:right, channel])
+        else:
+            out[row] = packing.pack(prediction.left_over(image, channel, box))
+    return out
+
+
+def plan_group(
+    image: Image,
+    channels: Sequence[int],
+    packings: Sequence[Packing],
+    models: ModelSet,
+    prediction: Prediction | None = None,
+) -> GroupPlan:
+    """Choose model, depth and unit shift of a plane group. Raises UnknownModel when no model codes that many
+    planes."""
+    model = models.for_channels(len(channels))
+    if model is None:
+        raise UnknownModel(f"no model at hand codes {len(channels)} planes jointly")
+    depth = max(depth_of(p.span) for p in packings)
+    shifts = [
+        unit_shift(packed_levels(image, box, channels, packings, prediction))
+        for box in sample_boxes(image.shape[0], image.shape[1])
+    ]
+    plane = Plane(int(np.median(shifts)), depth, 1 << (depth - 1))
+    return GroupPlan(tuple(channels), tuple(packings), plane, model, prediction)
+
+
+@dataclass(frozen=True)
+class ConstantGroup:
+    """A plane group of one level a plane, which needs no code."""
+
+    channels: tuple[int, ...]
+    packings: tuple[Packing, ...]
+
+
+Group = GroupPlan | ConstantGroup
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """``alone``: no planes are coded jointly. ``groups`` in coding order, without the copies."""
+
+    alone: bool
+    copies: tuple[int, ...]
+    groups: tuple[Group, ...]
+
+
+def plan_image(image: Image, models: ModelSet, engine: Engine) -> ImagePlan:
+    """Decide for a whole image (H, W, C). Raises UnknownModel.
+
+    Three planes of 8 bits are coded jointly, as colour images are what the joint model knows best. Wider ones are coded
+    jointly, or each alone with predictions from those before it: whatever takes fewer bits on the sampled blocks.
+    """
+    copies = find_copies(image)
+    coded = [c for c, source in enumerate(copies) if source == c]
+    planner = _Planner(image, models, engine)
+    split = [coded[first : first + count] for first, count in plane_groups(len(coded))]
+    alone = image.dtype.itemsize > 1 and models.for_channels(1) is not None
+    if len(split) < len(coded) and alone:
+        jointly = planner.group(split[0], ())
+        singly = planner.each_alone(split[0], ())
+        if sum(map(planner.bits, singly)) < planner.bits(jointly):
+            return ImagePlan(True, copies, (*singly, *planner.each_alone(coded[3:], coded[:3])))
+    groups = [planner.group(members, coded[: coded.index(members[0])]) for members in split]
+    return ImagePlan(False, copies, tuple(groups))
+
+
+class _Planner:
+    """Plans of the plane groups of one image, with their bits on the sampled blocks where they were asked for."""
+
+    def __init__(self, image: Image, models: ModelSet, engine: Engine) -> None:
+        self._image, self._models, self._engine = image, models, engine
+        self._boxes = sample_boxes(image.shape[0], image.shape[1])
+        self._bits: dict[int, tuple[float, Group]] = {}  # by identity; the group is kept, so that it stays unique
+
+    def bits(self, group: Group) -> float:
+        """Bits of the sampled blocks without an adapter."""
+        if isinstance(group, ConstantGroup):
+            return 0.0
+        if id(group) not in self._bits:
+            self._bits[id(group)] = estimate_bits(self._image, group, None, self._engine), group
+        return self._bits[id(group)][0]
+
+    def each_alone(self, channels: Sequence[int], before: Sequence[int]) -> list[Group]:
+        """Groups of one plane each, predicted where that pays from those of ``before`` and each other."""
+        earlier = list(before)
+        groups = []
+        for channel in channels:
+            groups.append(self.group([channel], earlier))
+            earlier.append(channel)
+        return groups
+
+    def group(self, members: Sequence[int], earlier: Sequence[int]) -> Group:
+        """The plan of one group; ``earlier``: channels that are decoded before it."""
+        image = self._image
+        packings = tuple(choose_packing(image[:, :, c]) for c in members)
+        if all(p.low == p.high for p in packings):
+            return ConstantGroup(tuple(members), packings)
+        plain = plan_group(image, members, packings, self._models)
+        prediction = (
+            fit_prediction(image, members[0], earlier, self._boxes) if len(members) == 1 and earlier else None
+        )
+        if prediction is None:
+            return plain
+        least, largest = span(prediction, image, members[0])
+        if largest - least >= MOST_LEVELS or abs(least) >= MOST_LEVELS:
+            return plain
+        left_over = (Packing(least, 0, largest - least),)
+        predicted = plan_group(image, members, left_over, self._models, prediction)
+        return predicted if self.bits(predicted) < self.bits(plain) else plain
+
+
+def estimate_bits(image: Image, plan: GroupPlan, adapter: Adapter | None, engine: Engine) -> float:
+    """Code length in bits of the sampled blocks, by exact inference with the model and an adapter."""
+    prepared, tables = engine.prepare(plan.model, adapter), mixture_tables(plan.model)
+
+    def measure(box: tuple[int, int, int, int]) -> float:
+        return _block_bits(plan.levels(image, box), plan, prepared, tables)
+
+    return sum(engine.map(measure, sample_boxes(image.shape[0], image.shape[1])))
+
+
+def _block_bits(levels: I32, plan: GroupPlan, prepared: PreparedModel, tables: MixtureTables) -> float:
+    _, height, width = levels.shape
+    shift, low, high = plan.bounds
+    total = 0.0
+    flat = levels.reshape(levels.shape[0], -1)
+    geometry = Geometry(height, width, height, width)
+    contexts = tile_contexts(prepared, geometry, plan.plane, levels, ENCODER_ROWS)
+    step = next(contexts)
+    while True:
+        symbols = np.ascontiguousarray(flat[:, step.rows].T)
+        total += float(ideal_bits(step.head, step.skip, shift, low, high, tables, symbols).sum())
+        try:
+            step = contexts.send(symbols)
+        except StopIteration:
+            return total
