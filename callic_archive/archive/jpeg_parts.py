@@ -115,11 +115,13 @@ class _Work:
     files: list[bytes] = field(default_factory=list)
     jpegs: list[bytes] = field(default_factory=list)
     taken: dict[bytes, int] = field(default_factory=dict)  # digest of a stream: its number
-    whole: set[bytes] = field(default_factory=set)  # digests of those of which not the coded data alone are cut
+    whole: set[bytes] = field(
+        default_factory=set
+    )  # digests of those of which not the coded data alone are cut
     places: list[tuple[Stream, bytes]] = field(default_factory=list)
     count: int = 0
     failures: int = 0
-    lucky: int = 0  # the tables that fitted last
+    lucky: int = -2  # the tables that fitted last
 
     def run(self, streams: Sequence[Stream]) -> None:
         """Take all that can be taken. Raises ForeignCodecMissing."""
@@ -155,18 +157,33 @@ class _Work:
         return -2 if known is None else known
 
     def _take(self, batch: list[tuple[Stream, bytes]], head: bytes, number: int) -> None:
-        if self.failures >= _FAILURES:
-            return
         for tables in self._choices(number):
-            done = self._joined(batch, head, tables) if len(batch) > 1 else self._single(batch[0], tables)
+            if len(batch) == 1:
+                done = self._single(batch[0], tables)
+            else:
+                done = self._joined(batch, head, tables)
+                if done is None and tables in (number, self.lucky):  # one of them may be broken
+                    sound = self._sound(batch, head, tables)
+                    done = self._joined(sound, head, tables) if len(sound) > 1 else None
             if done is not None:
                 self.lucky = tables
                 return
-        self.failures += 1
-        if len(batch) > 1:  # one of them may be broken
-            middle = len(batch) // 2
-            self._take(batch[:middle], head, number)
-            self._take(batch[middle:], head, number)
+
+    def _sound(
+        self, batch: list[tuple[Stream, bytes]], head: bytes, tables: int
+    ) -> list[tuple[Stream, bytes]]:
+        """Those of a batch, which was refused, that are not broken."""
+        middle = len(batch) // 2
+        found: list[tuple[Stream, bytes]] = []
+        for half in (batch[:middle], batch[middle:]):
+            if self.failures >= _FAILURES:
+                break
+            # some faults show only where a restart follows, so the first is there twice
+            if self._recoded([*half, half[0]], head, tables) is not None:
+                found += half
+            elif len(half) > 1:
+                found += self._sound(half, head, tables)
+        return found
 
     def _choices(self, number: int) -> list[int]:
         if number != -2:
@@ -174,8 +191,12 @@ class _Work:
         every = range(len(self.tables.streams))
         return sorted(every, key=lambda n: (n != self.lucky, n))[:_TRIED]
 
-    def _joined(self, batch: list[tuple[Stream, bytes]], head: bytes, tables: int) -> bool | None:
-        """Several streams as one. None where it was refused, False where nothing was saved."""
+    def _recoded(
+        self, batch: list[tuple[Stream, bytes]], head: bytes, tables: int
+    ) -> tuple[bytes, bytes, int] | None:
+        """Streams joined as JPEG XL, the joined stream, and the bytes that it stands for; None where it is refused."""
+        if self.failures >= _FAILURES:
+            return None
         jpeg = batch[0][0].jpeg
         codes = []
         for stream, _ in batch:
@@ -183,22 +204,35 @@ class _Work:
             codes.append(content[stream.jpeg.coded : stream.jpeg.scan_end])
         made = joined(jpeg, head, self.tables.streams[tables] if tables >= 0 else b"", codes)
         told = read(memoryview(made))
-        if told is None or told.scan_end + len(EOI) != len(made):
-            return None
-        if parted(made[told.coded : told.scan_end], len(codes), jpeg.segments) != codes:
-            return None
-        packed = _recoded(made, jpeg.rows * jpeg.width * len(codes))
+        packed = None
+        if (
+            told is not None
+            and told.scan_end + len(EOI) == len(made)
+            and parted(made[told.coded : told.scan_end], len(codes), jpeg.segments) == codes
+        ):
+            packed = _recoded(made, jpeg.rows * jpeg.width * len(codes))
         if packed is None:
+            self.failures += 1
             return None
-        if len(packed) + _SAVING > sum(map(len, codes)):
+        return packed, made, sum(map(len, codes))
+
+    def _joined(self, batch: list[tuple[Stream, bytes]], head: bytes, tables: int) -> bool | None:
+        """Several streams as one. None where it was refused, False where nothing was saved."""
+        found = self._recoded(batch, head, tables)
+        if found is None:
+            return None
+        packed, made, size = found
+        if len(packed) + _SAVING > size:
             return False
-        self._keep(_Group(len(packed), len(made), len(codes), jpeg.segments), packed, made)
-        for stream, digest in batch:
+        self._keep(_Group(len(packed), len(made), len(batch), batch[0][0].jpeg.segments), packed, made)
+        for _, digest in batch:
             self.taken[digest] = self.count
             self.count += 1
         return True
 
     def _single(self, one: tuple[Stream, bytes], tables: int) -> bool | None:
+        if self.failures >= _FAILURES:
+            return None
         stream, digest = one
         made = content = stream.read(self.data)
         cut = 0
@@ -206,6 +240,7 @@ class _Work:
             made, cut = with_tables(content, self.tables.streams[tables]), 2
         packed = _recoded(made, stream.jpeg.height * stream.jpeg.width)
         if packed is None:
+            self.failures += 1
             return None
         if len(packed) + _SAVING > len(content):
             return False
@@ -222,7 +257,11 @@ class _Work:
 
     def finish(self) -> bytes | None:
         """The payload, proven; None where it does not give the data back."""
-        sizes = [len(part) for group, jpeg in zip(self.groups, self.jpegs, strict=True) for part in group.parts(jpeg)]
+        sizes = [
+            len(part)
+            for group, jpeg in zip(self.groups, self.jpegs, strict=True)
+            for part in group.parts(jpeg)
+        ]
         gaps, lengths, streams = [], [], []
         around: list[memoryview] = []
         at = 0
@@ -231,7 +270,9 @@ class _Work:
             if number is None:
                 continue
             jpeg = stream.jpeg
-            begin, end = (jpeg.end - sizes[number], jpeg.end) if digest in self.whole else (jpeg.coded, jpeg.scan_end)
+            begin, end = (
+                (jpeg.end - sizes[number], jpeg.end) if digest in self.whole else (jpeg.coded, jpeg.scan_end)
+            )
             for offset, length in place_in(stream.spans, begin, end):
                 around.append(self.data[at:offset])
                 gaps.append(offset - at)
