@@ -7,16 +7,27 @@ Pages of a memory map that were looked at count as memory of this process until 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
-def blocks(data: bytes | memoryview, size: int) -> Iterator[memoryview]:
-    """``data`` in pieces of ``size`` bytes (a multiple of the page size); pages behind are given back to the
-    system.
+def blocks(
+    data: bytes | memoryview, size: int, cut: Callable[[memoryview], int] | None = None
+) -> Iterator[memoryview]:
+    """``data`` in pieces of ``size`` bytes; pages behind are given back to the system.
+
+    ``cut`` tells of a piece behind which more follows how many of its bytes make one.
     """
     view = memoryview(data).cast("B")
     mapped = view.obj if isinstance(view.obj, mmap.mmap) and len(view.obj) == len(view) else None
-    for start in range(0, len(view), size):
-        yield view[start : start + size]
+    start = given = 0
+    while start < len(view):
+        piece = view[start : start + size]
+        if cut is not None and start + len(piece) < len(view):
+            piece = piece[: cut(piece)]
+        yield piece
+        start += len(piece)
         if mapped is not None and hasattr(mapped, "madvise"):
-            mapped.madvise(mmap.MADV_DONTNEED, start, min(size, len(view) - start))
+            end = start if start == len(view) else start - start % mmap.PAGESIZE
+            if end > given:
+                mapped.madvise(mmap.MADV_DONTNEED, given, end - given)
+            given = end

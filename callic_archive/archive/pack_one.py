@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import zstandard
 
-from callic_archive.archive import isolated
+from callic_archive.archive import isolated, jpeg_parts
 from callic_archive.archive.candidates import Coder, smallest
 from callic_archive.archive.codecs import Codec, Image, StreamInfo
 from callic_archive.archive.digests import content_sha256, same_image, sha256
@@ -36,6 +36,8 @@ from callic_archive.errors import (
     SourceError,
     UnexpectedFailure,
 )
+from callic_archive.images import tiff_jpeg
+from callic_archive.images.jpeg_streams import Tables, find
 from callic_archive.images.source import Context, Limits, Parsed, images_equal, parse, parse_again, rebuild
 
 # bytes of a file in one STORED or SURROUND record: bounds memory, and what one damaged record costs
@@ -150,8 +152,10 @@ def pack_one(
             failure = packed
         else:
             failure = taken
-    pieces = stored_pieces(data)
-    if codec is not None and is_jpeg(data):
+    if codec is None:
+        return Packed(digest, size, "stored", "bytes", stored_pieces(data))
+    pieces = stored_pieces(data, tables=_tables(data, options))
+    if is_jpeg(data):
         pieces = iter(recoded_jpeg(data) or pieces)
     return Packed(digest, size, "stored", "bytes", pieces, failure=failure)
 
@@ -220,6 +224,11 @@ def _take_apart(
     return _Taken(parsed, fidelity)
 
 
+def _tables(data: bytes | memoryview, options: PackOptions) -> Tables:
+    """What JPEG streams in the file may lack."""
+    return tiff_jpeg.tables(memoryview(data).cast("B"), options.limits)
+
+
 @dataclass(frozen=True)
 class _Way:
     """One way to keep what surrounds the images: its pieces, and all bytes but those of the images."""
@@ -227,10 +236,13 @@ class _Way:
     parsed: Parsed
     surround: list[Piece]
     cost: int
+    saved: int  # bytes that JPEG streams in the surround saved; they would in the file as it is as well
 
 
-def _ways(taken: _Taken, size: int, options: PackOptions) -> list[_Way]:
+def _ways(data: bytes | memoryview, taken: _Taken, options: PackOptions) -> list[_Way]:
     """What was proven; where that holds many differences of compressed bytes, also the file without them."""
+    size = memoryview(data).nbytes
+    tables = Tables(_tables(data, options).streams)  # streams lie at other places in the surround
     choices = [taken.parsed]
     many = int(taken.parsed.recipe.get("differences", 0)) > size // FEW or taken.fidelity == "content"
     if taken.parsed.lighter is not None and options.fidelity == "auto" and many:
@@ -239,10 +251,12 @@ def _ways(taken: _Taken, size: int, options: PackOptions) -> list[_Way]:
             choices = [lighter] if taken.fidelity == "content" else [taken.parsed, lighter]
     ways = []
     for parsed in choices:
-        surround = list(_chunked(parsed.surround, RecordType.SURROUND))
+        measured = list(_measured(parsed.surround, RecordType.SURROUND, None, tables))
+        surround = [piece for piece, _ in measured]
+        saved = sum(plain - len(piece.payload) for piece, plain in measured)
         total = IMAGE_COST + len(json.dumps(parsed.recipe)) // 3
         total += sum(_cost(len(piece.payload)) for piece in surround)
-        ways.append(_Way(parsed, surround, total))
+        ways.append(_Way(parsed, surround, total, saved))
     return ways
 
 
@@ -252,7 +266,7 @@ def _encode(
     """The file through the codec, or None when that is not smaller. Raises what codecs raise."""
     size = memoryview(data).nbytes
     images = taken.parsed.images
-    ways = _ways(taken, size, options)
+    ways = _ways(data, taken, options)
     streams: list[Piece] = []
     proofs: list[bool] = []
     pixels, least = 0, min(way.cost for way in ways)
@@ -263,7 +277,8 @@ def _encode(
             return None
         proofs.append(coded.proven)
         streams.append(Piece(RecordType.CODESTREAM, coded.payload, coded.coding, image.nbytes, coded.stream))
-    stored = stored_size(data, stop=2 * max(way.cost for way in ways) - least + pixels)
+    saved = ways[0].saved
+    stored = stored_size(data, stop=2 * max(way.cost for way in ways) - least + pixels + saved) - saved
     if stored <= least + pixels:
         return None
     # The very file, where what that takes is small beside the rest; else its content.
@@ -335,9 +350,13 @@ def content_equal(parsed: Parsed, again: bytes | memoryview, limits: Limits) -> 
     return other is not None and images_equal(parsed, other)
 
 
-def stored_pieces(data: bytes | memoryview, *, level: int | None = None) -> Iterator[Piece]:
-    """The file verbatim, in chunks, each Zstandard or raw, whichever is smaller."""
-    return _chunked(data, RecordType.STORED, level)
+def stored_pieces(
+    data: bytes | memoryview, *, level: int | None = None, tables: Tables | None = None
+) -> Iterator[Piece]:
+    """The file verbatim, in chunks, each Zstandard or raw, whichever is smaller; with ``tables``, which may be empty,
+    also with the JPEG streams in it as JPEG XL.
+    """
+    return (piece for piece, _ in _measured(data, RecordType.STORED, level, tables))
 
 
 def stored_size(data: bytes | memoryview, *, stop: int) -> int:
@@ -350,12 +369,16 @@ def stored_size(data: bytes | memoryview, *, stop: int) -> int:
     return total
 
 
-def streamed_pieces(data: Iterable[bytes], size: int, seen: Callable[[bytearray], None]) -> Iterator[Piece]:
+def streamed_pieces(
+    data: Iterable[bytes], size: int, seen: Callable[[bytearray], None], *, recode: bool = False
+) -> Iterator[Piece]:
     """About ``size`` bytes stored verbatim as they come; ``seen`` is shown each chunk that went into a piece.
 
-    What ``seen`` hashes is what the records hold, whatever happened to the source meanwhile.
+    What ``seen`` hashes is what the records hold, whatever happened to the source meanwhile. With ``recode`` the JPEG
+    streams in it become JPEG XL where that is smaller.
     """
     compressor = _compressor(ZSTD_LEVEL_SMALL if size <= SMALL else ZSTD_LEVEL)
+    tables = Tables() if recode else None
     chunk = bytearray()
     for block in data:
         view = memoryview(block)
@@ -364,21 +387,50 @@ def streamed_pieces(data: Iterable[bytes], size: int, seen: Callable[[bytearray]
             chunk += view[:taken]
             view = view[taken:]
             if len(chunk) == CHUNK:
+                end = _before_open(chunk) if recode else CHUNK
+                rest = chunk[end:]
+                del chunk[end:]
                 seen(chunk)
-                yield _piece(RecordType.STORED, chunk, compressor)
-                chunk = bytearray()
+                yield _smallest(RecordType.STORED, chunk, compressor, tables)[0]
+                chunk = rest
     if chunk:
         seen(chunk)
-        yield _piece(RecordType.STORED, chunk, compressor)
+        yield _smallest(RecordType.STORED, chunk, compressor, tables)[0]
 
 
-def _chunked(data: bytes | memoryview, type: RecordType, level: int | None = None) -> Iterator[Piece]:
+def _before_open(chunk: bytearray | memoryview) -> int:
+    """Bytes of a chunk before a JPEG stream that goes on behind it; all where there is none, or it is too long."""
+    begin = find(memoryview(chunk)).open
+    return begin if begin is not None and 2 * begin >= len(chunk) else len(chunk)
+
+
+def _measured(
+    data: bytes | memoryview, type: RecordType, level: int | None, tables: Tables | None
+) -> Iterator[tuple[Piece, int]]:
+    """The bytes in chunks, and beside each how many it takes without a look for JPEG streams."""
     view = memoryview(data).cast("B")
     if level is None:
         level = ZSTD_LEVEL_SMALL if len(view) <= SMALL else ZSTD_LEVEL
     compressor = _compressor(level)
-    for chunk in blocks(view, CHUNK):
-        yield _piece(type, chunk, compressor)
+    at = 0
+    for chunk in blocks(view, CHUNK, None if tables is None else _before_open):
+        yield _smallest(type, chunk, compressor, None if tables is None else tables.at(at))
+        at += len(chunk)
+
+
+def _smallest(
+    type: RecordType,
+    chunk: bytearray | memoryview,
+    compressor: zstandard.ZstdCompressor,
+    tables: Tables | None,
+) -> tuple[Piece, int]:
+    """A chunk as a piece, and how many bytes that has without a look for JPEG streams."""
+    plain = _piece(type, chunk, compressor)
+    if tables is not None:
+        payload = _attempt(lambda: jpeg_parts.encode(chunk, tables))
+        if isinstance(payload, bytes) and len(payload) < len(plain.payload):
+            return Piece(type, payload, "jpegs", len(chunk)), len(plain.payload)
+    return plain, len(plain.payload)
 
 
 def verbatim_piece(type: RecordType, data: bytes) -> Piece:
@@ -400,7 +452,7 @@ def _piece(
 
 
 def expand(payload: bytes, coding: str, size: int, base: bytes | None = None) -> bytes:
-    """Undo ``raw``, ``zstd`` (made against ``base``, if any), or ``jpeg``.
+    """Undo ``raw``, ``zstd`` (made against ``base``, if any), ``jpeg`` or ``jpegs``.
 
     Raises ValueError when the result does not have ``size`` bytes, ForeignCodecMissing, ForeignCodecFailed.
     """
@@ -421,6 +473,10 @@ def expand(payload: bytes, coding: str, size: int, base: bytes | None = None) ->
             raise ValueError(f"a JPEG of {size} bytes, more than {CHUNK}, is not recoded")
         memory = MEMORY_OF_JPEG * max(size, len(payload))
         payload = isolated.ask("decode_jpeg", payload, memory=memory, most=max(size, 4096))
+    elif coding == "jpegs":
+        if size > CHUNK:
+            raise ValueError(f"a record promises {size} bytes, more than the {CHUNK} that one may hold")
+        payload = jpeg_parts.decode(payload, size)
     elif coding != "raw":
         raise ValueError(f"{coding!r} is no coding of bytes")
     if len(payload) != size:

@@ -279,7 +279,7 @@ class Packer:
                 return self._again(entry, twin, source)
         digest = fresh()
         data = file.pieces(sparse, fill=sparse is not None)
-        pieces = streamed_pieces(data, file.data_bytes, digest.update)
+        pieces = streamed_pieces(data, file.data_bytes, digest.update, recode=not verbatim)
 
         def complete(entry: Entry, read: int) -> Entry:
             size = file.size if sparse is not None else read

@@ -11,9 +11,9 @@ from callic_archive.archive.codecs import StreamInfo
 from callic_archive.container.layout import RecordRef, RecordType
 
 Json = Any
-Coding = Literal["raw", "zstd", "jpeg", "codestream", "jpegxl", "webp", "samples"]
+Coding = Literal["raw", "zstd", "jpeg", "jpegs", "codestream", "jpegxl", "webp", "samples"]
 IMAGE_CODINGS = ("codestream", "jpegxl", "webp", "samples")
-BYTE_CODINGS = ("raw", "zstd", "jpeg")
+BYTE_CODINGS = ("raw", "zstd", "jpeg", "jpegs")
 MAX_SIZE = 1 << 62
 MAX_BASES = 4  # places that hold the same base; writers use two
 

@@ -1,4 +1,4 @@
-"""DICOM with encapsulated pixels whose codes can be made again: RLE, lossless JPEG and JPEG 2000.
+"""DICOM with encapsulated pixels whose codes can be made again: RLE, lossless JPEG, JPEG-LS and JPEG 2000.
 
 The bytes that code pixels are cut out of the fragments, and all else stays: items, offset tables, the headers of frames,
 padding. Each code that is cut out was made from the pixels once before; what differs in a bit stays where it is.
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.errors import MalformedSource, RebuildMismatch
-from callic_archive.images import dicom_rle, jpeg2000, jpeg_lossless
+from callic_archive.images import dicom_rle, jpeg2000, jpeg_lossless, jpeg_ls
 from callic_archive.images.dicom_items import Span, frames, items, part
 from callic_archive.images.layout import Image, runs_of, unrun
 from callic_archive.images.source import Limits, Parsed
@@ -23,12 +23,14 @@ from callic_archive.images.stacks import stacks
 RLE = "1.2.840.10008.1.2.5"
 JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 JPEG_2000 = "1.2.840.10008.1.2.4.90"  # the lossless one
-SYNTAXES = (RLE, *JPEG, JPEG_2000)
-_RATIO = 160  # samples' bytes to code bytes: RLE cannot pass 64, JPEG with a bit a sample 16
+JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
+SYNTAXES = (RLE, *JPEG, *JPEG_LS, JPEG_2000)
+# samples' bytes to code bytes: RLE cannot pass 64, JPEG with a bit a sample 16; JPEG-LS has runs of whole rows
+_RATIO = 160
 _MOST_ENCODERS = 1 << 16
 _MOST_KEPT = 0.5  # share of the coded bytes; beyond it taking the file apart gains nothing
-# ["rle", name], ["jpeg", precision, predictor, restart, pad, [table in hexadecimal, ..]], or
-# ["openjpeg", resolutions, colour transform, bits, signed]
+# ["rle", name], ["jpeg", precision, predictor, restart, pad, [table in hexadecimal, ..]],
+# ["openjpeg", resolutions, colour transform, bits, signed], or ["charls", bits, near, interleave]
 Encoder = list[Any]
 
 
@@ -71,8 +73,10 @@ def parse(
     if not found:
         raise MalformedSource("the encapsulated DICOM pixels have no offset table")
     total = geometry.frame_bytes * geometry.count
-    replace(limits, max_ratio=min(limits.max_ratio, _RATIO)).check_decoded(total, len(data))
-    fragments = frames(data, found, geometry.count, extended)
+    ratio = limits.max_ratio if syntax in JPEG_LS else min(limits.max_ratio, _RATIO)
+    replace(limits, max_ratio=ratio).check_decoded(total, len(data))
+    first = b"" if syntax == RLE else b"\xff\x4f\xff\x51" if syntax == JPEG_2000 else b"\xff\xd8\xff"
+    fragments = frames(data, found, geometry.count, extended, first)
     if fragments is None:
         return None
     images = [
@@ -82,7 +86,7 @@ def parse(
     for frame, spans in enumerate(fragments):
         code = memoryview(b"".join(data[o : o + n] for o, n in spans))
         target = _frame(images, geometry, frame)
-        take = _rle if syntax == RLE else _jpeg_2000 if syntax == JPEG_2000 else _jpeg
+        take = {RLE: _rle, JPEG_2000: _jpeg_2000, **dict.fromkeys(JPEG_LS, _jpeg_ls)}.get(syntax, _jpeg)
         coded = take(code, spans, target, geometry)
         if coded is None:
             return None
@@ -188,6 +192,26 @@ def _jpeg_2000(code: memoryview, spans: list[Span], frame: Image, geometry: Geom
     return [_Code(encoder, part(spans, header.begin, header.begin + len(made)))]
 
 
+def _jpeg_ls(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code] | None:
+    whole = bytes(code)
+    header = jpeg_ls.read_header(whole)
+    if (header.height, header.width, header.samples) != (geometry.height, geometry.width, geometry.samples):
+        raise MalformedSource("a JPEG-LS frame has another size than the DICOM attributes tell")
+    image = jpeg_ls.decode(whole, header)
+    if image is None or image.itemsize > frame.dtype.itemsize:
+        return None
+    frame[...] = image.astype(f"u{frame.dtype.itemsize}").view(frame.dtype)
+    try:
+        made = jpeg_ls.encode(image, header.choices)
+    except RebuildMismatch:
+        return [_KEPT]
+    if whole[header.begin : header.begin + len(made)] != made:
+        return [_KEPT]
+    use = header.choices
+    encoder = ["charls", use.bits, use.near, use.interleave]
+    return [_Code(encoder, part(spans, header.begin, header.begin + len(made)))]
+
+
 def _joined(data: memoryview, geometry: Geometry, images: Sequence[Image], codes: Sequence[_Code]) -> Parsed:
     encoders: list[Encoder] = []
     numbers: dict[str, int] = {}
@@ -288,6 +312,9 @@ def _coded(frame: Image, k: int, encoder: Encoder, heads: bytes, size: int) -> b
         use = jpeg2000.Choices(int(encoder[1]), bool(encoder[2]), int(encoder[3]), bool(encoder[4]))
         kind = f"{'i' if use.signed else 'u'}{frame.dtype.itemsize}"
         return jpeg2000.encode(np.ascontiguousarray(frame).view(kind), use)
+    if encoder[0] == "charls" and not k:
+        choices = jpeg_ls.Choices(int(encoder[1]), int(encoder[2]), int(encoder[3]))
+        return jpeg_ls.encode(np.ascontiguousarray(frame).view(f"u{frame.dtype.itemsize}"), choices)
     if encoder[0] != "jpeg" or k:
         raise RebuildMismatch("the recipe names a code that there is not")
     tables = tuple(bytes.fromhex(table) for table in encoder[5])

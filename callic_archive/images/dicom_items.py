@@ -36,10 +36,13 @@ def items(data: memoryview, start: int, limits: Limits) -> list[Span]:
         at += 8 + length
 
 
-def frames(data: memoryview, found: Sequence[Span], count: int, extended: bytes) -> list[list[Span]] | None:
+def frames(
+    data: memoryview, found: Sequence[Span], count: int, extended: bytes, first: bytes = b""
+) -> list[list[Span]] | None:
     """The fragments of each of ``count`` frames, or None where nothing tells how they are shared out.
 
-    ``extended`` is the value of the Extended Offset Table, empty where there is none.
+    ``extended`` is the value of the Extended Offset Table, empty where there is none. Without either table frames
+    may be told by the bytes with which their codes begin, ``first``.
     """
     (table, size), fragments = found[0], list(found[1:])
     if count == 1:
@@ -50,11 +53,18 @@ def frames(data: memoryview, found: Sequence[Span], count: int, extended: bytes)
         offsets = np.frombuffer(extended[: len(extended) // 8 * 8], "<u8").tolist()
     else:
         offsets = np.frombuffer(data[table : table + size // 4 * 4], "<u4").tolist()
-    if len(offsets) != count or not fragments:
+    if not fragments:
         return None
-    first = fragments[0][0]
-    places = {start - first: k for k, (start, _) in enumerate(fragments)}
-    begins = [places.get(offset, -1) for offset in offsets]
+    if len(offsets) == count:
+        begin = fragments[0][0]
+        places = {start - begin: k for k, (start, _) in enumerate(fragments)}
+        begins = [places.get(offset, -1) for offset in offsets]
+    else:
+        begins = [
+            k for k, (start, _) in enumerate(fragments) if first and data[start : start + len(first)] == first
+        ]
+    if len(begins) != count:
+        return None
     if begins[0] != 0 or any(a >= b for a, b in pairwise(begins)):
         return None
     return [fragments[a:b] for a, b in zip(begins, [*begins[1:], len(fragments)], strict=True)]

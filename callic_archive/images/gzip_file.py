@@ -1,4 +1,4 @@
-"""gzip (RFC 1952): one member that holds an image file, as with ``.nii.gz``."""
+"""gzip (RFC 1952): one member or many that hold an image file, as with ``.nii.gz``; many also as BGZF has them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
-from callic_archive.errors import MalformedSource, TruncatedSource
-from callic_archive.images import source
+from callic_archive.errors import MalformedSource, SourceError, TruncatedSource
+from callic_archive.images import gzip_chain, source
 from callic_archive.images.layout import Image
 from callic_archive.images.members import Member, join, rebuild_members, usable
 from callic_archive.images.source import HEAD, Limits, Parsed
 from callic_archive.images.streams import BEST, DEFAULT, FAST, find, inflate, inflate_head
 
+_MAGIC = b"\x1f\x8b\x08"
+_MOST_MEMBERS = 1 << 20
 _HEADER_CRC, _EXTRA, _NAME, _COMMENT, _RESERVED = 2, 4, 8, 16, 0xE0
 
 
@@ -20,7 +22,7 @@ def body_start(data: memoryview, at: int = 0) -> int:
     """Where the deflate stream of the gzip member at ``at`` begins. Raises TruncatedSource, MalformedSource."""
     if len(data) < at + 18:
         raise TruncatedSource("the gzip file ends inside its header")
-    if bytes(data[at : at + 3]) != b"\x1f\x8b\x08" or data[at + 3] & _RESERVED:
+    if bytes(data[at : at + 3]) != _MAGIC or data[at + 3] & _RESERVED:
         raise MalformedSource("the gzip header is broken")
     flags, start = data[at + 3], at + 10
     if flags & _EXTRA:
@@ -42,13 +44,15 @@ def likely_level(data: memoryview, at: int = 0) -> bytes:
     return {2: BEST, 4: FAST}.get(data[at + 8], DEFAULT)
 
 
-def unpack(data: memoryview, limits: Limits, at: int = 0) -> tuple[memoryview, int, int]:
+def unpack(data: memoryview, limits: Limits, at: int = 0, spent: int = 0) -> tuple[memoryview, int, int]:
     """What the gzip member at ``at`` holds, and where its deflate stream begins and ends.
+
+    ``spent`` bytes count against the limit already.
 
     Raises SourceError subclasses: also where the checksum or the length behind the stream are wrong.
     """
     start = body_start(data, at)
-    raw, length = inflate(data[start:], limits)
+    raw, length = inflate(data[start:], limits, spent)
     end = start + length
     if end + 8 > len(data):
         raise TruncatedSource("the gzip file ends inside its checksum")
@@ -61,14 +65,24 @@ def unpack(data: memoryview, limits: Limits, at: int = 0) -> tuple[memoryview, i
 def parse(data: memoryview, limits: Limits) -> Parsed | None:
     """See ``source.parse``.
 
-    Other contents than images, several members, and streams that zlib does not repeat give None.
+    Other contents than images, and streams that cannot be made again, give None.
     """
     head = inflate_head(data[body_start(data) :], HEAD)
-    if not source.is_member(head):
+    claimed = source.is_member(head)
+    if not claimed and len(head) >= HEAD:
         return None
+    try:
+        return _parse(data, limits)
+    except SourceError:
+        if claimed:
+            raise
+        return None  # the first member was too short to tell
+
+
+def _parse(data: memoryview, limits: Limits) -> Parsed | None:
     raw, start, end = unpack(data, limits)
-    if bytes(data[end + 8 : end + 10]) == b"\x1f\x8b":
-        return None
+    if bytes(data[end + 8 : end + 11]) == _MAGIC:
+        return _parse_chain(data, raw, gzip_chain.Piece(start, end, len(raw)), limits)
     inner = source.parse_member(raw, limits)
     if inner is None or not usable(inner):
         return None
@@ -76,6 +90,37 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
     if named is None:
         return None
     return join("gzip", data, [Member(start, end, named[0], inner, named[1])], limits)
+
+
+def _parse_chain(
+    data: memoryview, first: memoryview, piece: gzip_chain.Piece, limits: Limits
+) -> Parsed | None:
+    """A file of several members; what follows the last, zeros mostly, is kept."""
+    pieces, whole = [piece], bytearray(first)
+    looked = False
+    while True:
+        if not looked and len(whole) >= HEAD:
+            looked = True
+            if not source.is_member(bytes(whole[:HEAD])):
+                return None
+        at = pieces[-1].end + 8
+        if bytes(data[at : at + 3]) != _MAGIC:
+            break
+        if len(pieces) >= _MOST_MEMBERS:
+            return None
+        raw, start, end = unpack(data, limits, at, len(whole))
+        pieces.append(gzip_chain.Piece(start, end, len(raw)))
+        whole += raw
+    if not looked and not source.is_member(bytes(whole[:HEAD])):
+        return None
+    joined = memoryview(whole).toreadonly()
+    inner = source.parse_member(joined, limits)
+    if inner is None or not usable(inner):
+        return None
+    found = gzip_chain.describe(data, pieces, joined, int.from_bytes(likely_level(data), "big"))
+    if found is None:
+        return None
+    return join("gzip", data, [Member(piece.start, pieces[-1].end, found[0], inner, found[1])], limits)
 
 
 def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:

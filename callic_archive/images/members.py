@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 
 from callic_archive.errors import RebuildMismatch
 from callic_archive.images import source
+from callic_archive.images.gzip_chain import ChainSink, side_bytes
 from callic_archive.images.layout import Image
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.streams import DeflateSink
@@ -28,7 +29,7 @@ class Member:
     end: int
     deflate: Mapping[str, Any] | None
     inner: Parsed
-    side: bytes = b""  # the differences that ``deflate`` may ask for
+    side: bytes = b""  # what ``deflate`` needs beside it: differences, of chains what lies between streams
 
 
 def usable(inner: Parsed | None) -> bool:
@@ -70,7 +71,7 @@ def rebuild_members(
     counts = [(int(m["before"]), int(m["surround"]), int(m["images"])) for m in members]
     if any(min(numbers) < 0 for numbers in counts):
         raise RebuildMismatch("the recipe names negative numbers of bytes or images")
-    sides = [0 if s is None else int(s.get("differences", 0)) for s in streams]
+    sides = [_side_bytes(stream) for stream in streams]
     if min(sides, default=0) < 0:
         raise RebuildMismatch("the recipe names a negative number of differences")
     if sum(a + b for a, b, _ in counts) + sum(sides) > len(surround) or sum(c for _, _, c in counts) != len(images):
@@ -81,10 +82,20 @@ def rebuild_members(
         out.write(rest[:before])
         own = bytes(rest[before : before + around])
         rest = rest[before + around :]
-        sink = None if stream is None else DeflateSink(stream, rest[:side], out)
+        sink = None if stream is None else _sink(stream, rest[:side], out)
         target = out if sink is None else cast("BinaryIO", sink)
         source.rebuild_member(member["format"], member["recipe"], own, images[used : used + count], target)
         if sink is not None:
             sink.finish()
         rest, used = rest[side:], used + count
     out.write(rest)
+
+
+def _side_bytes(stream: Mapping[str, Any] | None) -> int:
+    if stream is None:
+        return 0
+    return side_bytes(stream) if "pieces" in stream else int(stream.get("differences", 0))
+
+
+def _sink(stream: Mapping[str, Any], side: memoryview, out: BinaryIO) -> ChainSink | DeflateSink:
+    return ChainSink(stream, side, out) if "pieces" in stream else DeflateSink(stream, side, out)

@@ -18,7 +18,7 @@ from callic_archive.images.source import Limits
 
 Named = Mapping[str, Any]  # how a stream is made: zlib's parameters, lengths of stored blocks, or differences
 
-_STEP = 1 << 20
+_STEP, _FIRST_STEP = 1 << 20, 1 << 14  # what is left of a step is copied, and many streams are short
 #: First two bytes that a zlib stream of this level would have: they put the search on the likely levels first.
 FAST, DEFAULT, BEST = b"\x78\x01", b"\x78\x9c", b"\x78\xda"
 
@@ -40,11 +40,11 @@ def inflate(stream: memoryview, limits: Limits, spent: int = 0) -> tuple[memoryv
     engine, out = zlib.decompressobj(-15), bytearray()
     most = min(limits.max_member_bytes, limits.max_decoded_bytes) - spent
     todo: memoryview | bytes
-    at = 0
+    at, step = 0, _FIRST_STEP
     try:
         while not engine.eof and at < len(stream):
-            todo = stream[at : at + _STEP]
-            at += len(todo)
+            todo = stream[at : at + step]
+            at, step = at + len(todo), min(2 * step, _STEP)
             while not engine.eof:
                 part = engine.decompress(todo, _STEP)
                 out += part

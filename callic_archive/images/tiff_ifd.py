@@ -17,6 +17,7 @@ from callic_archive.errors import MalformedSource, TruncatedSource
 from callic_archive.images.source import Limits
 
 SUB_IFDS = 330
+JPEG_TABLES = 347
 # Integer field types and their numpy letters; the other types never hold anything that is needed here.
 _TYPES = {
     1: "u1",
@@ -32,7 +33,7 @@ _TYPES = {
     18: "u8",
 }
 _WANTED = {254, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 322, 323, 324, 325, 330, 338, 339,
-           530, 32997}  # fmt: skip
+           JPEG_TABLES, 530, 32997}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "skimage": "scikit-image",
     "importlinter": "import-linter",
+    "jpeg_ls": "pyjpegls",
     "nrrd": "pynrrd",
 }
 #: Needed without being imported: torchac's source is found and built, with ninja; the others are part of what the

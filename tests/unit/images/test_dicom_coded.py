@@ -1,4 +1,4 @@
-"""RLE and lossless JPEG in DICOM come back byte for byte, whoever wrote them."""
+"""RLE, lossless JPEG, JPEG 2000 and JPEG-LS in DICOM come back byte for byte, whoever wrote them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ import io
 import warnings
 
 import imagecodecs
+import jpeg_ls as charls
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended
-from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 
 from callic_archive.errors import MalformedSource, RebuildMismatch, SourceError, SourceTooLarge
-from callic_archive.images import dicom_rle, jpeg_lossless, parse, rebuild
+from callic_archive.images import dicom_rle, jpeg_lossless, jpeg_ls, parse, rebuild
 
 
 def dicom(codes, array, syntax, *, stored=None, fragments=1, table=True, extended=False, **fields):
@@ -249,6 +257,78 @@ def test_jpeg_2000_of_others_is_left():
         parse(dicom([jpeg_2000(array[0])[:60]], array, JPEG2000Lossless))
 
 
+# -- JPEG-LS ----------------------------------------------------------------------------------------------------
+
+
+def jls(frame, bits=None, near=0, interleave=None):
+    samples = frame.shape[2] if frame.ndim == 3 else 1
+    interleave = (2 if samples > 1 else 0) if interleave is None else interleave
+    raw = np.moveaxis(frame, 2, 0) if samples > 1 and interleave == 0 else frame
+    bits = bits or 8 * frame.itemsize
+    return bytes(charls.encode_buffer(raw.tobytes(), *frame.shape[:2], samples, bits, near, interleave))
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("u1", 8), ("u2", 16), ("u2", 12), ("i2", 16)])
+@pytest.mark.parametrize("fragments", [1, 3])
+@pytest.mark.parametrize("count", [1, 9])
+def test_jpeg_ls(exact, kind, bits, fragments, count):
+    array = smooth((count, 20, 33), kind, bits if bits < 16 else None)
+    data = dicom([jls(f, bits) for f in array], array, JPEGLSLossless, stored=bits, fragments=fragments)
+    parsed = exact(data)
+    np.testing.assert_array_equal(film(parsed.images, 20), array)
+    assert parsed.recipe["encoders"] == [["charls", bits, 0, 0]]
+    assert len(parsed.surround) < 1000 + count * (60 + 8 * fragments)
+
+
+@pytest.mark.parametrize("interleave", [0, 1, 2])
+def test_jpeg_ls_of_colours(exact, interleave):
+    array = smooth((2, 20, 33, 3), "u1")
+    parsed = exact(dicom([jls(f, interleave=interleave) for f in array], array, JPEGLSLossless))
+    np.testing.assert_array_equal(np.stack(parsed.images), array)
+    assert parsed.recipe["encoders"] == [["charls", 8, 0, interleave]]
+
+
+def test_nearly_lossless_jpeg_ls_comes_back_where_it_is_repeated(exact):
+    array = smooth((2, 40, 33), "u1")
+    parsed = exact(dicom([jls(f, near=2) for f in array], array, JPEGLSNearLossless))
+    assert parsed.recipe["encoders"] == [["charls", 8, 2, 0]]
+    assert 0 < np.abs(np.stack(parsed.images).astype(int) - array).max() <= 2
+
+
+def test_blank_jpeg_ls_is_no_bomb(exact):
+    array = np.full((1, 512, 512), 300, "u2")
+    exact(dicom([jls(array[0], 12)], array, JPEGLSLossless, stored=12))
+
+
+def test_jpeg_ls_of_others_is_left(monkeypatch):
+    array = smooth((1, 30, 33), "u1")
+    data = dicom([jls(array[0])], array, JPEGLSLossless)
+    assert parse(data) is not None
+    coded = jpeg_ls.encode
+    monkeypatch.setattr(jpeg_ls, "encode", lambda image, choices: coded(image, choices)[:-2] + b"\0\0")
+    assert parse(data) is None
+
+
+def test_lies_of_jpeg_ls_are_named():
+    array = smooth((1, 30, 33), "u1")
+    code = jls(array[0])
+    for broken, fields, message in (
+        (code, {"Rows": 31}, "another size"),
+        (code[:40], {}, "cannot be decoded"),
+        (code[:12], {}, "inside its headers|broken headers"),
+        (b"none " + code, {}, "does not begin"),
+        (code.replace(b"\xff\xf7", b"\xff\xf6"), {}, "broken headers"),
+    ):
+        with pytest.raises(SourceError, match=message):
+            parse(dicom([broken], array, JPEGLSLossless, **fields))
+
+
+def test_frames_are_told_by_their_first_bytes_without_tables(exact):
+    array = smooth((3, 30, 33), "u1")
+    data = dicom([jls(f) for f in array], array, JPEGLSLossless, fragments=2, table=False)
+    np.testing.assert_array_equal(np.stack(exact(data).images), array)
+
+
 def test_what_is_left():
     array = smooth((1, 16, 16), "u1")
     assert (
@@ -325,6 +405,8 @@ def test_damaged_scans_never_leave_their_bounds():
         {"encoders": [["jpeg", 16, 1, 0, 1, ["ff" * 200]]] * 2},
         {"encoders": [["rle", "packets"]] * 2},
         {"encoders": [["openjpeg", 99, 0, 8, 0]] * 2}, {"encoders": [["openjpeg", 3, 0, 8, 0]] * 2},
+        {"encoders": [["charls", 1, 0, 0]] * 2}, {"encoders": [["charls", 8, 256, 0]] * 2},
+        {"encoders": [["charls", 8, 0, 3]] * 2}, {"encoders": [["charls", 2, 0, 0]] * 2}, {"encoders": [["charls", 8]] * 2},
         {"encoders": [["openjpeg", 3, 0, 17, 0]] * 2}, {"encoders": [["openjpeg", 3, 0, 8]] * 2},
     ],
     ids=lambda change: str(change)[:60],
