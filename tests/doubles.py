@@ -80,5 +80,10 @@ class DeflatePlan:
     ) -> Mapping[str, bytes]:
         return {}
 
+    fits_images: bool = False
+
+    def for_pieces(self, payloads: Sequence[bytes]) -> DeflatePlan:
+        return replace(self, adapters=(*self.adapters, *payloads))
+
     def with_adapters(self, payloads: Sequence[bytes]) -> DeflatePlan:
         return replace(self, adapters=tuple(payloads))

@@ -44,8 +44,8 @@ class Placed:
 class Piece:
     """One piece: where its bytes lie, in order, and what is in them."""
 
-    offsets: tuple[tuple[int, ...], ...]  # as arithmetic runs (first, step, count), as are
-    lengths: tuple[tuple[int, ...], ...]
+    offsets: tuple[tuple[int, int, int], ...]  # as arithmetic runs (first, step, count), as are
+    lengths: tuple[tuple[int, int, int], ...]
     size: int  # bytes of it
     form: dict[str, Any] = field(default_factory=dict)
     images: tuple[Placed, ...] = ()
@@ -187,13 +187,13 @@ def _free_patch(layout: Layout, rect: Rect, images: tuple[Placed, ...]) -> _Patc
     return _Patch(Raster(part), spans, images)
 
 
-def _block_patch(
-    raster: Raster, rect: Rect, images: tuple[Placed, ...], leads: dict[int, int]
-) -> _Patch:
+def _block_patch(raster: Raster, rect: Rect, images: tuple[Placed, ...], leads: dict[int, int]) -> _Patch:
     """Whole blocks."""
     layout = raster.layout
     y0, y1, x0, x1 = rect
-    part = replace(layout, height=y1 - y0, width=x1 - x0, frames=layout.frames if y1 - y0 == layout.height else 1)
+    part = replace(
+        layout, height=y1 - y0, width=x1 - x0, frames=layout.frames if y1 - y0 == layout.height else 1
+    )
     top, left = y0 // layout.block_rows, x0 // layout.block_columns
     planes = layout.samples if layout.planar else 1
     blocks = [
@@ -204,7 +204,9 @@ def _block_patch(
     ]
     gone = frozenset(n for n, k in enumerate(blocks) if k in raster.missing)
     offsets, lengths, spans, position = [0] * len(blocks), [0] * len(blocks), Spans(), 0
-    for n in sorted((n for n in range(len(blocks)) if n not in gone), key=lambda n: layout.offsets[blocks[n]]):
+    for n in sorted(
+        (n for n in range(len(blocks)) if n not in gone), key=lambda n: layout.offsets[blocks[n]]
+    ):
         k = blocks[n]
         lead, length = leads.get(k, 0), layout.stored_length(k)
         offsets[n], lengths[n] = position + lead, length
@@ -252,7 +254,9 @@ def _made(spans: Spans, form: dict[str, Any], images: tuple[Placed, ...]) -> Pie
             joined[-1] = (joined[-1][0], joined[-1][1] + length)
         else:
             joined.append((offset, length))
-    offsets, lengths = (tuple(map(tuple, runs_of(column))) for column in zip(*joined, strict=True))
+    offsets, lengths = (
+        tuple((a, b, c) for a, b, c in runs_of(column)) for column in zip(*joined, strict=True)
+    )
     return Piece(offsets, lengths, sum(length for _, length in joined), form, images)
 
 
