@@ -120,11 +120,10 @@ class OpenFile:
         place = folder or Path(tempfile.gettempdir())
         with ExitStack() as closing:
             with writing(place):
-                copy = closing.enter_context(
-                    tempfile.TemporaryFile(dir=place, buffering=0)
-                    if named is None
-                    else open(named, "x+b", buffering=0)
-                )
+                if named is None:
+                    copy = closing.enter_context(tempfile.TemporaryFile(dir=place, buffering=0))
+                else:
+                    copy = closing.enter_context(named.open("x+b", buffering=0))
             for piece in self.pieces():
                 digest.update(piece)
                 size += len(piece)

@@ -87,7 +87,7 @@ class Packed:
 
     sha256: str
     size: int
-    method: Literal["image", "stored", "sparse", "none"]
+    method: Literal["image", "stored", "sparse", "pieces", "none"]
     fidelity: Literal["bytes", "content"]
     pieces: Iterator[Piece]
     format: str | None = None

@@ -25,13 +25,14 @@ from callic_archive.archive.pieces import Picture, PieceRow
 from callic_archive.archive.scan import Problem, Source
 from callic_archive.container.fs import write_all, writing
 from callic_archive.container.layout import RecordType
-from callic_archive.errors import CallicError, ReadFailure, SourceError
+from callic_archive.errors import ReadFailure, SourceError, WorkerKiller
 from callic_archive.images import cutting
 from callic_archive.images.outline import Outline, outline
 from callic_archive.images.pieces import parse_piece
 from callic_archive.images.source import Context
 
 SAMPLED = 12  # pieces of which a crop goes into the sample that an adapter is fitted to
+KILLER = "every worker process that took a piece of it ended; that piece is stored verbatim, unseen"
 CROP = 256  # pixels a side of such a crop
 
 
@@ -205,7 +206,8 @@ def pack_piece(
         tuple((image.number, image.top, image.left) for image in piece.images),
         packed.content_sha256,
     )
-    problem = None if packed.failure is None else problem_of(batch.source, packed.failure)
+    failure = WorkerKiller(KILLER) if batch.verbatim and piece.images else packed.failure
+    problem = None if failure is None else Problem.of(batch.source.file, failure, kept=True)
     told = (
         None
         if problem is None
@@ -213,11 +215,6 @@ def pack_piece(
     )
     share = replace(batch.entry, pieces=(row,), fidelity=packed.fidelity, problem=told)
     return share, parts, problem
-
-
-def problem_of(source: Source, failure: CallicError) -> Problem:
-    """What is told of a file of which a piece was stored as it is."""
-    return Problem.of(source.file, failure, kept=True)
 
 
 def remove_copy(path: Path) -> None:

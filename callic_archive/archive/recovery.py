@@ -49,8 +49,8 @@ def recover_shards(shards: Iterable[Path]) -> Recovered:
             with writing(path):
                 path.unlink()
     result.entries = _with_all_parts(result.entries, shards)
-    for path, pieces in result.shares.items():
-        result.shares[path] = [*_with_all_parts(dict(enumerate(pieces)), shards).values()]
+    for file, pieces in result.shares.items():
+        result.shares[file] = [*_with_all_parts(dict(enumerate(pieces)), shards).values()]
     return result
 
 

@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -170,7 +170,8 @@ def prove_pieces(archive: Archive, entry: Entry) -> Fidelity:
     Where they are the whole file in its own order, its digest is compared as well.
     """
     whole = bool(entry.pieces) and entry.pieces[0].first == 0 and in_order(entry.pieces)
-    digest, size, fidelity = hashlib.sha256(), 0, cast("Fidelity", "bytes")
+    digest, size = hashlib.sha256(), 0
+    fidelity: Fidelity = "bytes"
     for share in shares(entry):
         data, found = piece_bytes(archive, share, prove=True)
         fidelity = fidelity if found == "bytes" else found

@@ -19,6 +19,9 @@ from callic_archive.images.tiff_codecs import Packing
 from callic_archive.images.zarr_blocks import Group
 
 Rasters = list["Raster"]
+_BROKEN = (
+    SourceError, ValueError, LookupError, TypeError, RecursionError, ArithmeticError, struct.error, zlib.error
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def outline(
     """
     view = memoryview(data).cast("B")
     limits = limits or Limits()
+    find: Callable[[memoryview, Limits], Rasters]
     if context is not None:
         name, find = "zarr", partial(_chunk, context)
     else:
@@ -121,14 +125,9 @@ def outline(
         limits.check_blocks(sum(raster.layout.count for raster in rasters))
         found = Outline(name, tuple(rasters), len(view))
         limits.check_decoded(found.decoded_bytes, len(view))
-    except (SourceError, *_BROKEN):
+    except _BROKEN:
         return None
     return found if rasters else None
-
-
-_BROKEN: tuple[type[Exception], ...] = (
-    ValueError, LookupError, TypeError, RecursionError, ArithmeticError, struct.error, zlib.error
-)  # fmt: skip
 
 
 def form_of(rasters: Sequence[Raster]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ A piece is no file of its format, it has no header; what the header said of its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from callic_archive.errors import MalformedSource, RebuildMismatch
 from callic_archive.images.layout import Image, layouts_from_json, unrun
@@ -16,6 +16,8 @@ from callic_archive.images.splice import parse_spliced
 from callic_archive.images.tiff_codecs import CODECS, Packing, parse_packed, unpacked
 from callic_archive.images.zarr_blocks import Group, decoded, parse_groups
 from callic_archive.images.zarr_codecs import check_step
+
+T = TypeVar("T")
 
 
 def parse_piece(
@@ -55,7 +57,7 @@ def piece_images(format: str, form: Mapping[str, Any], data: memoryview | bytes)
     return _followed(format, step)
 
 
-def _followed(format: str, step: Any) -> Any:
+def _followed(format: str, step: Callable[[], T]) -> T:
     try:
         return guarded(step, f"a piece of {format}", "")
     except RebuildMismatch as error:

@@ -57,8 +57,8 @@ def _shard(data: memoryview, form: ChunkForm, span: Span, limits: Limits) -> Gro
 def _leaf(form: ChunkForm) -> tuple[ChunkForm, tuple[int, ...]]:
     """The innermost chunks of a shard, and their shape with the shard's axes."""
     parts = form.shape
-    while form.shard is not None:
-        form, parts = form.shard.inner, form.shard.parts
+    while (shard := form.shard) is not None:
+        form, parts = shard.inner, shard.parts
     return form, parts
 
 

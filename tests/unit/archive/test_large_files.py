@@ -18,9 +18,15 @@ from callic_archive.access.archive import OpenArchive
 from callic_archive.archive import rejoining
 from callic_archive.archive.candidates import learned
 from callic_archive.archive.entries import Entry
+from callic_archive.archive.fragments import of_entry
 from callic_archive.archive.pack_one import PackOptions
 from callic_archive.archive.reading import Archive
+from callic_archive.archive.regathering import regather
+from callic_archive.archive.salvaging import survey
 from callic_archive.archive.unpacking import Restored
+from callic_archive.container.fs import ExtractionRoot
+from callic_archive.container.layout import RecordType
+from callic_archive.container.reader import ShardReader
 from callic_archive.errors import EntryDamaged
 from callic_archive.scheduling.pack import Resources
 from callic_archive.scheduling.read import unpack, verify
@@ -257,3 +263,149 @@ def test_no_more_than_a_piece_is_in_memory_at_once(packed: Any, monkeypatch: pyt
     assert all(r.problem is None for r in verified(archive))
     assert len(sizes) == sum(len(entries_of(archive)[path].pieces) for path in images)
     assert max(sizes) <= 4 * PIECE  # a row of tiles of 128 rows at most
+
+
+# -- interruptions, damage, workers ---------------------------------------------------------------------------
+
+
+class _Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_a_killed_run_goes_on_with_the_next_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tree").mkdir()
+    np.save(tmp_path / "tree" / "a.npy", smooth(640, 768))
+    coded: list[int] = []
+    before = DeflateCodec.encode
+
+    def encode(self: DeflateCodec, image: np.ndarray) -> bytes:
+        if len(coded) == 4:
+            raise _Killed
+        coded.append(image.size)
+        return before(self, image)
+
+    monkeypatch.setattr(DeflateCodec, "encode", encode)
+    with pytest.raises(_Killed):
+        pack_tree(tmp_path / "tree", tmp_path / "x.callic", options=CUT)
+    assert not (tmp_path / "x.callic").exists()
+    coded.append(0)  # beyond four nothing is killed
+    done = len(coded)
+    run = pack_tree(tmp_path / "tree", tmp_path / "x.callic", options=CUT)
+    assert run.problems == []
+    entry = entries_of(tmp_path / "x.callic")["tree/a.npy"]
+    images = sum(bool(piece.images) for piece in entry.pieces)
+    assert len(coded) - done == images - 4  # what was packed before is taken over
+    assert not list(tmp_path.glob("x.callic/**/copies"))
+    restore(tmp_path / "x.callic", tmp_path / "out")
+    assert snapshot(tmp_path / "out" / "tree") == snapshot(tmp_path / "tree")
+
+
+def test_damage_costs_its_piece_alone(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    np.save(tmp_path / "tree" / "a.npy", smooth(640, 768))
+    pack_tree(tmp_path / "tree", tmp_path / "x.callic", options=CUT)
+    entry = entries_of(tmp_path / "x.callic")["tree/a.npy"]
+    number = next(n for n, piece in enumerate(entry.pieces) if piece.images)
+    part = entry.parts[sum(piece.parts for piece in entry.pieces[: number + 1]) - 1]
+    shard = tmp_path / "x.callic" / "data" / part.ref.shard
+    data = bytearray(shard.read_bytes())
+    data[part.ref.offset + part.ref.length // 2] ^= 255
+    shard.write_bytes(data)
+    (checked,) = [r for r in verified(tmp_path / "x.callic") if r.entry.path == "tree/a.npy"]
+    assert checked.problem is not None
+    assert checked.problem.code == "E502"
+    (restored,) = [r for r in restore(tmp_path / "x.callic", tmp_path / "out") if r.entry.kind == "file"]
+    assert restored.problem is not None
+    assert not (tmp_path / "out" / "tree" / "a.npy").exists()
+    found = survey(tmp_path / "x.callic")
+    (damaged,) = found.damaged
+    assert damaged.path == "tree/a.npy"
+    with open_archive(tmp_path / "x.callic") as archive, ExtractionRoot(tmp_path / "saved") as root:
+        fragments = of_entry(archive, damaged, root)
+    assert fragments.missing == tuple(entry.pieces[number].spans)
+    saved = bytearray((tmp_path / "saved" / fragments.files[0]).read_bytes())
+    source = (tmp_path / "tree" / "a.npy").read_bytes()
+    assert len(saved) == len(source)
+    for offset, length in fragments.missing:
+        assert saved[offset : offset + length] == bytes(length)
+        saved[offset : offset + length] = source[offset : offset + length]
+    assert bytes(saved) == source
+
+
+def test_salvage_finds_a_file_by_its_pieces(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    np.save(tmp_path / "tree" / "a.npy", smooth(640, 768))
+    pack_tree(tmp_path / "tree", tmp_path / "x.callic", options=CUT)
+    entry = entries_of(tmp_path / "x.callic")["tree/a.npy"]
+    data = tmp_path / "x.callic" / "data"
+    (data / "index.jsonl.zst").unlink()
+    for shard in data.glob("shard-*.cla"):  # the ENTRY record alone is lost
+        with ShardReader(shard) as reader:
+            refs = [r.ref for r in reader.index() if r.ref.type is RecordType.ENTRY and r.key == entry.path]
+        content = bytearray(shard.read_bytes())
+        for ref in refs:
+            content[ref.offset + ref.length - 20] ^= 255
+        shard.write_bytes(content)
+    found = survey(tmp_path / "x.callic")
+    (again,) = [e for e in found.contents.entries if e.path == entry.path]
+    assert (again.pieces, again.parts, again.sha256) == (entry.pieces, entry.parts, entry.sha256)
+
+
+def test_copies_of_archives_keep_pieces(packed: Any, tmp_path: Path) -> None:
+    root, archive, images = packed
+    with open_archive(archive) as found:
+        regather(found, found.entries, tmp_path / "again.callic")
+    for path in images:
+        assert entries_of(tmp_path / "again.callic")[path].method == "pieces"
+    restore(tmp_path / "again.callic", tmp_path / "out")
+    assert snapshot(tmp_path / "out" / "tree") == snapshot(root / "tree")
+
+
+def test_holes_of_large_files_are_left(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    image = smooth(2048, 1024)
+    image[300:900] = 0
+    path = tmp_path / "tree" / "a.pgm"
+    head = b"P5\n1024 2048\n255\n"
+    with path.open("wb") as out:
+        out.write(head + image[:300].tobytes())
+        out.seek(len(head) + 900 * 1024)
+        out.write(image[900:].tobytes())
+    if path.stat().st_blocks * 512 >= path.stat().st_size:
+        pytest.skip("this file system keeps no holes")
+    pack_tree(tmp_path / "tree", tmp_path / "x.callic", options=CUT)
+    assert entries_of(tmp_path / "x.callic")["tree/a.pgm"].method == "pieces"
+    restore(tmp_path / "x.callic", tmp_path / "out")
+    assert snapshot(tmp_path / "out" / "tree") == snapshot(tmp_path / "tree")
+    assert (tmp_path / "out" / "tree" / "a.pgm").stat().st_blocks == path.stat().st_blocks
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_pieces_of_one_file_go_to_all_workers_and_a_death_costs_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("callic_archive.scheduling.plan.CUT_FROM", 0)
+    monkeypatch.setattr("callic_archive.scheduling.plan.CLUSTER_PAYS_FROM", 0)
+    monkeypatch.setattr("callic_archive.scheduling.read.CLUSTER_PAYS_FROM", 0)
+    monkeypatch.setattr("callic_archive.scheduling.read.PIECE", PIECE)
+    (tmp_path / "tree").mkdir()
+    image = smooth(640, 768)
+    image[512, 0] = 77  # the first sample of a piece
+    np.save(tmp_path / "tree" / "a.npy", image)
+    run = pack_tree(
+        tmp_path / "tree", tmp_path / "x.callic", plan=DeflatePlan(dies_on=77, seconds=0.3), options=CUT,
+        resources=Resources(workers=2),
+    )  # fmt: skip
+    entry = entries_of(tmp_path / "x.callic")["tree/a.npy"]
+    methods = [piece.method for piece in entry.pieces if piece.images]
+    assert methods.count("stored") == 1
+    assert methods.count("image") >= 6
+    assert [problem.code for problem in run.problems] == ["E515"]
+    assert len({part.ref.shard for part in entry.parts if part.stream is not None}) >= 2
+    done = restore(tmp_path / "x.callic", tmp_path / "out", Resources(workers=2))
+    assert [r.problem for r in done if r.problem] == []
+    assert snapshot(tmp_path / "out" / "tree") == snapshot(tmp_path / "tree")
+    checked = verified(tmp_path / "x.callic", Resources(workers=2))
+    assert [(r.entry.path, r.problem) for r in checked] == [("tree/a.npy", None)]

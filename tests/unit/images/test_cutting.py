@@ -77,6 +77,8 @@ def dicom() -> bytes:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7.3"
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3"
     dataset.Rows, dataset.Columns, dataset.NumberOfFrames = 64, 80, 20
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
     dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
@@ -89,7 +91,7 @@ def dicom() -> bytes:
 
 def shuffled_tiles() -> bytes:
     """A TIFF whose tiles lie in the file in another order than in the image."""
-    data = bytearray(tiff(slopes(256, 320), tile=(64, 64), photometric="minisblack"))
+    data = bytearray(tiff(slopes(512, 640), tile=(64, 64), photometric="minisblack"))
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]
         offsets, tag = list(page.dataoffsets), page.tags["TileOffsets"]
@@ -200,14 +202,12 @@ def test_shards(tmp_path: Path, compressor: Any, rows: int) -> None:
 def test_shards_in_shards(tmp_path: Path) -> None:
     image = slopes(512, 384)
     inner = ShardingCodec(chunk_shape=(32, 64), codecs=[BytesCodec(), ZstdCodec(level=3)])
-    array = zarr.Array._create(  # the public function warns of itself
-        LocalStore(tmp_path), shape=image.shape, chunk_shape=image.shape, dtype="uint8", zarr_format=3,
-        codecs=[ShardingCodec(chunk_shape=(128, 128), codecs=[inner])], fill_value=0,
-    )  # fmt: skip
-    import asyncio
-
-    made = zarr.Array(asyncio.run(array))
-    made[...] = image
+    with pytest.warns(DeprecationWarning, match="create"):
+        array = zarr.Array.create(
+            LocalStore(tmp_path), shape=image.shape, chunk_shape=image.shape, dtype="uint8", zarr_format=3,
+            codecs=[ShardingCodec(chunk_shape=(128, 128), codecs=[inner])], fill_value=0,
+        )  # fmt: skip
+    array[...] = image
     context = Context("zarr.json", (tmp_path / "zarr.json").read_bytes(), "c/0/0")
     data = (tmp_path / "c/0/0").read_bytes()
     found, pieces = check(data, context)
