@@ -22,14 +22,14 @@ from callic_archive.archive.codecs import Codec, CodecPlan, Image
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.pack_one import PackOptions, Piece, pack_one, verbatim_piece
 from callic_archive.archive.pieces import Picture, PieceRow
+from callic_archive.archive.sampling import some_pieces
 from callic_archive.archive.scan import Problem, Source
 from callic_archive.container.fs import write_all, writing
 from callic_archive.container.layout import RecordType
-from callic_archive.errors import ReadFailure, SourceError, WorkerKiller
+from callic_archive.errors import ReadFailure, WorkerKiller
 from callic_archive.images import cutting
-from callic_archive.images.outline import Outline, outline
+from callic_archive.images.outline import Outline
 from callic_archive.images.pieces import parse_piece
-from callic_archive.images.source import Context
 
 SAMPLED = 12  # pieces of which a crop goes into the sample that an adapter is fitted to
 KILLER = "every worker process that took a piece of it ended; that piece is stored verbatim, unseen"
@@ -65,12 +65,6 @@ class PieceBatch:
         return sum(piece.size for piece in self.pieces)
 
 
-def large_outline(data: bytes | memoryview, context: Context | None, options: PackOptions) -> Outline | None:
-    """The outline of a file that is large enough to be cut, or None."""
-    found = outline(data, context, options.limits)
-    return found if found is not None and cutting.is_large(found, options.piece_bytes) else None
-
-
 def cut_file(
     source: Source,
     entry: Entry,
@@ -101,24 +95,19 @@ def cut_file(
         format=found.format,
         recipe={"images": pictures},
     )
-    adapters = _adapters(found, pieces, memoryview(data), plan)
+    adapters = _adapters(found, data, plan, size)
     return CutFile(source, entry, copy, tuple(pieces), adapters, size)
 
 
 def _adapters(
-    found: Outline, pieces: Sequence[cutting.Piece], data: memoryview, plan: CodecPlan
+    found: Outline, data: bytes | memoryview, plan: CodecPlan, size: int
 ) -> Mapping[str, bytes]:
     """Adapters for the file's images, where the plan has images fitted; empty where none pays."""
     if not plan.fits_images:
         return {}
-    coded = [piece for piece in pieces if piece.images]
     crops: list[Image] = []
-    for piece in coded[:: max(1, len(coded) // SAMPLED)]:
-        raw = b"".join(data[offset : offset + length] for offset, length in cutting.spans_of(piece))
-        with suppress(SourceError):
-            parsed = parse_piece(found.format, piece.form, raw)
-            images = parsed.images if parsed is not None else ()
-            crops += [_crop(image) for image in images[:2] if image.itemsize <= 2]
+    for sample in some_pieces(data, found, SAMPLED, size):
+        crops += [_crop(image) for image in sample.parsed.images[:2] if image.itemsize <= 2]
     total = sum(raster.layout.height * raster.layout.width for raster in found.rasters)
     return plan.train(crops, total, lambda step, steps: None) if crops else {}
 

@@ -27,13 +27,13 @@ from callic_archive.archive.pack_pieces import (
     CutFile,
     PieceBatch,
     cut_file,
-    large_outline,
     new_copy,
     pack_piece,
     remove_copy,
     write_copy,
 )
 from callic_archive.archive.parts import Part, Place
+from callic_archive.archive.sampling import outline_if_large
 from callic_archive.archive.scan import Problem, Source, unreadable
 from callic_archive.archive.staging import claim_shard
 from callic_archive.container.layout import RecordRef, RecordType
@@ -327,10 +327,9 @@ class Packer:
         if twin is not None and twin.size == size and twin.method != "sparse":
             return self._again(entry, twin, source)
         if copy is not None:
-            found = large_outline(data, context, self.job.options)
-            cut = None
+            cut, size = None, self.job.options.piece_bytes
+            found = outline_if_large(data, context, self.job.options.limits, size)
             if found is not None:
-                size = self.job.options.piece_bytes
                 cut = cut_file(source, entry, data, digest, found, copy, self.job.plan, size)
             if cut is not None:
                 if not copy.exists():
