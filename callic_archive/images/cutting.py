@@ -133,13 +133,16 @@ def _rects(layout: Layout, piece: int) -> Iterator[Rect]:
     across = 1 if free and unpadded else layout.block_columns if layout.across > 1 else width
     if min(down, height) * min(across, width) * pixel > _LARGEST * piece:
         raise MalformedSource("its blocks are too large to be pieces")
-    rows, columns = _extent(piece // (width * pixel), down, height), width
-    if rows < min(SIDE, height) and across < width:
+    rows = _extent(piece // (width * pixel), down, height)
+    narrow = rows < min(SIDE, height) and across < width
+    if narrow:
         rows = _extent(min(SIDE, height), down, height)
-        columns = _extent(max(1, piece // (rows * pixel)), across, width)
     for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        most = max(1, piece // ((bottom - top) * pixel))  # the last rows are fewer, and so longer
+        columns = _extent(most, across, width) if narrow else width
         for left in range(0, width, columns):
-            yield top, min(height, top + rows), left, min(width, left + columns)
+            yield top, bottom, left, min(width, left + columns)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -18,6 +18,7 @@ from callic_archive.images.source import Context, Limits, sniff
 from callic_archive.images.tiff_codecs import Packing
 from callic_archive.images.zarr_blocks import Group
 
+_MOST = 1 << 50  # bytes of samples of a file
 Rasters = list["Raster"]
 _BROKEN = (
     SourceError, ValueError, LookupError, TypeError, RecursionError, ArithmeticError, struct.error, zlib.error
@@ -110,7 +111,8 @@ def outline(
     ``parse`` tells what is wrong with a broken file. ``context`` as for ``parse``.
     """
     view = memoryview(data).cast("B")
-    limits = limits or Limits()
+    # no more than a piece of it will ever be in memory
+    limits = replace(limits or Limits(), max_decoded_bytes=_MOST)
     find: Callable[[memoryview, Limits], Rasters]
     if context is not None:
         name, find = "zarr", partial(_chunk, context)

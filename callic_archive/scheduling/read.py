@@ -52,7 +52,8 @@ Batch = tuple[Entry, ...]
 def cost(entry: Entry) -> float:
     """Seconds to decode an entry, about."""
     samples = sum(part.size for part in entry.parts if part.stream is not None)
-    return 0.002 + samples / 1e6 * DECODE_SECOND_PER_MB + entry.size / 1e6 * COPY_SECOND_PER_MB
+    size = sum(piece.size for piece in entry.pieces) if entry.pieces else entry.size  # of a share less
+    return 0.002 + samples / 1e6 * DECODE_SECOND_PER_MB + size / 1e6 * COPY_SECOND_PER_MB
 
 
 def read_batches(entries: Iterable[Entry], workers: int, cheap: bool = False) -> tuple[list[Batch], float]:
