@@ -123,6 +123,7 @@ class OpenFile:
                 if named is None:
                     copy = closing.enter_context(tempfile.TemporaryFile(dir=place, buffering=0))
                 else:
+                    named.parent.mkdir(exist_ok=True)
                     copy = closing.enter_context(named.open("x+b", buffering=0))
             for piece in self.pieces():
                 digest.update(piece)

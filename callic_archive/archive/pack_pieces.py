@@ -125,6 +125,7 @@ def new_copy(folder: Path) -> Path:
 def write_copy(path: Path, data: bytes | memoryview) -> None:
     """Write the bytes of a file that fits into memory. Raises OutOfSpace, WriteFailure."""
     with writing(path):
+        path.parent.mkdir(exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             write_all(fd, data)
