@@ -155,14 +155,22 @@ def rpft(steps: int, side: int, threads: int) -> None:
 @main.command()
 @click.option("--megapixels", type=float, default=4.0, help="size of the synthetic image; 100 takes long")
 @click.option("--bits", type=click.Choice(["8", "16"]), default="16")
-@click.option("--format", "kind", type=click.Choice(["tiff", "png"]), default="tiff")
+@click.option("--format", "kind", type=click.Choice(["tiff", "png", "zarr"]), default="tiff")
 @click.option("--adapt", type=click.Choice(["none", "collection"]), default="collection")
 @click.option("--workers", type=int, default=None, help="worker processes [one a core]")
-def memory(megapixels: float, bits: str, kind: str, adapt: str, workers: int | None) -> None:
-    """Peak memory of packing one large image, and how soon small things are done."""
+@click.option(
+    "--codec",
+    type=click.Choice(["learned", "deflate"]),
+    default="learned",
+    help="deflate: the tests' fast codec, to measure what lies around a codec",
+)
+def memory(
+    megapixels: float, bits: str, kind: str, adapt: str, workers: int | None, codec: str
+) -> None:
+    """Peak memory and time of packing, verifying and unpacking one large image, and how soon small things are done."""
     from pipelines.benchmarks import memory as part
 
-    record.show(part.grids(part.update(megapixels, int(bits), kind, adapt, workers)))
+    record.show(part.grids(part.update(megapixels, int(bits), kind, adapt, workers, codec)))
 
 
 @main.command()

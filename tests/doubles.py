@@ -36,7 +36,7 @@ class DeflateCodec:
         header = json.dumps([list(image.shape), image.dtype.name]).encode()
         samples[1:] -= samples[:-1].copy()
         samples[:, 1:] -= samples[:, :-1].copy()
-        body = header + b"\n" + zlib.compress(samples.tobytes(), 9)
+        body = header + b"\n" + zlib.compress(samples.tobytes(), self.plan.level)
         return body + zlib.crc32(body).to_bytes(4, "little")
 
     def decode(self, codestream: bytes, region: Box | None = None) -> Image:
@@ -79,6 +79,12 @@ class DeflatePlan:
         self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
     ) -> Mapping[str, bytes]:
         return {}
+
+    fits_images: bool = False
+    level: int = 9  # of deflate
+
+    def for_pieces(self, payloads: Sequence[bytes]) -> DeflatePlan:
+        return replace(self, adapters=(*self.adapters, *payloads))
 
     def with_adapters(self, payloads: Sequence[bytes]) -> DeflatePlan:
         return replace(self, adapters=tuple(payloads))

@@ -102,7 +102,7 @@ class OpenArchive(Mapping[str, Entry]):
         Raises UnknownPath, NoSuchImage, RegionError, EntryDamaged, DigestMismatch.
         """
         entry = self._file(path)
-        if entry.method == "image":
+        if entry.is_image:
             info = _numbered(entry.images, page, path)
             box = None if region is None else box_of(region, info.shape)
             return self._archive.image(entry, page, box)
@@ -116,7 +116,7 @@ class OpenArchive(Mapping[str, Entry]):
         """Whether a file may hold images for ``read_array``: it went through the codec, or looks like one."""
         entry = self[path]
         if entry.method != "stored" or not entry.parts:
-            return entry.method == "image"
+            return entry.is_image
         if self._context(entry) is not None:
             return True
         with naming(entry):
@@ -126,7 +126,7 @@ class OpenArchive(Mapping[str, Entry]):
     def page_count(self, path: str) -> int:
         """How many images ``read_array`` can give of a file; files stored as they are must be read for it."""
         entry = self._file(path)
-        return len(entry.images) if entry.method == "image" else len(self._parsed(entry))
+        return len(entry.images) if entry.is_image else len(self._parsed(entry))
 
     def _file(self, path: str) -> Entry:
         entry = self[path]

@@ -100,6 +100,15 @@ class CodecPlan(Protocol):
         """The same plan with adapters that each image may use."""
         ...
 
+    @property
+    def fits_images(self) -> bool:
+        """Whether an adapter is to be fitted to each image."""
+        ...
+
+    def for_pieces(self, payloads: Sequence[bytes]) -> CodecPlan:
+        """The plan for the pieces of one large image: ``payloads`` may be used too, and none is fitted."""
+        ...
+
 
 class DecoderPlan(Protocol):
     """How to get a decoder for an archive that brings its own models. Picklable."""
@@ -172,6 +181,15 @@ class CallicPlan:
     def with_adapters(self, payloads: Sequence[bytes]) -> CodecPlan:
         """The same plan with adapters that each image may use."""
         return replace(self, adapters=tuple(payloads))
+
+    @property
+    def fits_images(self) -> bool:
+        """Whether an adapter is to be fitted to each image."""
+        return self.adapt in ("image", "both")
+
+    def for_pieces(self, payloads: Sequence[bytes]) -> CodecPlan:
+        """The plan for the pieces of one large image; see CodecPlan."""
+        return replace(self, adapt="none", adapters=(*self.adapters, *payloads))
 
     def model_files(self) -> Mapping[str, Path]:
         """SHA-256 to file."""

@@ -14,13 +14,15 @@ from pathlib import Path
 from callic_archive.archive.codecs import CodecPlan, Image
 from callic_archive.archive.content import WHOLE_BELOW, opened, read_source
 from callic_archive.archive.context import ContextFinder, read_beside
+from callic_archive.archive.sampling import outline_if_large, some_pieces
 from callic_archive.archive.scan import Source
 from callic_archive.archive.staging import Staging
 from callic_archive.container.fs import atomic_write
 from callic_archive.errors import CallicError, EnvironmentFailure
-from callic_archive.images.source import parse, sniff
+from callic_archive.images.source import Limits, parse, sniff
 
 SAMPLE_BYTES = 48 << 20  # of samples that training looks at
+MOST_PIECES = 2  # of a large file
 MOST_FILES = 400  # files opened to find them
 LEAST_PIXELS = 1_000_000  # collections with fewer pixels cannot earn an adapter's bytes back
 SEED = 20260101  # the same collection gives the same sample
@@ -69,8 +71,8 @@ def take_sample(sources: list[Source], copies: Path | None = None) -> Sample:
     for source in order[:MOST_FILES]:
         if taken >= SAMPLE_BYTES:
             break
-        found = images_of(source, contexts, copies)
-        seen_bytes += source.size
+        found, size = sample_of(source, contexts, copies)
+        seen_bytes += size
         seen_pixels += sum(image.shape[0] * image.shape[1] for image in found)
         for image in found:
             images.append(image)
@@ -79,13 +81,18 @@ def take_sample(sources: list[Source], copies: Path | None = None) -> Sample:
     return Sample(tuple(images), seen_pixels * total // max(1, seen_bytes))
 
 
-def images_of(
-    source: Source, contexts: ContextFinder | None = None, copies: Path | None = None
-) -> tuple[Image, ...]:
-    """The images of a file; () for what is no image, is broken, or would take much memory to look into.
+def images_of(source: Source, contexts: ContextFinder | None = None) -> tuple[Image, ...]:
+    """The images of a file; see ``sample_of``."""
+    return sample_of(source, contexts)[0]
 
-    ``contexts`` finds what lies beside the file, ``copies`` is a folder for copies of large ones. Raises
-    EnvironmentFailure.
+
+def sample_of(
+    source: Source, contexts: ContextFinder | None = None, copies: Path | None = None
+) -> tuple[tuple[Image, ...], int]:
+    """The images of a file, of a large one those of a few pieces, and of how many bytes of the file they are.
+
+    No images where it holds none, is broken, or would take much memory to look into. ``contexts`` finds what lies
+    beside the file, ``copies`` is a folder for copies of large ones. Raises EnvironmentFailure.
     """
     contexts = contexts or ContextFinder(read_beside)
     try:
@@ -94,12 +101,21 @@ def images_of(
             with opened(source.file) as file:
                 # no image, or one that must be decoded wholly, which costs more memory than a sample is worth
                 if sniff(file.head()) in (None, "png", "gzip", "zip"):
-                    return ()
+                    return (), source.size
         data, _ = read_source(source.file, copies)
+        large = outline_if_large(data, context, Limits())
+        if large is not None:
+            samples = list(some_pieces(data, large, MOST_PIECES))
+            if samples:
+                return (
+                    tuple(i for sample in samples for i in sample.parsed.images if i.itemsize <= 2),
+                    sum(sample.bytes for sample in samples),
+                )
         parsed = parse(data, context=context)
     except EnvironmentFailure:
         raise
     except (CallicError, OSError, MemoryError):
-        return ()  # packing will report it
+        return (), source.size  # packing will report it
     # what is wider than 16 bits no model takes
-    return tuple(image for image in parsed.images if image.itemsize <= 2) if parsed is not None else ()
+    images = tuple(image for image in parsed.images if image.itemsize <= 2) if parsed is not None else ()
+    return images, source.size

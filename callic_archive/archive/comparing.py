@@ -9,7 +9,8 @@ from pathlib import Path
 
 from callic_archive.archive.content import OpenFile, opened, read_source
 from callic_archive.archive.entries import Entry, sparse_digest
-from callic_archive.archive.reading import Archive
+from callic_archive.archive.reading import Archive, naming
+from callic_archive.archive.rejoining import check_whole, same_pieces
 from callic_archive.archive.scan import Problem, Scan, Source, scan
 from callic_archive.errors import (
     CallicError,
@@ -181,6 +182,12 @@ def _holes_are_empty(file: OpenFile, entry: Entry) -> bool:
 def _same_content(archive: Archive, entry: Entry, source: Source) -> bool:
     """Whether a file that may come back with other compressed bytes holds the packed pixels and metadata."""
     try:
+        if entry.method == "pieces":
+            with opened(source.file) as file, naming(entry):
+                check_whole(entry)
+                return file.size == entry.size and same_pieces(
+                    archive, entry, lambda spans: b"".join(file.pieces(tuple(spans)))
+                )
         found = parse(read_source(source.file)[0])
         if found is None:
             return False

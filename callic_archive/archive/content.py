@@ -107,8 +107,10 @@ class OpenFile:
                 yield piece
                 offset += len(piece)
 
-    def private_copy(self, folder: Path | None) -> tuple[memoryview, str]:
+    def private_copy(self, folder: Path | None, named: Path | None = None) -> tuple[memoryview, str]:
         """A copy that nobody else can change, mapped from a nameless file in ``folder``, and its SHA-256.
+
+        With ``named`` the copy has that name, for other processes to read it.
 
         Raises OSError where the source cannot be read, OutOfSpace or WriteFailure where the copy cannot be
         written.
@@ -118,7 +120,11 @@ class OpenFile:
         place = folder or Path(tempfile.gettempdir())
         with ExitStack() as closing:
             with writing(place):
-                copy = closing.enter_context(tempfile.TemporaryFile(dir=place, buffering=0))
+                if named is None:
+                    copy = closing.enter_context(tempfile.TemporaryFile(dir=place, buffering=0))
+                else:
+                    named.parent.mkdir(exist_ok=True)
+                    copy = closing.enter_context(named.open("x+b", buffering=0))
             for piece in self.pieces():
                 digest.update(piece)
                 size += len(piece)

@@ -15,15 +15,16 @@ from typing import Any, Literal
 from callic_archive.archive.codecs import StreamInfo
 from callic_archive.archive.content import MOST_EXTENTS, Extents
 from callic_archive.archive.parts import MAX_SIZE, Part, check_digest, one_of, whole_number
+from callic_archive.archive.pieces import Picture, PieceRow, pictures_from, pieces_from
 from callic_archive.container.fs import name_from_json, name_to_json
 from callic_archive.errors import ContainerError, EntryDamaged
 
 Json = Any
 Fidelity = Literal["bytes", "content"]
-Method = Literal["image", "stored", "sparse", "none"]
+Method = Literal["image", "stored", "sparse", "pieces", "none"]
 
 _KINDS = ("file", "directory", "symlink")
-_METHODS = ("image", "stored", "sparse", "none")
+_METHODS = ("image", "stored", "sparse", "pieces", "none")
 _FIDELITIES = ("bytes", "content")
 
 
@@ -47,6 +48,7 @@ class Entry:
     problem: tuple[str, str] | None = None  # error code and sentence, where packing had to fall back
     extents: Extents | None = None  # where the file has data; all else of it is a hole
     link: str | None = None  # path of the entry that is another name of the same file
+    pieces: tuple[PieceRow, ...] = ()  # of a file that was cut into pieces
 
     @property
     def packed_size(self) -> int:
@@ -54,13 +56,20 @@ class Entry:
         return sum(part.place.stored for part in self.parts)
 
     @property
+    def is_image(self) -> bool:
+        """Whether its images went through the codec."""
+        return self.method in ("image", "pieces")
+
+    @property
     def samples(self) -> int:
         """Samples of all its images."""
         return sum(part.stream.samples for part in self.parts if part.stream is not None)
 
     @property
-    def images(self) -> tuple[StreamInfo, ...]:
-        """Shape, type and needs of each image that went through the codec; none of a file that did not."""
+    def images(self) -> tuple[StreamInfo | Picture, ...]:
+        """Shape and type of each image that went through the codec; none of a file that did not."""
+        if self.method == "pieces":
+            return pictures_from(self.recipe)
         return tuple(part.stream for part in self.parts if part.stream is not None)
 
     def models(self) -> set[str]:
@@ -99,6 +108,9 @@ class Entry:
                 "recipe": dict(self.recipe),
                 "content_sha256": self.content_sha256,
             }
+        if self.method == "pieces":
+            row |= {"format": self.format, "recipe": dict(self.recipe)}
+            row["pieces"] = [piece.as_json() for piece in self.pieces]
         if self.problem is not None:
             row["problem"] = {"code": self.problem[0], "message": self.problem[1]}
         return row
@@ -146,15 +158,16 @@ class Entry:
             entry = replace(entry, extents=_extents(_list(row, "extents"), entry.size))
         if "link" in row:
             entry = replace(entry, link=name_from_json(row, "link"))
-        if method == "image":
+        if method in ("image", "pieces"):
             if not isinstance(row["recipe"], dict) or not isinstance(row["format"], str):
                 raise ValueError("an image entry needs a format and a recipe")
-            entry = replace(
-                entry,
-                format=row["format"],
-                recipe=row["recipe"],
-                content_sha256=check_digest(row["content_sha256"]),
-            )
+            entry = replace(entry, format=row["format"], recipe=row["recipe"])
+        if method == "image":
+            entry = replace(entry, content_sha256=check_digest(row["content_sha256"]))
+        elif method == "pieces":
+            images = len(pictures_from(entry.recipe))
+            pieces = pieces_from(row["pieces"], entry.size, images, len(entry.parts))
+            entry = replace(entry, pieces=pieces)
         elif method == "sparse":
             if entry.extents is None or entry.fidelity != "bytes":
                 raise ValueError("a sparse entry needs extents and comes back byte for byte")
@@ -174,6 +187,43 @@ def relocated(entry: Entry, like: Entry) -> Entry:
         mtime_ns=entry.mtime_ns,
         extents=like.extents if like.method == "sparse" else entry.extents,
         link=None,
+    )
+
+
+def share_of(entry: Entry, pieces: Iterable[int]) -> Entry:
+    """``entry`` with some of its pieces alone (by number), and their parts."""
+    starts = [0]
+    for piece in entry.pieces:
+        starts.append(starts[-1] + piece.parts)
+    chosen = list(pieces)
+    parts = tuple(part for n in chosen for part in entry.parts[starts[n] : starts[n + 1]])
+    rows = tuple(entry.pieces[n] for n in chosen)
+    exact: Fidelity = "content" if any(piece.fidelity == "content" for piece in rows) else "bytes"
+    return replace(entry, pieces=rows, parts=parts, fidelity=exact)
+
+
+def shares_of(entry: Entry, size: int) -> list[Entry]:
+    """``entry`` as shares of at least ``size`` bytes of the file each, but for the last."""
+    groups: list[list[int]] = [[]]
+    taken = 0
+    for number, piece in enumerate(entry.pieces):
+        if taken >= size:
+            groups.append([])
+            taken = 0
+        groups[-1].append(number)
+        taken += piece.size
+    return [share_of(entry, group) for group in groups]
+
+
+def joined(entry: Entry, shares: Iterable[Entry]) -> Entry:
+    """``entry`` with the pieces and parts of ``shares``, in the order of the file."""
+    shares = sorted(shares, key=lambda share: share.pieces[0].first)
+    return replace(
+        entry,
+        pieces=tuple(piece for share in shares for piece in share.pieces),
+        parts=tuple(part for share in shares for part in share.parts),
+        fidelity="content" if any(share.fidelity == "content" for share in shares) else "bytes",
+        problem=next((share.problem for share in shares if share.problem is not None), entry.problem),
     )
 
 

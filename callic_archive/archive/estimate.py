@@ -19,6 +19,7 @@ from callic_archive.archive.codecs import Codec, CodecPlan, Image
 from callic_archive.archive.commit import format_text
 from callic_archive.archive.content import WHOLE_BELOW, OpenFile, opened, read_source
 from callic_archive.archive.pack_one import ZSTD_LEVEL, PackOptions, is_jpeg, recoded_jpeg
+from callic_archive.archive.sampling import outline_if_large, some_pieces
 from callic_archive.archive.scan import Source
 from callic_archive.errors import CallicError, EnvironmentFailure, ModelError
 from callic_archive.images.source import parse, sniff
@@ -188,7 +189,14 @@ class _Sampler:
 
     def _coded(self, source: Source) -> tuple[float, float] | None:
         """The same through the codec; None for what it does not take."""
-        parsed = parse(read_source(source.file)[0], "", self._options.limits)
+        data = read_source(source.file)[0]
+        large = outline_if_large(data, None, self._options.limits, self._options.piece_bytes)
+        parsed = None
+        if large is not None:
+            sample = next(some_pieces(data, large, 1, self._options.piece_bytes), None)
+            parsed = sample.parsed if sample is not None else None
+        if parsed is None:
+            large, parsed = None, parse(data, "", self._options.limits)
         if parsed is None or not parsed.images:
             return None
         if parsed.fidelity == "content" and self._options.fidelity == "bytes":
@@ -205,9 +213,11 @@ class _Sampler:
             self.bytes += crop.nbytes
         seconds = (time.monotonic() - begin) * (2 if self._options.verify else 1)
         self.images += 1
-        scale = sum(image.size for image in parsed.images) / samples
+        of_piece = sum(image.size for image in parsed.images)
+        whole = of_piece if large is None else sum(r.layout.decoded_bytes // r.layout.itemsize for r in large.rasters)
+        scale = whole / samples
         surround = min(len(parsed.surround), len(zstandard.ZstdCompressor().compress(parsed.surround)))
-        return surround + bytes_ * scale, seconds * scale
+        return surround * whole / of_piece + bytes_ * scale, seconds * scale
 
     def _open(self, image: Image) -> Codec:
         if self._codec is None:

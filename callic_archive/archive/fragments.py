@@ -18,11 +18,13 @@ from callic_archive.archive.codecs import Image
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.pack_one import CHUNK, expand
 from callic_archive.archive.parts import Part
-from callic_archive.archive.reading import Archive
+from callic_archive.archive.placing import Placing
+from callic_archive.archive.reading import Archive, naming
+from callic_archive.archive.rejoining import piece_bytes, shares, write_piece
 from callic_archive.archive.salvaging import Orphan
 from callic_archive.container.fs import ExtractionRoot
 from callic_archive.container.layout import RecordType
-from callic_archive.errors import CallicError, EnvironmentFailure, ReadFailure, WriteFailure
+from callic_archive.errors import CallicError, EntryDamaged, EnvironmentFailure, ReadFailure, WriteFailure
 
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"
 FOLDER = "callic-fragments"  # in the destination, so that no fragment is taken for a file
@@ -39,6 +41,8 @@ class Fragments:
 
 def of_entry(archive: Archive, entry: Entry, root: ExtractionRoot) -> Fragments:
     """Write what is left of a damaged file. Raises OutOfSpace."""
+    if entry.method == "pieces":
+        return _pieces(archive, entry, root)
     if entry.method == "image":
         written = list(_images(archive, entry, root))
         return Fragments(tuple(path for path, _ in written), sum(size for _, size in written))
@@ -86,6 +90,35 @@ def of_orphans(
             continue
         for path in _written(root, name, partial(_put, data)):
             yield orphan.key, path
+
+
+def _pieces(archive: Archive, entry: Entry, root: ExtractionRoot) -> Fragments:
+    """The pieces of a large file that are whole, each where it belongs."""
+    restored, missing = 0, list[tuple[int, int]]()
+
+    def write(out: BinaryIO) -> None:
+        nonlocal restored
+        placing = Placing(out, entry)
+        for share in shares(entry):
+            piece = share.pieces[0]
+            try:
+                with naming(entry):
+                    data, _ = piece_bytes(archive, share)
+            except EnvironmentFailure as error:
+                if not isinstance(error, ReadFailure):
+                    raise
+                missing.extend(piece.spans)
+                continue
+            except CallicError:
+                missing.extend(piece.spans)
+                continue
+            write_piece(placing, piece, data)
+            restored += len(data)
+        if not restored:
+            raise EntryDamaged("no piece of it is whole")
+        placing.resize(entry.size)
+
+    return Fragments(_written(root, f"{FOLDER}/{entry.path}", write), restored, tuple(missing))
 
 
 def _images(archive: Archive, entry: Entry, root: ExtractionRoot) -> Iterator[tuple[str, int]]:

@@ -37,6 +37,7 @@ from callic_archive.errors import (
     UnexpectedFailure,
 )
 from callic_archive.images import tiff_jpeg
+from callic_archive.images.cutting import PIECE
 from callic_archive.images.jpeg_streams import Tables, find
 from callic_archive.images.source import Context, Limits, Parsed, images_equal, parse, parse_again, rebuild
 
@@ -51,6 +52,7 @@ MAX_ROW = 8 << 20
 FEW = 64
 DEAR = 8  # differences may take an eighth of what a file takes without them
 MEMORY_OF_JPEG = 8  # bytes of samples that a byte of a JPEG file stands for, about
+Parser = Callable[[bytes | memoryview], Parsed | None]
 INLINE = 4096  # bytes of payload up to which a piece lies in its entry's own record
 # bytes, about: of an entry's lines for one more piece, for its record where it has one, and for an image's digest
 PIECE_COST, RECORD_COST, IMAGE_COST = 30, 80, 100
@@ -64,6 +66,7 @@ class PackOptions:
     fidelity: Literal["auto", "bytes"] = "auto"
     verify: bool = True  # False leaves out the decoding of codestreams, never the proof of the rebuilding
     limits: Limits = field(default_factory=Limits)
+    piece_bytes: int = PIECE  # of the pieces of large files, about; files from four times as much are cut
     coder: Coder = smallest  # how images are coded
 
 
@@ -86,7 +89,7 @@ class Packed:
 
     sha256: str
     size: int
-    method: Literal["image", "stored", "sparse", "none"]
+    method: Literal["image", "stored", "sparse", "pieces", "none"]
     fidelity: Literal["bytes", "content"]
     pieces: Iterator[Piece]
     format: str | None = None
@@ -128,12 +131,13 @@ def pack_one(
     options: PackOptions | None = None,
     digest: str | None = None,
     context: Context | None = None,
+    parser: Parser | None = None,
 ) -> Packed:
     """Turn the bytes of one file into pieces.
 
     ``codec`` gives the codec and is called for understood images only; None stores verbatim without looking.
     ``digest`` is the file's SHA-256 where it is known already; ``context`` what beside it tells how to read
-    it. Never raises for anything in ``data``:
+    it; ``parser`` takes it apart where it is no file but a piece of one. Never raises for anything in ``data``:
     failures of parsers and codecs come back as ``failure``, with the file stored verbatim. What ``codec``
     itself raises, and every EnvironmentFailure, is no matter of this file and passes through.
     """
@@ -144,7 +148,7 @@ def pack_one(
         return Packed(digest, 0, "none", "bytes", iter(()))
     failure: CallicError | None = None
     if codec is not None:
-        taken = _attempt(lambda: _take_apart(data, digest, options, context))
+        taken = _attempt(lambda: _take_apart(data, digest, options, context, parser))
         if isinstance(taken, _Taken):
             packed = _attempt(partial(_encode, data, digest, taken, codec(), options))
             if isinstance(packed, Packed):
@@ -180,6 +184,7 @@ def recoded_jpeg(data: bytes | memoryview) -> list[Piece] | None:
 class _Taken:
     parsed: Parsed
     fidelity: Literal["bytes", "content"]
+    parser: Parser | None
 
 
 T = TypeVar("T")
@@ -210,18 +215,22 @@ def is_device_failure(error: BaseException) -> bool:
 
 
 def _take_apart(
-    data: bytes | memoryview, digest: str, options: PackOptions, context: Context | None
+    data: bytes | memoryview,
+    digest: str,
+    options: PackOptions,
+    context: Context | None,
+    parser: Parser | None,
 ) -> _Taken | None:
     """The file as images with what ``rebuild`` was proven to give, or None when it should rather be stored."""
-    parsed = parse(data, "", options.limits, context)
+    parsed = parse(data, "", options.limits, context) if parser is None else parser(data)
     if parsed is None or not parsed.images:
         return None
-    fidelity = prove_rebuild(parsed, digest, options)
+    fidelity = prove_rebuild(parsed, digest, options, parser)
     if fidelity == "content" and options.fidelity == "bytes":
         return None
     if len(json.dumps(parsed.recipe)) + 600 * len(parsed.images) > MAX_ROW:
         return None
-    return _Taken(parsed, fidelity)
+    return _Taken(parsed, fidelity, parser)
 
 
 def _tables(data: bytes | memoryview, options: PackOptions) -> Tables:
@@ -288,7 +297,7 @@ def _encode(
     )
     parsed, fidelity = way.parsed, taken.fidelity
     if parsed is not taken.parsed:
-        fidelity = prove_rebuild(parsed, digest, options)
+        fidelity = prove_rebuild(parsed, digest, options, taken.parser)
     surround = way.surround
     if options.verify:
         for number, (image, piece) in enumerate(zip(images, streams, strict=True)):
@@ -317,7 +326,9 @@ def _decoded(piece: Piece, codec: Codec) -> Image:
     return decode_image(piece.payload, piece.coding, piece.stream, codec)
 
 
-def prove_rebuild(parsed: Parsed, digest: str, options: PackOptions) -> Literal["bytes", "content"]:
+def prove_rebuild(
+    parsed: Parsed, digest: str, options: PackOptions, parser: Parser | None = None
+) -> Literal["bytes", "content"]:
     """What ``rebuild`` really gives for this file: ``bytes``, or ``content`` after comparing pixels and
     metadata.
 
@@ -336,15 +347,17 @@ def prove_rebuild(parsed: Parsed, digest: str, options: PackOptions) -> Literal[
     rebuild(parsed.format, parsed.recipe, parsed.surround, parsed.images, made)
     if sha256(made.getbuffer()) == digest:
         return "bytes"
-    if not content_equal(parsed, made.getbuffer(), options.limits):
+    if not content_equal(parsed, made.getbuffer(), options.limits, parser):
         raise ProofFailed("the file put together again has not the same pixels and metadata")
     return "content"
 
 
-def content_equal(parsed: Parsed, again: bytes | memoryview, limits: Limits) -> bool:
+def content_equal(
+    parsed: Parsed, again: bytes | memoryview, limits: Limits, parser: Parser | None = None
+) -> bool:
     """Whether the file ``again`` has the pixels and metadata of ``parsed``."""
     try:
-        other = parse_again(again, parsed.format, parsed.recipe, limits)
+        other = parser(again) if parser else parse_again(again, parsed.format, parsed.recipe, limits)
     except SourceError:
         return False
     return other is not None and images_equal(parsed, other)

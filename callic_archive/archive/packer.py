@@ -23,13 +23,24 @@ from callic_archive.archive.digests import sha256
 from callic_archive.archive.entries import Entry, relocated, sparse_digest
 from callic_archive.archive.entry_record import Inline, Position, encode_entry, finished_parts
 from callic_archive.archive.pack_one import INLINE, Packed, PackOptions, Piece, pack_one, streamed_pieces
+from callic_archive.archive.pack_pieces import (
+    CutFile,
+    PieceBatch,
+    cut_file,
+    new_copy,
+    pack_piece,
+    remove_copy,
+    write_copy,
+)
 from callic_archive.archive.parts import Part, Place
+from callic_archive.archive.sampling import outline_if_large
 from callic_archive.archive.scan import Problem, Source, unreadable
 from callic_archive.archive.staging import claim_shard
 from callic_archive.container.layout import RecordRef, RecordType
 from callic_archive.container.writer import SealedShard, ShardWriter
 from callic_archive.errors import CallicError, SourceChanged, WorkerKiller
-from callic_archive.images.source import sniff
+from callic_archive.images.outline import has_outline
+from callic_archive.images.source import Context, sniff
 
 SHARD_BYTES = 8 << 30
 INLINE_TOTAL = 16384  # bytes of small pieces that lie in the record of one entry
@@ -70,6 +81,8 @@ class BatchResult:
     problems: tuple[Problem, ...] = ()
     left: tuple[Source, ...] = ()
     sealed: tuple[SealedShard, ...] = ()  # shards that became full meanwhile
+    cuts: tuple[CutFile, ...] = ()  # files too large for one worker: their pieces are still to be packed
+    shares: tuple[Entry, ...] = ()  # pieces that were
     seconds: float = 0.0
 
 
@@ -154,6 +167,19 @@ class ShardSink:
         ref = self.append(found.type, found.payload, entry.path)
         return Part(ref, found.coding, found.size, found.stream, None, base), remembered
 
+    def write_share(self, share: Entry, pieces: Iterable[Piece]) -> Entry:
+        """Write a piece of a large file, and the PIECE record that makes it count; the share with its parts."""
+        written: list[Part | Inline] = []
+        for piece in pieces:
+            ref = self.append(piece.type, piece.payload, share.path)
+            written.append(Part(ref, piece.coding, piece.size, piece.stream))
+        writer = self._open()
+        payload, _ = encode_entry(share, written, Position(writer.name, writer.size, writer.record_count))
+        writer.append(RecordType.PIECE, payload, key=share.path)
+        if writer.size >= self._limit:
+            self.seal()
+        return replace(share, parts=tuple(part for part in written if isinstance(part, Part)))
+
     def seal(self) -> None:
         """Finish the open shard, if any."""
         if self._writer is not None:
@@ -174,6 +200,7 @@ class Packer:
         self.job = job
         self.sink = ShardSink(job.data, job.shard_bytes)
         self._codec: Codec | None = None
+        self._piece_codec: tuple[CodecPlan, Codec] | None = None
         self._contexts = ContextFinder(read_beside)
 
     def codec(self) -> Codec:
@@ -189,6 +216,7 @@ class Packer:
         begin = time.monotonic()
         known = {entry.sha256: entry for entry in batch.known}
         entries: list[Entry] = []
+        cuts: list[CutFile] = []
         problems: list[Problem] = []
         left: tuple[Source, ...] = ()
         for number, source in enumerate(batch.sources):
@@ -197,17 +225,46 @@ class Packer:
                 break
             entry, found = self._file(source, known, batch.verbatim)
             problems.extend(found)
+            if isinstance(entry, CutFile):
+                cuts.append(entry)
+                continue
             if entry is not None:
                 entries.append(entry)
                 known.setdefault(entry.sha256, entry)
             if watch is not None:
                 watch(source, entry)
         seconds = time.monotonic() - begin
-        return BatchResult(tuple(entries), tuple(problems), left, self.sink.take_sealed(), seconds)
+        sealed = self.sink.take_sealed()
+        return BatchResult(tuple(entries), tuple(problems), left, sealed, tuple(cuts), seconds=seconds)
+
+    def run_pieces(self, batch: PieceBatch) -> BatchResult:
+        """Pack pieces of a large file. Raises EnvironmentFailure and ModelError.
+
+        Where a stop is asked for, what is left of them is packed by the next run.
+        """
+        begin = time.monotonic()
+        shares: list[Entry] = []
+        problems: list[Problem] = []
+
+        def codec() -> Codec:
+            if self._piece_codec is None or self._piece_codec[0] != batch.plan:
+                self._piece_codec = batch.plan, batch.plan.open(threads=self.job.threads)
+            return self._piece_codec[1]
+
+        left: tuple[Source, ...] = ()
+        for piece in batch.pieces:
+            if self.job.stop_file.exists():
+                left = (batch.source,)
+                break
+            share, parts, problem = pack_piece(batch, piece, codec, self.job.options)
+            shares.append(self.sink.write_share(share, parts))
+            problems += [problem] if problem is not None else []
+        sealed, seconds = self.sink.take_sealed(), time.monotonic() - begin
+        return BatchResult((), tuple(problems), left, sealed, shares=tuple(shares), seconds=seconds)
 
     def _file(
         self, source: Source, known: dict[str | None, Entry], verbatim: bool
-    ) -> tuple[Entry | None, list[Problem]]:
+    ) -> tuple[Entry | CutFile | None, list[Problem]]:
         try:
             with opened(source.file) as file:
                 entry, problems = self._open_file(source, file, known, verbatim)
@@ -221,7 +278,7 @@ class Packer:
 
     def _open_file(
         self, source: Source, file: OpenFile, known: dict[str | None, Entry], verbatim: bool
-    ) -> tuple[Entry, list[Problem]]:
+    ) -> tuple[Entry | CutFile, list[Problem]]:
         """Pack one file. Raises OSError where it cannot be read, EnvironmentFailure where nothing can be
         written.
         """
@@ -232,19 +289,52 @@ class Packer:
         if file.extents is not None and (not image or 2 * holes > file.size):
             return self._streamed(replace(entry, method="sparse", extents=file.extents), file, known, source)
         entry = replace(entry, extents=file.extents)
-        if file.size < WHOLE_BELOW:
-            data: bytes | memoryview = file.read()
-            digest = sha256(data)
-        elif image:
-            data, digest = file.private_copy(self.job.stop_file.parent)
-        else:
+        if not image and file.size >= WHOLE_BELOW:
             return self._streamed(replace(entry, method="stored"), file, known, source, verbatim)
+        may_cut = image and (context is not None or has_outline(file.head()))
+        copy = new_copy(self.job.stop_file.parent / "copies") if may_cut else None
+        kept = False
+        try:
+            if file.size < WHOLE_BELOW:
+                data: bytes | memoryview = file.read()
+                digest = sha256(data)
+            else:
+                data, digest = file.private_copy(self.job.stop_file.parent, copy)
+            packed = self._whole(entry, source, file, data, digest, known, verbatim, context, copy)
+            kept = isinstance(packed[0], CutFile)
+            return packed
+        finally:
+            if copy is not None and not kept:
+                remove_copy(copy)
+
+    def _whole(
+        self,
+        entry: Entry,
+        source: Source,
+        file: OpenFile,
+        data: bytes | memoryview,
+        digest: str,
+        known: dict[str | None, Entry],
+        verbatim: bool,
+        context: Context | None,
+        copy: Path | None,
+    ) -> tuple[Entry | CutFile, list[Problem]]:
+        """Pack, or cut, the file of which all bytes are ``data``; the latter leaves them in ``copy``."""
         size = len(data)
         if size < file.size:  # it shrank, and its holes are no longer where they were
             entry = replace(entry, extents=None)
         twin = known.get(digest)
         if twin is not None and twin.size == size and twin.method != "sparse":
             return self._again(entry, twin, source)
+        if copy is not None:
+            cut, size = None, self.job.options.piece_bytes
+            found = outline_if_large(data, context, self.job.options.limits, size)
+            if found is not None:
+                cut = cut_file(source, entry, data, digest, found, copy, self.job.plan, size)
+            if cut is not None:
+                if not copy.exists():
+                    write_copy(copy, data)
+                return cut, []
         packed = pack_one(
             data,
             codec=None if verbatim else self.codec,
@@ -342,13 +432,13 @@ def _with_failure(entry: Entry, source: Source, failure: CallicError | None) -> 
 _packers: dict[tuple[str, int], Packer] = {}
 
 
-def pack_batch(job: PackJob, batch: Batch, watch: Watch | None = None) -> BatchResult:
-    """Pack ``batch`` with this thread's packer of the run."""
+def pack_batch(job: PackJob, batch: Batch | PieceBatch, watch: Watch | None = None) -> BatchResult:
+    """Pack ``batch`` with this thread's packer of the run; ``watch`` hears of files, not of pieces."""
     key = (job.token, threading.get_ident())
     packer = _packers.get(key)
     if packer is None:
         packer = _packers[key] = Packer(job)
-    return packer.run(batch, watch)
+    return packer.run_pieces(batch) if isinstance(batch, PieceBatch) else packer.run(batch, watch)
 
 
 def finish_packers(token: str) -> tuple[SealedShard, ...]:

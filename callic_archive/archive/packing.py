@@ -8,20 +8,24 @@ import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from callic_archive.archive.codecs import CodecPlan
 from callic_archive.archive.commit import Finished, finish
 from callic_archive.archive.content import look
+from callic_archive.archive.cut_files import CutFiles
 from callic_archive.archive.duplicates import group_candidates
-from callic_archive.archive.entries import Entry, with_whole_digests
+from callic_archive.archive.entries import Entry, relocated, with_whole_digests
 from callic_archive.archive.pack_one import PackOptions
+from callic_archive.archive.pack_pieces import remove_copy
 from callic_archive.archive.packer import SHARD_BYTES, BatchResult, PackJob, ShardSink, write_plain
 from callic_archive.archive.recovery import Recovered, recover_shards
 from callic_archive.archive.scan import Problem, Scan, Selection, Source
 from callic_archive.archive.staging import Staging
 from callic_archive.container.layout import PARTIAL_SUFFIX, RecordRef, RecordType
 from callic_archive.container.writer import SealedShard
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,13 @@ class PackRun:
     resumed: int = 0  # entries taken over from the run before
     _sealed: list[SealedShard] = field(default_factory=list)
     _adapters: dict[str, RecordRef] = field(default_factory=dict)
+    cuts: CutFiles = field(default_factory=CutFiles)  # large files of which pieces are still to be packed
     _token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
         self._wanted = {source.path: source for source in self.scan.sources}
         self._promoted: set[str] = set()  # names that stand for a file as its first one could not
+        self.finished: list[tuple[Source, Entry]] = []  # large files, for whoever tells of progress to take
         self._sink = ShardSink(self.staging.data, self.shard_bytes)
         self.problems.extend(self.scan.problems)
         self._told = {(problem.path, problem.code) for problem in self.problems}
@@ -67,7 +73,11 @@ class PackRun:
         self.notes.extend(found.notes)
         self._sealed.extend(found.sealed)
         self._adapters.update(found.adapters)
-        for path, entry in self._recognised(found).items():
+        self.cuts.known = {
+            path: list(self._whole_digests(dict(enumerate(shares)), found).values())
+            for path, shares in found.shares.items()
+        }
+        for path, entry in self._whole_digests(found.entries, found).items():
             source = self._wanted.get(path)
             if source is None or source.link is not None or entry.link is not None:
                 continue  # further names of a file cost nothing; they are written again
@@ -77,11 +87,11 @@ class PackRun:
                 if entry.problem is not None:
                     self.problems.append(Problem(source.file, *entry.problem, kept=True))
 
-    def _recognised(self, found: Recovered) -> dict[str, Entry]:
+    def _whole_digests(self, entries: Mapping[Key, Entry], found: Recovered) -> dict[Key, Entry]:
         """Entries of shards, with the whole digests of what ENTRY records name by its first digits."""
-        learned = any(entry.models() for entry in found.entries.values())
+        learned = any(entry.models() for entry in entries.values())
         digests = [*self._adapters, *found.adapters, *(self.plan.model_files() if learned else ())]
-        return {path: with_whole_digests(entry, digests) for path, entry in found.entries.items()}
+        return {path: with_whole_digests(entry, digests) for path, entry in entries.items()}
 
     def groups(self) -> list[Group]:
         """The files still to be packed, candidates for equality together."""
@@ -163,9 +173,30 @@ class PackRun:
         for entry in result.entries:
             self.entries.setdefault(entry.path, entry)
         for problem in result.problems:
-            if (problem.path, problem.code) not in self._told:
-                self._told.add((problem.path, problem.code))
-                self.problems.append(problem)
+            self._tell(problem)
+        for cut in result.cuts:
+            twin = next((e for e in self.entries.values() if e.sha256 == cut.entry.sha256), None)
+            if twin is not None and twin.method == "pieces":
+                remove_copy(cut.copy)
+                self._complete(cut.source, relocated(cut.entry, twin))
+            elif self.cuts.begin(cut, self.plan):
+                self.add_adapters(cut.adapters)
+        for share in result.shares:
+            self.cuts.add(share)
+        for source, entry in self.cuts.completed():
+            self._complete(source, entry)
+
+    def _complete(self, source: Source, entry: Entry) -> None:
+        """Write the entry of a file whose pieces are all there."""
+        if entry.problem is not None:
+            self._tell(Problem(source.file, *entry.problem, kept=True))
+        self.entries.setdefault(entry.path, self._sink.write(entry))
+        self.finished.append((source, self.entries[entry.path]))
+
+    def _tell(self, problem: Problem) -> None:
+        if (problem.path, problem.code) not in self._told:
+            self._told.add((problem.path, problem.code))
+            self.problems.append(problem)
 
     def accept_sealed(self, sealed: tuple[SealedShard, ...]) -> None:
         """Note shards that workers sealed at the end."""
@@ -207,9 +238,8 @@ class PackRun:
             if any(name in part.shards for entry in self.entries.values() for part in entry.parts):
                 self._sealed.extend(found.sealed)
             elif sealed.exists():
-                for entry in self._recognised(
-                    found
-                ).values():  # of an empty file or a copy only this may be here
+                # of an empty file or a copy only this may be here
+                for entry in self._whole_digests(found.entries, found).values():
                     if self.entries.get(entry.path) == entry:
                         self._sink.write(entry)
                 sealed.unlink()

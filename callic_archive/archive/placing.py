@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from typing import BinaryIO
 
 from callic_archive.archive.entries import Entry, sparse_digest
@@ -75,6 +76,21 @@ class Placing:
                 self._out.write(piece)
             position += len(piece)
             view = view[len(piece) :]
+
+    def write_at(self, position: int, data: bytes | memoryview) -> None:
+        """Bytes of the file from ``position`` on, in any order; the digest takes no notice of them."""
+        view = memoryview(data).cast("B")
+        if self._places:
+            self._number = bisect_right(self._extents, position, key=sum)
+            self._between(view, position)
+        else:
+            self._out.seek(position)
+            self._out.write(view)
+
+    def resize(self, size: int) -> None:
+        """Give a file that was written in any order its size."""
+        self._out.flush()
+        self._out.truncate(size)
 
     def end(self) -> None:
         """Give the file its size: a hole at its end was passed over only."""

@@ -25,6 +25,7 @@ from callic_archive.archive.image_coding import decode_image
 from callic_archive.archive.pack_one import expand
 from callic_archive.archive.parts import Base, Part, Place
 from callic_archive.archive.placing import Placing
+from callic_archive.archive.rejoining import image_of_pieces, restore_pieces
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.unfinished import PARTIAL
 from callic_archive.container.index import read_index
@@ -238,6 +239,8 @@ class Archive:
         thrown away.
         """
         with naming(entry):
+            if entry.method == "pieces":
+                return restore_pieces(self, entry, out, prove=prove)
             tee = Placing(out, entry)
             if entry.method != "image":
                 for part in entry.parts:
@@ -273,6 +276,8 @@ class Archive:
         Raises EntryDamaged, ForeignCodecMissing.
         """
         with naming(entry):
+            if entry.method == "pieces":
+                return image_of_pieces(self, entry, number, region)
             self._check_promise(entry)
             return self.decode([part for part in entry.parts if part.stream is not None][number], region)
 

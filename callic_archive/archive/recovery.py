@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.entry_record import decode_entry
@@ -18,12 +19,15 @@ from callic_archive.container.reader import ShardReader
 from callic_archive.container.writer import SealedShard, ShardWriter
 from callic_archive.errors import ContainerError, EntryDamaged
 
+Key = TypeVar("Key")
+
 
 @dataclass
 class Recovered:
     """Entries and adapters found in shards, and what had to be dropped."""
 
     entries: dict[str, Entry] = field(default_factory=dict)  # by path; the last one of a path wins
+    shares: dict[str, list[Entry]] = field(default_factory=dict)  # by path: pieces of large files
     adapters: dict[str, RecordRef] = field(default_factory=dict)  # by digest
     sealed: list[SealedShard] = field(default_factory=list)  # shards that were sealed now
     notes: list[str] = field(default_factory=list)
@@ -45,6 +49,8 @@ def recover_shards(shards: Iterable[Path]) -> Recovered:
             with writing(path):
                 path.unlink()
     result.entries = _with_all_parts(result.entries, shards)
+    for file, pieces in result.shares.items():
+        result.shares[file] = [*_with_all_parts(dict(enumerate(pieces)), shards).values()]
     return result
 
 
@@ -71,12 +77,13 @@ def _recover_sealed(path: Path, result: Recovered) -> None:
 
 
 def _useful(records: Iterable[IndexEntry]) -> bool:
-    return any(record.ref.type in (RecordType.ENTRY, RecordType.ADAPTER) for record in records)
+    kinds = (RecordType.ENTRY, RecordType.PIECE, RecordType.ADAPTER)
+    return any(record.ref.type in kinds for record in records)
 
 
 def _collect(reader: ShardReader, records: Iterable[IndexEntry], result: Recovered) -> None:
     for record in records:
-        if record.ref.type is RecordType.ENTRY:
+        if record.ref.type in (RecordType.ENTRY, RecordType.PIECE):
             try:
                 entry = decode_entry(reader.read(record.ref, key=record.key), record.key, record.ref)
             except EntryDamaged as error:
@@ -84,12 +91,15 @@ def _collect(reader: ShardReader, records: Iterable[IndexEntry], result: Recover
                     f"an entry of {reader.name} is not readable and is packed again ({error})"
                 )
                 continue
-            result.entries[entry.path] = entry
+            if record.ref.type is RecordType.ENTRY:
+                result.entries[entry.path] = entry
+            elif len(entry.pieces) == 1:
+                result.shares.setdefault(entry.path, []).append(entry)
         elif record.ref.type is RecordType.ADAPTER:
             result.adapters[record.key] = record.ref
 
 
-def _with_all_parts(entries: dict[str, Entry], shards: Iterable[Path]) -> dict[str, Entry]:
+def _with_all_parts(entries: dict[Key, Entry], shards: Iterable[Path]) -> dict[Key, Entry]:
     """Drop entries whose content lies in a shard that was lost (files of equal content share records)."""
     folders = {path.parent for path in shards}
     there = {path.name for folder in folders for path in folder.glob("shard-*.cla")}

@@ -12,9 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from callic_archive.archive.entries import Entry, with_whole_digests
+from callic_archive.archive.entries import Entry, joined, with_whole_digests
 from callic_archive.archive.entry_record import decode_entry
 from callic_archive.archive.links import is_other_name
+from callic_archive.archive.pieces import covers
 from callic_archive.archive.reading import INDEX, MODEL_SUFFIX, Contents, contents_of
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.unfinished import PARTIAL
@@ -83,10 +84,13 @@ def survey(root: Path, progress: Callable[[int], None] = lambda size: None) -> S
     result = Survey(root, unfinished=root.name.endswith(PARTIAL) or (root / ".run").is_dir())
     indexed = _read_index(data / INDEX, result)
     found: dict[str, list[Entry]] = defaultdict(list)
+    pieces: dict[str, list[Entry]] = defaultdict(list)
     keys: dict[RecordRef, str] = {}
     for path in shards:
-        _read_shard(path, result, found, keys)
+        _read_shard(path, result, found, pieces, keys)
         progress(path.stat().st_size)
+    for name, shares in pieces.items():
+        found[name][:0] = _joined(shares)  # before entries that tell of all pieces
     models = (path.name.removesuffix(MODEL_SUFFIX) for path in (data / "models").glob(f"*{MODEL_SUFFIX}"))
     _recognise(indexed, found, {*models, *result.contents.adapters})
     _choose(indexed, found, result)
@@ -133,7 +137,11 @@ def _read_index(path: Path, result: Survey) -> dict[str, Entry]:
 
 
 def _read_shard(
-    path: Path, result: Survey, found: dict[str, list[Entry]], keys: dict[RecordRef, str]
+    path: Path,
+    result: Survey,
+    found: dict[str, list[Entry]],
+    pieces: dict[str, list[Entry]],
+    keys: dict[RecordRef, str],
 ) -> None:
     try:
         with ShardReader(path) as reader:
@@ -145,10 +153,11 @@ def _read_shard(
                 result.whole.add(item.ref)
                 if item.ref.type is RecordType.ADAPTER:
                     result.contents.adapters[item.key] = item.ref
-                elif item.ref.type is RecordType.ENTRY:
+                elif item.ref.type in (RecordType.ENTRY, RecordType.PIECE):
+                    into = found if item.ref.type is RecordType.ENTRY else pieces
                     with suppress(ContainerError, EntryDamaged):
                         payload = reader.read(item.ref, key=item.key)
-                        found[item.key].append(decode_entry(payload, item.key, item.ref))
+                        into[item.key].append(decode_entry(payload, item.key, item.ref))
                 elif item.ref.type in _CONTENT:
                     keys[item.ref] = item.key
     except CallicError as error:
@@ -167,11 +176,20 @@ def _recognise(indexed: dict[str, Entry], found: dict[str, list[Entry]], digests
 
 
 def _is_whole(entry: Entry, whole: set[RecordRef]) -> bool:
-    """Whether all its records are, and of each base one."""
-    return all(
+    """Whether all its records are, and of each base one; and of a large file all its pieces are there."""
+    return (entry.method != "pieces" or covers(entry.pieces, entry.size)) and all(
         part.ref in whole and (part.base is None or any(place.ref in whole for place in part.base.places))
         for part in entry.parts
     )
+
+
+def _joined(shares: list[Entry]) -> list[Entry]:
+    """Large files of one path as far as their pieces are there: of an unfinished archive, or a lost entry."""
+    files: dict[tuple[int, str | None], dict[int, Entry]] = defaultdict(dict)
+    for share in shares:
+        if len(share.pieces) == 1:
+            files[share.size, share.sha256].setdefault(share.pieces[0].first, share)
+    return [joined(next(iter(some.values())), some.values()) for some in files.values()]
 
 
 def _choose(indexed: dict[str, Entry], found: dict[str, list[Entry]], result: Survey) -> None:

@@ -6,6 +6,7 @@ It is the bag under construction plus a folder ``.run`` that vanishes before the
     .run/lock         held (flock) by the running command, released by the system however that ends
     .run/stop         when it exists, workers end after the file in hand
     .run/claims/      one empty file a shard number, made with O_EXCL: two writers never share one
+    .run/copies/      private copies of large files, while their pieces are packed
     .run/adapters/    adapters of the collection, so that going on does not train them again
 """
 
@@ -48,6 +49,11 @@ class Staging(UnfinishedFolder):
         return self.run / "adapters"
 
     @property
+    def copies(self) -> Path:
+        """Private copies of large files."""
+        return self.run / "copies"
+
+    @property
     def stop_file(self) -> Path:
         """Its existence asks workers to end after the file in hand."""
         return self.run / "stop"
@@ -77,6 +83,8 @@ class Staging(UnfinishedFolder):
                 atomic_write(job, json.dumps(wanted, indent=1, sort_keys=True).encode())
             with writing(self.stop_file):
                 self.stop_file.unlink(missing_ok=True)
+                shutil.rmtree(self.copies, ignore_errors=True)  # of a run that was killed
+                self.copies.mkdir(exist_ok=True)
         except BaseException:
             self.release()
             raise

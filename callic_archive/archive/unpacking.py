@@ -15,7 +15,8 @@ from pathlib import Path
 
 from callic_archive.archive.codecs import DecoderPlan
 from callic_archive.archive.entries import Entry
-from callic_archive.archive.reading import Archive, Contents
+from callic_archive.archive.reading import Archive, Contents, naming
+from callic_archive.archive.rejoining import check_whole, digest_of, judged, write_share
 from callic_archive.archive.scan import Problem, Selection
 from callic_archive.container.fs import ExtractionRoot, Identity, finish_file, safe_join
 from callic_archive.errors import (
@@ -147,6 +148,70 @@ def close_archives(token: str) -> None:
         _archives.pop(token).close()
 
 
+@dataclass(frozen=True)
+class ShareJob:
+    """Into which unfinished file pieces are written."""
+
+    read: ReadJob
+    destination: Path
+    path: str
+    temporary: str
+
+
+def unpack_shares(job: ShareJob, batch: Sequence[Entry], watch: Watch | None = None) -> ReadResult:
+    """Write shares of one large file. Damage is told; EnvironmentFailure (disk full) ends the run."""
+    archive = open_for(job.read)
+    done: list[Restored] = []
+    with ExtractionRoot(job.destination) as root, root.open_unfinished(job.path, job.temporary) as out:
+        for number, share in enumerate(batch):
+            if job.read.stop_file.exists():
+                return ReadResult(tuple(done), tuple(batch[number:]))
+            try:
+                with naming(share):
+                    done.append(Restored(share, write_share(archive, share, out)))
+            except CallicError as error:
+                if ends_run(error):
+                    raise
+                done.append(Restored(share, None, failed(share, error)))
+            if watch is not None:
+                watch(done[-1])
+    return ReadResult(tuple(done))
+
+
+Spread = Callable[[ShareJob, list[Entry]], list[Restored]]
+
+
+def restore_spread(job: UnpackJob, entry: Entry, shares: list[Entry], spread: Spread) -> Restored:
+    """Restore a large file of which ``spread`` lets others write the ``shares``. Raises EnvironmentFailure."""
+    try:
+        with (
+            ExtractionRoot(job.destination) as root,
+            root.create_shared(entry.path, overwrite=job.overwrite) as (out, temporary),
+        ):
+            check_whole(entry)
+            out.truncate(entry.size)
+            done = spread(ShareJob(job.read, job.destination, entry.path, temporary), shares)
+            problem = next((restored.problem for restored in done if restored.problem is not None), None)
+            if problem is not None:
+                raise _ShareFailed(problem)
+            exact = all(restored.fidelity == "bytes" for restored in done)
+            fidelity = judged(entry, digest_of(out), "bytes" if exact else "content")
+            identity = finish_file(out, entry.path, mode=entry.mode, mtime_ns=entry.mtime_ns)
+    except _ShareFailed as failure:
+        return Restored(entry, None, failure.problem)
+    except CallicError as error:
+        if ends_run(error):
+            raise
+        return Restored(entry, None, failed(entry, error))
+    return _judged(entry, fidelity, identity)
+
+
+class _ShareFailed(Exception):
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
 def unpack_batch(job: UnpackJob, batch: Sequence[Entry], watch: Watch | None = None) -> ReadResult:
     """Restore files. Damage costs one entry; EnvironmentFailure (disk full) ends the run."""
     archive = open_for(job.read)
@@ -170,6 +235,10 @@ def _restore(archive: Archive, root: ExtractionRoot, entry: Entry, overwrite: bo
         if ends_run(error):
             raise
         return Restored(entry, None, failed(entry, error))
+    return _judged(entry, fidelity, identity)
+
+
+def _judged(entry: Entry, fidelity: str, identity: Identity) -> Restored:
     if fidelity != entry.fidelity:
         problem = Problem.of(entry.path, DigestMismatch(OTHER_BYTES), kept=True)
         return Restored(entry, fidelity, problem, identity)

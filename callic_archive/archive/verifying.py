@@ -8,7 +8,8 @@ from pathlib import Path
 
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.pack_one import HashSink
-from callic_archive.archive.reading import Archive
+from callic_archive.archive.reading import Archive, naming
+from callic_archive.archive.rejoining import prove_pieces
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.subset import Subset
 from callic_archive.archive.unpacking import OTHER_BYTES, ReadJob, ReadResult, Restored, Watch, open_for
@@ -51,7 +52,11 @@ def _verify(archive: Archive, entry: Entry, full: bool) -> Restored:
         if not full:
             archive.check_records(entry)
             return Restored(entry, entry.fidelity)
-        fidelity = archive.restore(entry, HashSink(), prove=True)  # type: ignore[arg-type]
+        if entry.method == "pieces":
+            with naming(entry):
+                fidelity = prove_pieces(archive, entry)
+        else:
+            fidelity = archive.restore(entry, HashSink(), prove=True)  # type: ignore[arg-type]
         if fidelity != entry.fidelity:
             raise DigestMismatch(OTHER_BYTES)
     except CallicError as error:

@@ -31,7 +31,7 @@ def _info(report: Report, *, archive: Path) -> None:
             report.problem(problem)
         entries = opened.entries
         files = [entry for entry in entries if entry.kind == "file"]
-        images = [entry for entry in files if entry.method == "image"]
+        images = [entry for entry in files if entry.is_image]
         unique = {part.place: part for entry in files for part in entry.parts}
         coded = {part.place: part for entry in images for part in entry.parts}
         samples = sum(part.stream.samples for part in coded.values() if part.stream is not None)

@@ -86,7 +86,7 @@ def _fields(report: Report, entry: Entry) -> dict[str, Any]:
             "source_bytes": entry.size,
             "stored_bytes": entry.packed_size,
             "sha256": entry.sha256,
-            "images": [list(part.stream.shape) for part in entry.parts if part.stream is not None],
+            "images": [list(image.shape) for image in entry.images],
             "adapters": sorted(entry.adapters()),
             "models": sorted(entry.models()),
         }

@@ -228,7 +228,7 @@ def _dry_run(
 
 def _count(report: Report, run: PackRun) -> None:
     files = [entry for entry in run.entries.values() if entry.kind == "file"]
-    images = [entry for entry in files if entry.method == "image"]
+    images = [entry for entry in files if entry.is_image]
     stored = {part.place: part.place.stored for entry in files for part in entry.parts}
     report.summary |= {
         "entries": len(run.entries),
@@ -265,7 +265,7 @@ def _idle_models(report: Report, run: PackRun, named: dict[str, str]) -> None:
 
 def _summary(report: Report, run: PackRun, finished: Finished, output: Path, adapt: str) -> None:
     counts = report.summary
-    images = [entry for entry in run.entries.values() if entry.method == "image"]
+    images = [entry for entry in run.entries.values() if entry.is_image]
     unique = {part.place: part for entry in images for part in entry.parts}
     image_bytes = sum(place.stored for place in unique)
     samples = sum(part.stream.samples for part in unique.values() if part.stream is not None)

@@ -11,6 +11,7 @@ import binascii
 import errno
 import io
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -196,6 +197,9 @@ def link_leaves_root(path: str, target: str) -> bool:
     return False
 
 
+_TEMPORARY = re.compile(r"\.callic-[0-9a-f]{16}\.tmp")
+
+
 class _GuardedFile(io.FileIO):
     """A file whose own write errors are EnvironmentFailures, so nobody takes them for errors of a source."""
 
@@ -321,6 +325,14 @@ class ExtractionRoot:
 
         With ``overwrite`` an existing file or symbolic link is replaced, never written through.
         """
+        with self.create_shared(path, overwrite=overwrite, durable=durable) as (file, _):
+            yield file
+
+    @contextmanager
+    def create_shared(
+        self, path: str, *, overwrite: bool = False, durable: bool = False
+    ) -> Iterator[tuple[BinaryIO, str]]:
+        """Like ``create_file``; with the name under which ``open_unfinished`` opens the file meanwhile."""
         with self._parent(path) as (parent, name):
             temporary = f".callic-{secrets.token_hex(8)}.tmp"
             with writing(path):
@@ -330,7 +342,7 @@ class ExtractionRoot:
                 fd = os.open(temporary, flags, 0o666, dir_fd=parent)
             try:
                 with io.BufferedRandom(_GuardedFile(fd, path)) as file:
-                    yield file
+                    yield file, temporary
                     file.flush()
                     if durable:
                         fsync_file(fd)
@@ -340,6 +352,18 @@ class ExtractionRoot:
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=parent)
                 raise
+
+    @contextmanager
+    def open_unfinished(self, path: str, temporary: str) -> Iterator[BinaryIO]:
+        """A file that another process creates with ``create_shared``, to write parts of it."""
+        if not _TEMPORARY.fullmatch(temporary):
+            raise UnsafePath(f"{temporary!r} is no name of an unfinished file")
+        with self._parent(path, create=False) as (parent, _):
+            with writing(path):
+                fd = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+            with io.BufferedRandom(_GuardedFile(fd, path)) as file:
+                yield file
+                file.flush()
 
     @staticmethod
     def _refuse_existing(parent: int, name: str, path: str) -> None:

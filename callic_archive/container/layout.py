@@ -59,6 +59,7 @@ class RecordType(IntEnum):
     STORED = 5
     INDEX = 6
     END = 7
+    PIECE = 8
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,17 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
 
     Palettes, run-length coding, 1-, 4- and 16-bit pixels and embedded JPEG or PNG give None.
     """
+    found = layouts(data, limits)
+    return parse_spliced("bmp", data, found, limits) if found else None
+
+
+def layouts(data: memoryview, limits: Limits) -> list[Layout]:
+    """Where the samples lie; empty where ``parse`` gives None. Raises SourceError subclasses."""
     if len(data) < 26:
         raise TruncatedSource("the BMP file ends inside its header")
     first, header = unpack_from("<II", data, 10)
     if header not in _HEADERS:
-        return None  # two letters are a weak magic: this is most likely no BMP
+        return []  # two letters are a weak magic: this is most likely no BMP
     if len(data) < 14 + header:
         raise TruncatedSource("the BMP file ends inside its header")
     compression = colours = 0
@@ -52,10 +58,10 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
     elif bits == 8 and compression == 0 and colours in (0, 256) and first >= 14 + header:
         entry = 3 if header == 12 else 4
         if not _is_gray(data, 14 + header, 256, entry):
-            return None
+            return []
         samples = 1
     else:
-        return None
+        return []
     pitch = (width * bits + 31) // 32 * 4
     if first < 14 + header:
         raise MalformedSource("the BMP's pixels start inside its header")
@@ -63,8 +69,7 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
         raise TruncatedSource(
             f"the BMP promises {pitch * height} bytes of pixels, {max(0, len(data) - first)} follow"
         )
-    layout = Layout(height, width, samples, "|u1", height, width, pitch, (first,), order=order, flip=flip)
-    return parse_spliced("bmp", data, [layout], limits)
+    return [Layout(height, width, samples, "|u1", height, width, pitch, (first,), order=order, flip=flip)]
 
 
 def _masks(data: memoryview) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, BinaryIO
@@ -126,14 +126,29 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
         return None  # without the magic it was only a guess that this is DICOM
 
 
-def _parse(data: memoryview, limits: Limits) -> Parsed | None:
+def layouts(data: memoryview, limits: Limits) -> list[Layout]:
+    """Where native samples lie; empty for all other DICOM. Raises SourceError subclasses."""
+    found: list[Layout] = []
+    try:
+        with _quiet():
+            _parse(data, limits, found.extend)
+    except SourceError:
+        if bytes(data[128:132]) == b"DICM":
+            raise
+    return found
+
+
+def _parse(
+    data: memoryview, limits: Limits, native_only: Callable[[list[Layout]], None] | None = None
+) -> Parsed | None:
+    """The file taken apart; with ``native_only`` that hears of native samples, and nothing else is done."""
     named, end = _meta(data)
     if named == _DEFLATED:
-        return _deflated(data, end, limits)
+        return _deflated(data, end, limits) if native_only is None else None
     dataset, at = _read(data)
     syntax = _transfer_syntax(dataset)
     native = syntax in (_IMPLICIT_LITTLE, _EXPLICIT_LITTLE, _EXPLICIT_BIG)
-    if syntax is None or not (native or syntax in dicom_coded.SYNTAXES):
+    if syntax is None or not (native or (native_only is None and syntax in dicom_coded.SYNTAXES)):
         return None
     element = _pixel_element(data, at, syntax)
     if element is None:
@@ -179,10 +194,13 @@ def _parse(data: memoryview, limits: Limits) -> Parsed | None:
         raise MalformedSource(f"DICOM Pixel Data has {length} bytes, its attributes promise {size * frames}")
     if start + length > len(data):
         raise TruncatedSource(f"DICOM Pixel Data promises {length} bytes, {len(data) - start} follow")
-    layouts = [
-        replace(layout, offsets=tuple(start + i * size + o for o in layout.offsets)) for i in range(frames)
-    ]
-    return parse_spliced("dicom", data, stacked(layouts), limits)
+    found = stacked(
+        [replace(layout, offsets=tuple(start + i * size + o for o in layout.offsets)) for i in range(frames)]
+    )
+    if native_only is not None:
+        native_only(found)
+        return None
+    return parse_spliced("dicom", data, found, limits)
 
 
 def _meta(data: memoryview) -> tuple[str, int]:

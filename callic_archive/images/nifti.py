@@ -12,7 +12,7 @@ from struct import unpack_from
 from typing import Any, BinaryIO
 
 from callic_archive.errors import MalformedSource, TruncatedSource
-from callic_archive.images.layout import Image
+from callic_archive.images.layout import Image, Layout
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
 from callic_archive.images.stacks import volume
@@ -49,9 +49,15 @@ def _header(data: memoryview) -> tuple[str, int, tuple[int, ...], int]:
 
 def parse(data: memoryview, limits: Limits) -> Parsed | None:
     """See ``source.parse``. Floating point and complex samples, 64 bits, and single rows of voxels give None."""
+    found = layouts(data, limits)
+    return parse_spliced("nifti", data, found, limits) if found else None
+
+
+def layouts(data: memoryview, limits: Limits) -> list[Layout]:
+    """Where the samples lie; empty where ``parse`` gives None. Raises SourceError subclasses."""
     order, code, dim, offset = _header(data)
     if code not in _TYPES:
-        return None
+        return []
     if not 1 <= dim[0] <= 7 or not all(0 < n < _LARGEST for n in dim[1 : dim[0] + 1]):
         raise MalformedSource("the NIfTI dimensions are impossible")
     letter, samples = _TYPES[code]
@@ -64,8 +70,7 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
         raise TruncatedSource(
             f"the NIfTI header promises {size} bytes of samples, {max(0, len(data) - offset)} follow"
         )
-    layouts = volume(dtype, sizes, offset, limits, samples)
-    return parse_spliced("nifti", data, layouts, limits) if layouts else None
+    return volume(dtype, sizes, offset, limits, samples)
 
 
 def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:

@@ -64,17 +64,23 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
 
     Object arrays, structured types, and fewer than two axes give None.
     """
+    found = layouts(data, limits)
+    return parse_spliced("npy", data, found, limits) if found else None
+
+
+def layouts(data: memoryview, limits: Limits) -> list[Layout]:
+    """Where the samples lie; empty where ``parse`` gives None. Raises SourceError subclasses."""
     header, start = _header(data)
     dtype, shape = _stored_as(header["descr"]), header["shape"]
     if dtype not in DTYPES or len(shape) < 2 or 0 in shape:
-        return None
+        return []
     size = int(dtype[2])
     if start + math.prod(shape) * size > len(data):
         raise TruncatedSource(
             f"the NPY header promises {math.prod(shape) * size} bytes, {len(data) - start} follow"
         )
     if header["fortran_order"]:
-        return _fortran(data, dtype, shape, start, limits)
+        return _fortran(dtype, shape, start, limits)
     pages, (height, width, samples), planar = _pages(shape, dtype)
     plane, step = height * width * size, height * width * size * samples
     spp = 1 if planar else samples
@@ -83,8 +89,7 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
         offsets=tuple(start + plane * p for p in range(samples)) if planar else (start,), planar=planar,
     )  # fmt: skip
     limits.check_images(pages)
-    layouts = [replace(first, offsets=tuple(o + i * step for o in first.offsets)) for i in range(pages)]
-    return parse_spliced("npy", data, stacked(layouts), limits)
+    return stacked([replace(first, offsets=tuple(o + i * step for o in first.offsets)) for i in range(pages)])
 
 
 def _pages(shape: tuple[int, ...], dtype: str) -> tuple[int, tuple[int, int, int], bool]:
@@ -100,9 +105,7 @@ def _pages(shape: tuple[int, ...], dtype: str) -> tuple[int, tuple[int, int, int
     return math.prod(shape[:-2]), (shape[-2], shape[-1], 1), False
 
 
-def _fortran(
-    data: memoryview, dtype: str, shape: tuple[int, ...], start: int, limits: Limits
-) -> Parsed | None:
+def _fortran(dtype: str, shape: tuple[int, ...], start: int, limits: Limits) -> list[Layout]:
     # Column by column: the stored raster is the transposed image; a third axis gives planes or pages.
     size = int(dtype[2])
     rows, columns = shape[1], shape[0]
@@ -112,10 +115,8 @@ def _fortran(
     page = Layout(rows, columns, 1, dtype, rows, columns, columns * size, (start,), transpose=True)
     if len(shape) == 3 and shape[2] in (2, 3, 4):
         offsets = tuple(start + step * p for p in range(planes))
-        layouts = [replace(page, samples=planes, planar=True, offsets=offsets)]
-    else:
-        layouts = [replace(page, offsets=(start + step * p,)) for p in range(planes)]
-    return parse_spliced("npy", data, stacked(layouts), limits)
+        return stacked([replace(page, samples=planes, planar=True, offsets=offsets)])
+    return stacked([replace(page, offsets=(start + step * p,)) for p in range(planes)])
 
 
 def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:

@@ -79,23 +79,28 @@ def _one(data: memoryview, start: int) -> tuple[Layout | None, int]:
 
 def parse(data: memoryview, limits: Limits) -> Parsed | None:
     """See ``source.parse``. PAM depths above four give None; bytes behind the last image are kept."""
+    found = layouts(data, limits)
+    return parse_spliced("pnm", data, found, limits) if found else None
+
+
+def layouts(data: memoryview, limits: Limits) -> list[Layout]:
+    """Where the samples lie; empty where ``parse`` gives None. Raises SourceError subclasses."""
     first = _TOKEN.match(bytes(data[:_MAX_HEADER]), 2)
     if first is None or not (first[1].isdigit() or bytes(data[:2]) == b"P7"):
-        return None  # a text that happens to begin like this
+        return []  # a text that happens to begin like this
     layout, end = _one(data, 0)
-    layouts = [layout]
+    found = [layout]
     while (
         layout is not None
         and bytes(data[end : end + 2]) == bytes(data[:2])
-        and len(layouts) <= limits.max_images
+        and len(found) <= limits.max_images
     ):
         try:
             layout, end = _one(data, end)
         except SourceError:
             break  # not an image after all: trailing bytes
-        layouts.append(layout)
-    found = [x for x in layouts if x is not None]
-    return parse_spliced("pnm", data, stacked(found), limits) if found else None
+        found.append(layout)
+    return stacked([x for x in found if x is not None])
 
 
 def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from callic_archive.errors import MalformedSource, RebuildMismatch, SourceError,
 
 Json = Any  # what json.loads may return; kept loose so that recipes stay readable
 Image = NDArray[Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,8 @@ def parse(
         return None
     arguments = (limits or Limits(),) if context is None else (context, limits or Limits())
     for module in _PARSERS[kind]:
-        found = _guarded(partial(import_module(module).parse, view, *arguments), name or kind, name)
+        step: Callable[[], Parsed | None] = partial(import_module(module).parse, view, *arguments)
+        found = guarded(step, name or kind, name)
         if found is not None:
             return found
     return None
@@ -247,12 +249,15 @@ def parse_again(
     if format != "zarr":
         return parse(view, "", limits)
     module = import_module(_MODULES[format])
-    return _guarded(lambda: module.parse_again(view, recipe, limits or Limits()), format, "")
+    return guarded(
+        lambda: cast("Parsed | None", module.parse_again(view, recipe, limits or Limits())), format, ""
+    )
 
 
-def _guarded(step: Callable[[], Any], what: str, name: str) -> Parsed | None:
+def guarded(step: Callable[[], T], what: str, name: str) -> T:
+    """What ``step`` gives; whatever a broken file makes it raise is a SourceError."""
     try:
-        return cast("Parsed | None", step())
+        return step()
     except SourceError as error:
         if name:
             raise type(error)(f"{name}: {error}") from error

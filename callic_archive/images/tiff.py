@@ -114,16 +114,28 @@ def _raster(page: Directory, reader: TiffReader, limits: Limits) -> tuple[Layout
 
 def parse(data: memoryview, limits: Limits) -> Parsed | None:
     """See ``source.parse``. Fidelity is ``bytes`` unless packed blocks cannot be repeated."""
+    found = pages(data, limits)
+    if not found:
+        return None
+    if all(packing.codec == "none" for _, packing in found):
+        return parse_spliced("tiff", data, [layout for layout, _ in found], limits)
+    return parse_packed(data, found, limits)
+
+
+def pages(data: memoryview, limits: Limits) -> list[tuple[Layout, Packing]]:
+    """Where the samples lie, and how they are packed; empty where ``parse`` gives None. Raises SourceError
+    subclasses.
+    """
     reader = TiffReader(data, limits)
     found = [_raster(page, reader, limits) for page in reader.directories()]
-    pages = [page for page in found if page is not None]
-    stored = sum(sum(layout.lengths) or layout.decoded_bytes for layout, _ in pages)
-    if not pages or (len(data) > _LARGE and stored < _LEAST_SHARE * len(data)):
-        return None
-    if all(packing.codec == "none" for _, packing in pages):
-        return parse_spliced("tiff", data, stacked([layout.merged() for layout, _ in pages]), limits)
-    alike = [(p, [x for x, _ in run]) for p, run in groupby(pages, key=lambda page: page[1])]
-    return parse_packed(data, [(x, packing) for packing, run in alike for x in stacked(run)], limits)
+    taken = [page for page in found if page is not None]
+    stored = sum(sum(layout.lengths) or layout.decoded_bytes for layout, _ in taken)
+    if not taken or (len(data) > _LARGE and stored < _LEAST_SHARE * len(data)):
+        return []
+    if all(packing.codec == "none" for _, packing in taken):
+        return [(x, taken[0][1]) for x in stacked([layout.merged() for layout, _ in taken])]
+    alike = [(p, [x for x, _ in run]) for p, run in groupby(taken, key=lambda page: page[1])]
+    return [(x, packing) for packing, run in alike for x in stacked(run)]
 
 
 def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:

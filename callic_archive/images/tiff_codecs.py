@@ -53,6 +53,7 @@ _ENCODERS: dict[str, list[Encoder]] = {
 _DIFFERENCES = "differences"  # as a library; its level is the two bytes of the zlib header
 _CHEAP = 32  # differences of less than 1/32 of the code are better than the name of a library that changes
 _LOOK = 8  # blocks after which differences that are too dear are given up
+CODECS = tuple(_ENCODERS)
 _DENSE: dict[str, list[Encoder]] = {"deflate": [("zlib", 9, 9), ("libdeflate", 12, 0)]}  # tried for content
 
 
@@ -316,6 +317,22 @@ def _parse_packed(
     surround = cut(data, layouts, pads, kept) + side
     lighter = (lambda: _parse_packed(data, pages, limits, differ=False)) if side else None
     return Parsed("tiff", fidelity, tuple(images), surround, recipe, volatile, lighter)
+
+
+def unpacked(
+    data: memoryview, pages: Sequence[tuple[Layout, Packing]], limits: Limits
+) -> tuple[Image, ...]:
+    """The images of packed blocks, without a look for their encoders. Raises SourceError subclasses."""
+    _check([layout for layout, _ in pages], [packing for _, packing in pages], len(data), limits)
+    images: list[Image] = []
+    for layout, packing in pages:
+        raster = np.empty((layout.height, layout.width, layout.samples), layout.native)
+        for k in range(layout.count):
+            start = layout.offsets[k]
+            raw = _unpack(data[start : start + layout.stored_length(k)], layout.raw_length(k), packing)
+            layout.place(k, (_undo_predictor(raw, layout) if packing.predictor == 2 else raw).data, raster)
+        images += layout.to_images(raster)
+    return tuple(images)
 
 
 def _versions(encoders: Sequence[Encoder]) -> dict[str, str]:

@@ -230,6 +230,27 @@ def _decode(data: memoryview, number: int, group: Group, search: _Search) -> Ima
     return raster
 
 
+def decoded(data: memoryview, groups: Sequence[Group], limits: Limits) -> tuple[Image, ...]:
+    """The images of chunks, without a look at how to repeat them. Raises SourceError subclasses."""
+    layouts = [group.layout for group in groups]
+    limits.check_decoded(sum(layout.decoded_bytes for layout in layouts), len(data))
+    check_spans(layouts, len(data), [group.missing for group in groups])
+    images: list[Image] = []
+    for group, layout in zip(groups, layouts, strict=True):
+        shape = (layout.height, layout.width, layout.samples)
+        raster = np.full(shape, _fill(group.fill, layout), layout.native)
+        for k in range(layout.count):
+            if k not in group.missing:
+                start = layout.offsets[k]
+                code = data[start : start + layout.stored_length(k)]
+                raw = decode(group.steps, code, layout.raw_length(k)) if group.steps else code
+                if len(raw) < layout.raw_length(k):
+                    raise MalformedSource(f"a chunk has {len(raw)} bytes, fewer than its samples need")
+                layout.place(k, memoryview(raw), raster)
+        images += layout.to_images(raster)
+    return tuple(images)
+
+
 def _fill(value: int, layout: Layout) -> int:
     value += 128 if layout.dtype == "|i1" else 0
     info = np.iinfo(layout.native)

@@ -25,6 +25,7 @@ DOCUMENTS = (".zarray", "zarr.json")
 _MAX_AXES = 32
 _MAX_EXTENT = 1 << 31
 _MAX_CODECS = 16
+_MAX_DEPTH = 4  # shards in shards
 _KEY = re.compile(r"(?:c[./])?(?:0|[1-9]\d{0,18})(?:[./](?:0|[1-9]\d{0,18})){0,31}")
 _V2_TYPE = re.compile(r"[<>|]([ui][12]|b1)")
 _V3_TYPES = {"bool": "u1", "uint8": "u1", "int8": "i1", "uint16": "u2", "int16": "i2"}
@@ -34,9 +35,12 @@ _BLOSC_SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
 @dataclass(frozen=True)
 class ShardForm:
-    """How a shard is divided: inner chunks and the index of 16 bytes each, at its end or its start."""
+    """How a shard is divided: inner chunks, or shards again, and the index of 16 bytes each, at its end or its
+    start.
+    """
 
     inner: ChunkForm
+    parts: tuple[int, ...]  # shape of the inner chunks, its axes those of the shard
     byte_order: str  # of the index: "<" or ">"
     tail: int  # bytes of checksum behind the index
     at_end: bool
@@ -237,8 +241,8 @@ def _version_3(found: Mapping[str, Json]) -> ArrayForm | None:
     return ArrayForm(form, _grid(shape, chunk), prefix, separator) if form is not None else None
 
 
-def _through(codecs: Json, form: ChunkForm, inner: bool = False) -> ChunkForm | None:
-    """``form`` after a list of codecs."""
+def _through(codecs: Json, form: ChunkForm, depth: int = 0) -> ChunkForm | None:
+    """``form`` after a list of codecs; ``depth`` counts the shards around it."""
     if not isinstance(codecs, list) or not codecs:
         raise ValueError("codecs is no list of codecs")
     if len(codecs) > _MAX_CODECS:
@@ -257,9 +261,9 @@ def _through(codecs: Json, form: ChunkForm, inner: bool = False) -> ChunkForm | 
                 if order is None or (form.steps and order == ">"):
                     return None
                 form = replace(form, dtype=order + form.dtype[1:])
-        elif name == "sharding_indexed" and not serialised and not inner and not form.steps:
+        elif name == "sharding_indexed" and not serialised and not form.steps:
             serialised = True
-            shard = _shard(config, form)
+            shard = _shard(config, form, depth + 1) if depth < _MAX_DEPTH else None
             if shard is None:
                 return None
             form = replace(form, shard=shard)
@@ -283,11 +287,11 @@ def _transposed(order: Json, form: ChunkForm) -> ChunkForm:
     return replace(form, shape=tuple(form.shape[a] for a in order), axes=tuple(form.axes[a] for a in order))
 
 
-def _shard(config: Mapping[str, Json], form: ChunkForm) -> ShardForm | None:
+def _shard(config: Mapping[str, Json], form: ChunkForm, depth: int) -> ShardForm | None:
     shape = _chunk_shape(config["chunk_shape"], form.shape)
     if any(whole % part for whole, part in zip(form.shape, shape, strict=True)):
         raise ValueError("the chunks of a shard do not divide it")
-    inner = _through(config["codecs"], replace(form, shape=shape), inner=True)
+    inner = _through(config["codecs"], replace(form, shape=shape), depth)
     index = [_named(codec) for codec in _list(config["index_codecs"])]
     names = [name for name, _ in index]
     location = config.get("index_location", "end")
@@ -295,8 +299,10 @@ def _shard(config: Mapping[str, Json], form: ChunkForm) -> ShardForm | None:
         raise ValueError("the index of a shard lies neither at its start nor at its end")
     if inner is None or names not in (["bytes"], ["bytes", "crc32c"]):
         return None
+    if inner.shard is not None and inner.axes != form.axes:
+        return None
     order = {"little": "<", "big": ">"}[index[0][1]["endian"]]
-    return ShardForm(inner, order, 4 * (len(names) - 1), location == "end")
+    return ShardForm(inner, shape, order, 4 * (len(names) - 1), location == "end")
 
 
 def _list(value: Json) -> Sequence[Json]:

@@ -73,14 +73,20 @@ class _Array:
 
 def parse(data: memoryview, limits: Limits) -> Parsed | None:
     """See ``source.parse``. Broken ZIPs and those without arrays that a model takes give None."""
+    groups = outline(data, limits)
+    return parse_groups(data, groups, limits) if groups else None
+
+
+def outline(data: memoryview, limits: Limits) -> list[Group]:
+    """The chunks in the ZIP, none decoded; empty where ``parse`` gives None. Raises SourceError subclasses."""
     try:
         with zipfile.ZipFile(io.BufferedReader(_View(data))) as opened:
             members = opened.infolist()
             arrays = _arrays(opened, members)
     except (*_BROKEN, NotImplementedError, EOFError, OSError, RuntimeError, UnicodeError):
-        return None
+        return []
     if not arrays:
-        return None
+        return []
     limits.check_blocks(len(members))
     for member in members:
         found = _array_of(member.filename, arrays)
@@ -89,8 +95,7 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
             if span is not None:
                 array, place = found
                 array.spans[place] = span  # of members with one name the last counts
-    groups = [group for array in arrays.values() for group in _groups(data, array, limits)]
-    return parse_groups(data, groups, limits) if groups else None
+    return [group for array in arrays.values() for group in _groups(data, array, limits)]
 
 
 def _arrays(opened: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> dict[str, _Array]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 from callic_archive.archive.collection import collection_adapters
 from callic_archive.archive.commit import Finished
+from callic_archive.archive.content import WHOLE_BELOW
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.packer import (
     Batch,
@@ -21,7 +24,7 @@ from callic_archive.archive.packing import PackRun
 from callic_archive.archive.scan import Source
 from callic_archive.errors import StoppedEarly
 from callic_archive.scheduling.cluster import local_cluster, running_cluster, usable_cores
-from callic_archive.scheduling.plan import Costs, Plan, cluster_pays, halves, plan_batches
+from callic_archive.scheduling.plan import AnyBatch, Costs, Plan, cluster_pays, halves, plan_batches
 from callic_archive.scheduling.run import run_here, run_on_workers
 from callic_archive.scheduling.signals import StopSignals
 
@@ -132,13 +135,53 @@ def costs_of(plan: Any) -> Costs:
     return Costs(adapt_second_per_image=20.0 if adapt in ("image", "both") else 0.0)
 
 
+class _Work:
+    """Batches that wait: files, those that may have to be cut a few at a time, and pieces before all others.
+
+    Of a file that is cut there is a copy until its last piece is packed; so only as many are begun as are worked on.
+    """
+
+    def __init__(self, run: PackRun, batches: Iterable[Batch], most: int) -> None:
+        self._run = run
+        self._most = max(1, most)
+        self._large: deque[Batch] = deque()
+        self._begun: set[str] = set()  # paths of files that may have to be cut
+        self.waiting: deque[AnyBatch] = deque()
+        for batch in batches:
+            large = any(source.size >= WHOLE_BELOW for source in batch.sources)
+            (self._large if large else self.waiting).append(batch)
+        self._refill()
+
+    def accept(self, batch: AnyBatch, result: BatchResult, watch: PackWatch) -> None:
+        """Take a result, and let wait what follows from it."""
+        self._run.accept(result)
+        if isinstance(batch, Batch):
+            self._begun.difference_update(source.path for source in batch.sources)
+        else:
+            done, total = self._run.cuts.pieces
+            if total:
+                watch.step(done, total)
+        self.waiting.extendleft(reversed(self._run.cuts.take()))
+        self._refill()
+        for source, entry in self._run.finished:
+            watch.packed(source, entry)
+        self._run.finished.clear()
+
+    def _refill(self) -> None:
+        while self._large and len(self._begun) + len(self._run.cuts) < self._most:
+            batch = self._large.popleft()
+            self._begun.update(source.path for source in batch.sources)
+            self.waiting.appendleft(batch)
+
+
 def _pack_here(run: PackRun, plan: Plan, resources: Resources, watch: PackWatch) -> None:
     # Few batches cannot keep several processes busy, but one image's tiles can keep all cores busy.
     threads = None if not resources.workers else min(resources.workers, usable_cores())
     job = run.job(threads)
-    for outcome in run_here(partial(pack_batch, job), plan.batches, watch.packed):
+    work = _Work(run, plan.batches, 1)
+    for outcome in run_here(partial(pack_batch, job), work.waiting, watch.packed):
         if outcome.result is not None:
-            run.accept(outcome.result)
+            work.accept(outcome.batch, outcome.result, watch)
             if outcome.result.left:
                 break
     run.accept_sealed(finish_packers(job.token))
@@ -151,10 +194,11 @@ def _pack_on_workers(
     job = run.job(resources.threads)
     with resources.cluster() as client:
         watch.stage("packing")
+        work = _Work(run, plan.batches, resources.processes)
         outcomes = run_on_workers(
             client,
             partial(pack_batch, job),
-            plan.batches,
+            work.waiting,
             halves,
             stopping=lambda: stop.requested is not None,
             tick=watch.workers,
@@ -163,10 +207,12 @@ def _pack_on_workers(
         for outcome in outcomes:
             result = outcome.result
             if result is None:
-                # Its single file ended every process that took it: store it here, without looking inside.
-                result = pack_batch(job, Batch(outcome.batch.sources, verbatim=True))
-            run.accept(result)
-            _tell(outcome.batch, result, watch)
+                # Its single file, or piece of one, ended every process that took it: store it here, without
+                # looking inside.
+                result = pack_batch(job, replace(outcome.batch, verbatim=True))
+            work.accept(outcome.batch, result, watch)
+            if isinstance(outcome.batch, Batch):
+                _tell(outcome.batch, result, watch)
         for sealed in client.run(finish_packers, job.token).values():
             run.accept_sealed(sealed)
     run.accept_sealed(finish_packers(job.token))
@@ -174,7 +220,7 @@ def _pack_on_workers(
 
 def _tell(batch: Batch, result: BatchResult, watch: PackWatch) -> None:
     entries = {entry.path: entry for entry in result.entries}
-    left = {source.path for source in result.left}
+    left = {source.path for source in result.left} | {cut.source.path for cut in result.cuts}
     for source in batch.sources:
         if source.path not in left:
             watch.packed(source, entries.get(source.path))

@@ -5,12 +5,14 @@ its start.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from callic_archive.archive.entries import Entry
+from callic_archive.archive.pack_pieces import PieceBatch
 from callic_archive.archive.packer import Batch
 from callic_archive.archive.packing import Group
 from callic_archive.archive.scan import Source
+from callic_archive.images.cutting import CUT_FROM
 
 BATCH_SECONDS = 30.0  # wanted length of a batch
 SHORTEST_BATCH = 4.0  # below this the hand-over to a worker is felt
@@ -35,8 +37,12 @@ _IMAGE_SUFFIXES = {
     "nrrd",
 }
 _IMAGE_SUFFIXES |= {"nii.gz", "dcm.gz", "tif.gz"}
+_CUT_SUFFIXES = {"tif", "tiff", "btf", "npy", "pgm", "ppm", "pnm", "pam", "bmp", "dcm", "dicom", "nii"}
 # bytes of samples for a byte of file, about
 _COMPRESSED = {"png": 2.0, "tif": 1.2, "tiff": 1.2, "nii.gz": 2.0, "dcm.gz": 2.0, "tif.gz": 2.0}
+
+
+AnyBatch = Batch | PieceBatch
 
 
 @dataclass(frozen=True)
@@ -98,12 +104,25 @@ def _batch(sources: Sequence[Source], known: Sequence[Entry]) -> Batch:
     return Batch(tuple(sources), tuple(known))
 
 
-def halves(batch: Batch) -> list[Batch]:
-    """A batch of more than one file as two."""
+def halves(batch: AnyBatch) -> list[AnyBatch]:
+    """A batch of more than one file or piece as two."""
+    if isinstance(batch, PieceBatch):
+        middle = len(batch.pieces) // 2
+        return [
+            replace(batch, pieces=part) for part in (batch.pieces[:middle], batch.pieces[middle:]) if part
+        ]
     middle = len(batch.sources) // 2
     return [Batch(part, batch.known) for part in (batch.sources[:middle], batch.sources[middle:]) if part]
 
 
 def cluster_pays(plan: Plan, workers: int) -> bool:
     """Whether worker processes are worth their start for this much work."""
-    return workers > 1 and len(plan.batches) > 1 and plan.seconds > CLUSTER_PAYS_FROM
+    parts = len(plan.batches) + sum(_is_cut(source) for batch in plan.batches for source in batch.sources)
+    return workers > 1 and parts > 1 and plan.seconds > CLUSTER_PAYS_FROM
+
+
+def _is_cut(source: Source) -> bool:
+    """Whether a file is cut into pieces for several workers, as far as its name and size tell."""
+    name = source.path.rsplit("/", 1)[-1].lower()
+    suffix = name.rsplit(".", 1)[-1] if "." in name else ""
+    return source.size >= CUT_FROM and (suffix in _CUT_SUFFIXES or not suffix or suffix.isdigit())

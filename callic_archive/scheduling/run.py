@@ -45,8 +45,10 @@ class Outcome(Generic[B, R]):
 def run_here(
     task: Task[B, R], batches: Sequence[B], watch: Callable[..., None] | None = None
 ) -> Iterator[Outcome[B, R]]:
-    """One batch after the other in this process."""
-    for batch in batches:
+    """One batch after the other in this process; a deque may get more meanwhile."""
+    waiting = batches if isinstance(batches, deque) else deque(batches)
+    while waiting:
+        batch = waiting.popleft()
         yield Outcome(batch, task(batch, watch))
 
 
@@ -62,11 +64,12 @@ def run_on_workers(
 ) -> Iterator[Outcome[B, R]]:
     """Batches on the workers of ``client``, results as they come.
 
+    Where ``batches`` is a deque, it is emptied, and whoever takes the results may put more into it meanwhile.
     ``stopping`` is asked before anything new is handed out. ``tick(batches running, workers)`` is called
     about twice a second. Raises what a task raised on purpose (CallicError), and ClusterFailed when no
     workers are left.
     """
-    waiting = deque(batches)
+    waiting = batches if isinstance(batches, deque) else deque(batches)
     suspects = deque[tuple[B, int]]()  # with the number of times each was lost
     done: queue.SimpleQueue[Any] = queue.SimpleQueue()
     running: dict[str, tuple[Any, B, int]] = {}

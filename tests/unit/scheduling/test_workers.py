@@ -202,13 +202,11 @@ def test_another_name_of_a_file_that_ends_workers_is_not_tried_here(
     pack_tree(tmp_path / "tree", tmp_path / "x.callic")
     done: list[Restored] = []
 
-    def killing(
-        task: object, batches: Any, seconds: float, resources: object, watch: Any, *_: object
-    ) -> None:
+    def killing(crew: object, task: object, batches: Any, on_workers: bool, watch: Any, *_: object) -> None:
         for entry in (entry for batch in batches for entry in batch):
             watch(Restored(entry, None, Problem.of(entry.path, WorkerKiller("ended"), kept=False)))
 
-    monkeypatch.setattr("callic_archive.scheduling.read._run", killing)
+    monkeypatch.setattr("callic_archive.scheduling.read._Crew.run", killing)
     with open_archive(tmp_path / "x.callic") as opened:
         unpack(
             opened,
