@@ -180,9 +180,13 @@ def adapt(sets: list[str], images: int, limit: int | None, steps: int, threads: 
 
 
 @main.command()
-@click.option("--codec", type=click.Choice(["learned", "test"]), default="test", help="which codec codes images")
+@click.option(
+    "--codec", type=click.Choice(["learned", "test"]), default="test", help="which codec codes images"
+)
 @click.option("--limit-megapixels", type=float, default=None, help="leave larger files out; they are counted")
-@click.option("--parts", default="eval,robustness,train", help="folders of the data (others are recorded apart)")
+@click.option(
+    "--parts", default="eval,robustness,train", help="folders of the data (others are recorded apart)"
+)
 def formats(codec: Literal["learned", "test"], limit_megapixels: float | None, parts: str) -> None:
     """What becomes of each file format: everything packed, verified, unpacked, compared and counted."""
     from pipelines.benchmarks import formats as part

@@ -97,7 +97,7 @@ def megapixels(path: Path) -> float:
     except SourceError:
         return 0.0
     images = parsed.images if parsed is not None else ()
-    return sum(image.shape[0] * image.shape[1] for image in images) / 1e6
+    return float(sum(image.shape[0] * image.shape[1] for image in images)) / 1e6
 
 
 def command(codec: Choice, *words: str | Path) -> Iterator[tuple[float, dict[str, Any]]]:
@@ -105,7 +105,9 @@ def command(codec: Choice, *words: str | Path) -> Iterator[tuple[float, dict[str
 
     ``test`` runs it with the codec of the tests, which needs no model. Raises RuntimeError where it says nothing.
     """
-    program = ["-m", "callic_archive.cli.main"] if codec == "learned" else [str(ROOT / "tests" / "command.py")]
+    program = (
+        ["-m", "callic_archive.cli.main"] if codec == "learned" else [str(ROOT / "tests" / "command.py")]
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CALLIC_TEST_DOUBLE": "dict()"}
     line = [sys.executable, *program, *map(str, words), "--json", "--quiet"]
     begin, said = time.monotonic(), False
@@ -177,28 +179,41 @@ def _restored(root: Path, again: Path, content: set[str]) -> dict[str, Any]:
 
 def measure(codec: Choice, sets: Sequence[str], limit_megapixels: float | None = None) -> dict[str, Any]:
     """Pack, verify, unpack and compare; the record."""
-    root, again, archive = SCRATCH / "formats" / "all", SCRATCH / "formats" / "again", SCRATCH / "formats.callic"
+    root, again, archive = (
+        SCRATCH / "formats" / "all",
+        SCRATCH / "formats" / "again",
+        SCRATCH / "formats.callic",
+    )
     for old in (again, archive, archive.with_name(archive.name + ".partial")):
         shutil.rmtree(old, ignore_errors=True)
     say("formats: copying the sets")
     files, left_out = make_tree(root, sets, limit_megapixels)
     say(f"formats: packing {files} files")
-    seconds, times, last = {}, dict[str, float | None](), None
+    seconds, times = dict[str, float](), dict[str, float | None]()
+    last: float | None = None
+    packed: dict[str, Any] = {}
     problems: dict[str, tuple[str, str]] = {}
     for at, event in command(codec, "pack", root, "-o", archive, "--workers", "1"):
         if event["event"] == "entry":
             times[_key(event)] = None if last is None else at - last
             last = at
         elif event["event"] == "problem":
-            problems[event["path"]] = (str(event["code"]), str(event["message"]).replace(f"{root.parent}/", ""))
+            problems[event["path"]] = (
+                str(event["code"]),
+                str(event["message"]).replace(f"{root.parent}/", ""),
+            )
         seconds["pack"], packed = round(at, 1), event
     listing = [e for _, e in command(codec, "list", archive) if e["event"] == "entry" and e["type"] == "file"]
     say("formats: verifying and unpacking")
-    for verb, words in (("verify", ["--full", "--against", root.parent]), ("unpack", ["-o", again])):
-        for at, last_event in command(codec, verb, archive, *words, "--workers", "1"):
-            seconds[verb] = round(at, 1)
-        if last_event["exit_code"]:
-            problems[verb] = (str(last_event["exit_code"]), json.dumps(last_event))
+    back: dict[str, list[str | Path]] = {
+        "verify": ["--full", "--against", root.parent],
+        "unpack": ["-o", again],
+    }
+    for verb, words in back.items():
+        *_, (at, summed_up) = command(codec, verb, archive, *words, "--workers", "1")
+        seconds[verb] = round(at, 1)
+        if summed_up["exit_code"]:
+            problems[verb] = (str(summed_up["exit_code"]), json.dumps(summed_up))
     say("formats: comparing")
     content = {e["path"].removeprefix("all/") for e in listing if e["fidelity"] == "content"}
     came = _restored(root, again / "all", content)
@@ -264,7 +279,10 @@ def summary(fates: Sequence[Fate]) -> dict[str, dict[str, Any]]:
         by_format[fate.format].append(fate)
     for name in sorted(by_format, key=lambda n: (n == "no image", n.lower())):
         own = by_format[name]
-        counts, timed = Counter(f.outcome for f in own), [f for f in own if f.seconds is not None and not f.repeats]
+        counts, timed = (
+            Counter(f.outcome for f in own),
+            [f for f in own if f.seconds is not None and not f.repeats],
+        )
         found[name] = {
             "files": len(own),
             "outcomes": {o: counts[o] for o in OUTCOMES if counts[o]},
@@ -292,7 +310,7 @@ def grids(record: dict[str, Any]) -> list[Grid]:
         "back their bytes. Not smaller: understood, kept verbatim as that is smaller. Named: broken, or of a kind that "
         "is not coded in a format that is; kept verbatim. Exact: of the files coded as images those with their very "
         "bytes. Files that repeat an earlier one take nothing, and do not count in MB/s (one process, with proofs). "
-        f"Restored: {'nothing' if not wrong else wrong} "
+        f"Restored: {wrong or 'nothing'} "
         f"differs in names, kinds, modes, times, links or bytes but for {came['content_that_differs']} files of fidelity "
         f"content; `verify --full` and `unpack` {'found nothing' if found['verified'] and found['unpacked'] else 'FAILED'}."
     )

@@ -10,16 +10,90 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-NAMES = ("style", "good", "patient", "nice", "chain", "reach", "bits", "shortest", "near", "first", "tokens", "forget")
+NAMES = (
+    "style",
+    "good",
+    "patient",
+    "nice",
+    "chain",
+    "reach",
+    "bits",
+    "shortest",
+    "near",
+    "first",
+    "tokens",
+    "forget",
+)
 WIDTHS = (2, 9, 9, 9, 13, 16, 5, 3, 16, 1, 20, 1)
 DEFAULTS = (1, 8, 16, 128, 128, 32506, 15, 3, 4096, 1, 16383, 0)
 ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
 FIXED = [8] * 144 + [9] * 112 + [7] * 24 + [8] * 8
-LENGTH_BASES = (3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258)
+LENGTH_BASES = (
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    9,
+    10,
+    11,
+    13,
+    15,
+    17,
+    19,
+    23,
+    27,
+    31,
+    35,
+    43,
+    51,
+    59,
+    67,
+    83,
+    99,
+    115,
+    131,
+    163,
+    195,
+    227,
+    258,
+)
 LENGTH_EXTRA = (0,) * 8 + (1,) * 4 + (2,) * 4 + (3,) * 4 + (4,) * 4 + (5,) * 4 + (0,)
 DISTANCE_BASES = (1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537, 2049, 3073,
                   4097, 6145, 8193, 12289, 16385, 24577)  # fmt: skip
-DISTANCE_EXTRA = (0, 0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13)
+DISTANCE_EXTRA = (
+    0,
+    0,
+    0,
+    0,
+    1,
+    1,
+    2,
+    2,
+    3,
+    3,
+    4,
+    4,
+    5,
+    5,
+    6,
+    6,
+    7,
+    7,
+    8,
+    8,
+    9,
+    9,
+    10,
+    10,
+    11,
+    11,
+    12,
+    12,
+    13,
+    13,
+)
 
 
 class Refused(Exception):
@@ -72,7 +146,9 @@ class Coder:
             raise Refused("a number of 31 bits")
         result = 1
         for _ in range(length):
-            result = 2 * result + (self.bit("M", result, *name) if result < 16 else self.step(self.range >> 1))
+            result = 2 * result + (
+                self.bit("M", result, *name) if result < 16 else self.step(self.range >> 1)
+            )
         return result - 1
 
 
@@ -250,7 +326,7 @@ Operation = tuple[int, int, int]  # symbol of the precode, its extra bits and th
 
 
 def expected_operation(own: Sequence[int], at: int, border: int, joined: int) -> tuple[int, int]:
-    """(symbol, lengths that it writes) expected at ``at``; 0 .. 15 is a length itself. ``border``: where the second list begins."""
+    """(symbol, lengths that it writes) expected at ``at``; 0 .. 15 is a length itself. The second list begins at ``border``."""
     end = len(own) if joined or at >= border else border
     value = own[at]
     most = 138 if value == 0 else 6
@@ -362,7 +438,11 @@ class Guesser:
         if length == 0 or length < limits["shortest"] or (length == 3 and distance > limits["near"]):
             return 0, length, distance, 0
         style = limits["style"]
-        if style == 0 or (style == 1 and length >= limits["patient"]) or (style > 1 and length >= limits["nice"]):
+        if (
+            style == 0
+            or (style == 1 and length >= limits["patient"])
+            or (style > 1 and length >= limits["nice"])
+        ):
             return 1, length, distance, 0
         strings.enter(p + 1)
         if style == 1:
@@ -416,7 +496,9 @@ def kind_of(expected: int, length: int, distance: int, ahead: int) -> int:
     return 1 if length else 0
 
 
-Token = tuple[int, int, int]  # value of a literal, or length and distance; 1 where 258 is written the long way
+Token = tuple[
+    int, int, int
+]  # value of a literal, or length and distance; 1 where 258 is written the long way
 
 
 class Stream:
@@ -506,7 +588,7 @@ class Stream:
     def token(self) -> Token:
         """Section 5."""
         c, p, raw = self.c, self.place, self.raw
-        expected, L, D, N = self.guesser.guess(p)  # noqa: N806
+        expected, L, D, N = self.guesser.guess(p)
         kind = kind_of(expected, L, D, N)
         wrong = c.bit("hit", self.history, kind)
         self.history = (2 * self.history + wrong) % 4
@@ -526,7 +608,7 @@ class Stream:
             if not 3 <= length <= 258 or p + length > len(raw):
                 raise Refused("a match of an impossible length")
             size = min(length - 3, 3)
-            if L >= length and not (expected and L == length) and c.bit("nearby", expected, size):
+            if length <= L and not (expected and length == L) and c.bit("nearby", expected, size):
                 distance = D
             elif c.bit("inside", size):
                 distance = 1 + c.plain(15)

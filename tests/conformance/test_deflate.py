@@ -99,7 +99,9 @@ def with_idat(data: bytes, stream: bytes) -> bytes:
     return data[:33] + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("name", ["libdeflate 6", "libdeflate 12", "zopfli", "zlib-ng 6", "partial flushes", "chance"])
+@pytest.mark.parametrize(
+    "name", ["libdeflate 6", "libdeflate 12", "zopfli", "zlib-ng 6", "partial flushes", "chance"]
+)
 def test_png(name):
     out = io.BytesIO()
     Image.fromarray(grainy(28, 40)).save(out, "PNG")
@@ -115,7 +117,12 @@ def test_png_of_pillow_that_zlib_does_not_repeat():
     Image.fromarray(grainy(60, 40, 3)).save(out, "PNG", compress_level=9)
     raw = zlib.decompress(idat(out.getvalue()))
     engine = zlib.compressobj(7, zlib.DEFLATED, -9, 3)
-    body = engine.compress(raw[:1500]) + engine.flush(zlib.Z_SYNC_FLUSH) + engine.compress(raw[1500:]) + engine.flush()
+    body = (
+        engine.compress(raw[:1500])
+        + engine.flush(zlib.Z_SYNC_FLUSH)
+        + engine.compress(raw[1500:])
+        + engine.flush()
+    )
     data = with_idat(out.getvalue(), b"\x18\x19" + body + zlib.adler32(raw).to_bytes(4, "big"))
     assert streams(side_of(data), [raw]) == [body]
 

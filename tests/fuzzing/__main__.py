@@ -1,6 +1,6 @@
 """Fuzz parsers: in this process, one input after the other, each within bounds of memory and processor time.
 
-    python -m tests.fuzzing [TARGET...] [--count N | --seconds S] [--seed N] [--keep FOLDER] [--atheris]
+    python -m tests.fuzzing [TARGET[:COUNT]...] [--count N | --seconds S] [--seed N] [--keep FOLDER] [--atheris]
 
 Inputs are broken copies of good ones, the same for the same seed. With ``--atheris`` (the extra ``fuzz``), coverage guides
 which are broken further; one target then. Prints a JSON line a target; findings are kept in FOLDER, and the exit code is 1.
@@ -25,7 +25,9 @@ from types import FrameType
 from typing import Any
 
 CPU_SECONDS = 10.0  # that one input may take, the compilation of loops before the first aside
-MEMORY = 2 << 30  # bytes of address space that all inputs of a process may take beyond what it has after the seeds
+MEMORY = (
+    2 << 30
+)  # bytes of address space that all inputs of a process may take beyond what it has after the seeds
 
 
 class Slow(BaseException):
@@ -56,7 +58,7 @@ def attempt(run: Any, data: bytes) -> tuple[str, str]:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
-def fuzz(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def fuzz(name: str, count: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One target: counts, and one finding for each place where an input failed."""
     from tests.fuzzing.targets import TARGETS
 
@@ -71,7 +73,7 @@ def fuzz(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
             yield target.breaks(rng.choice(good), rng, good)
 
     for data in inputs():
-        if number >= len(good) + arguments.count or time.monotonic() - began > arguments.seconds:
+        if number >= len(good) + count or time.monotonic() - began > arguments.seconds:
             break
         number += 1
         if arguments.current is not None:
@@ -116,7 +118,10 @@ def guided(name: str, arguments: argparse.Namespace) -> None:
         key = why.rsplit("(", 1)[-1] + why.split(":")[0]
         if why and key not in seen:
             seen.add(key)
-            print(json.dumps({"target": name, "finding": f"{keep(arguments.keep, name, data)}: {why}"}), flush=True)
+            print(
+                json.dumps({"target": name, "finding": f"{keep(arguments.keep, name, data)}: {why}"}),
+                flush=True,
+            )
 
     def mutate(data: bytes, most: int, seed: int) -> bytes:
         rng = random.Random(seed)
@@ -135,13 +140,17 @@ def guided(name: str, arguments: argparse.Namespace) -> None:
 
 def main() -> int:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("targets", nargs="*")
     parser.add_argument("--count", type=int, default=1 << 60, help="broken inputs of each target")
     parser.add_argument("--seconds", type=float, default=1e9, help="for each target")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=None, help="folder for inputs that failed")
-    parser.add_argument("--current", type=Path, default=None, help="file that holds the input at hand, should all end")
+    parser.add_argument(
+        "--current", type=Path, default=None, help="file that holds the input at hand, should all end"
+    )
     parser.add_argument("--atheris", action="store_true")
     arguments = parser.parse_args()
     faulthandler.enable()
@@ -151,14 +160,15 @@ def main() -> int:
         guided(arguments.targets[0], arguments)
     from tests.fuzzing.targets import TARGETS
 
-    names = arguments.targets or list(TARGETS)
+    counts = dict(target.partition(":")[::2] for target in arguments.targets or TARGETS)
+    names = list(counts)
     for name in names:  # what is compiled and loaded once does not count
         for data in TARGETS[name].seeds():
             TARGETS[name].run(data)
     bound_memory()
     bad = False
     for name in names:
-        result = fuzz(name, arguments)
+        result = fuzz(name, int(counts[name] or arguments.count), arguments)
         bad |= bool(result["findings"])
         print(json.dumps(result), flush=True)
     return int(bad)

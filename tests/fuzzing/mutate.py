@@ -9,7 +9,21 @@ from collections.abc import Sequence
 from typing import Any
 
 _BYTES = (0, 1, 2, 3, 4, 7, 8, 15, 16, 32, 64, 127, 128, 192, 224, 254, 255)
-_WORDS = (0, 1, 2, 255, 256, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, (1 << 63) - 1, (1 << 64) - 1)
+_WORDS = (
+    0,
+    1,
+    2,
+    255,
+    256,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    (1 << 63) - 1,
+    (1 << 64) - 1,
+)
 _VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 255, 256, 65535, 65536, 1 << 31, (1 << 31) - 1, 1 << 32, 1 << 62, 1 << 63, 1 << 64,
     -(1 << 63), 10**30, 0.5, -0.0, 1e308, "", "0", "\0", "a/../b", "x" * 300, "zlib", "|u1", ">u2", [], [0], [[0, 0, 1]],
@@ -95,7 +109,9 @@ def broken_json(value: Any, rng: random.Random) -> Any:
         elif kind <= 2 and type(old) is int:
             holder[last] = old + rng.choice((-1, 1, -2, 2, 7, -old, old, 1 << 16, 1 << 31, -(1 << 31)))
         elif kind == 3 and isinstance(holder, dict):
-            holder[rng.choice(("differences", "members", "stored", "packings", "flip", "planar", "x"))] = rng.choice(_VALUES)
+            holder[rng.choice(("differences", "members", "stored", "packings", "flip", "planar", "x"))] = (
+                rng.choice(_VALUES)
+            )
         else:
             holder[last] = copy.deepcopy(rng.choice(_VALUES))
     return value

@@ -43,7 +43,13 @@ def _flushed_png() -> bytes:
     raw = zlib.decompress(data[at + 8 : at + 8 + int.from_bytes(data[at : at + 4], "big")])
     stream = b"\x78\x9c" + flushed(raw, [20, 90]) + zlib.adler32(raw).to_bytes(4, "big")
     chunk = b"IDAT" + stream
-    return data[:at] + len(stream).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") + _png(GRAY)[-12:]
+    return (
+        data[:at]
+        + len(stream).to_bytes(4, "big")
+        + chunk
+        + zlib.crc32(chunk).to_bytes(4, "big")
+        + _png(GRAY)[-12:]
+    )
 
 
 def png() -> list[bytes]:
@@ -116,8 +122,8 @@ def nrrd() -> list[bytes]:
     return [
         head.format("raw").encode() + WIDE.astype("<u2").tobytes(),
         head.format("gzip").encode() + gzip.compress(WIDE.astype("<u2").tobytes(), mtime=0),
-        b"NRRD0005\n# about\ntype: uchar\ndimension: 3\nsizes: 3 11 9\nkinds: RGB-color space space\nencoding: raw\nkey:=value\n\n"
-        + RGB.tobytes(),
+        b"NRRD0005\n# about\ntype: uchar\ndimension: 3\n"
+        b"sizes: 3 11 9\nkinds: RGB-color space space\nencoding: raw\nkey:=value\n\n" + RGB.tobytes(),
     ]
 
 
@@ -174,7 +180,9 @@ def _zip(**files: bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as made:
         for name, data in files.items():
-            made.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_STORED if len(name) > 3 else zipfile.ZIP_DEFLATED)
+            made.writestr(
+                zipfile.ZipInfo(name), data, zipfile.ZIP_STORED if len(name) > 3 else zipfile.ZIP_DEFLATED
+            )
     return out.getvalue()
 
 
@@ -198,10 +206,14 @@ def _zarr() -> tuple[list[tuple[Context, bytes]], list[bytes]]:
     with tempfile.TemporaryDirectory() as folder:
         for number, way in enumerate(ways):
             root = Path(folder) / str(number)
-            made = zarr.create_array(store=str(root), shape=(2, 12, 30), chunks=(1, 12, 15), dtype="uint16", **way)
+            made = zarr.create_array(
+                store=str(root), shape=(2, 12, 30), chunks=(1, 12, 15), dtype="uint16", **way
+            )
             made[...] = np.concatenate([array, array], axis=2)
             document = next(p for p in root.iterdir() if p.name in (".zarray", "zarr.json"))
-            files = sorted(p for p in root.rglob("*") if p.is_file() and not p.name.startswith((".z", "zarr.json")))
+            files = sorted(
+                p for p in root.rglob("*") if p.is_file() and not p.name.startswith((".z", "zarr.json"))
+            )
             key = files[0].relative_to(root).as_posix()
             chunks.append((Context(document.name, document.read_bytes(), key), files[0].read_bytes()))
             out = io.BytesIO()

@@ -5,6 +5,7 @@ A target takes bytes and returns what came of them, as a word; whatever it raise
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -13,11 +14,9 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-import io
 
 import numpy as np
 
@@ -27,14 +26,14 @@ from callic_archive.archive.entries import Entry
 from callic_archive.archive.entry_record import DICTIONARY, decode_entry
 from callic_archive.archive.pack_one import PackOptions, prove_rebuild
 from callic_archive.archive.reading import contents_of
-from callic_archive.codec.adapter_syntax import read_adapter, write_adapter
+from callic_archive.codec.adapter_syntax import read_adapter
 from callic_archive.codec.decoder import decode_image
 from callic_archive.codec.encoder import EncodeOptions, encode_image
 from callic_archive.container.bag import validate_bag
-from callic_archive.container.index import read_index, write_index
+from callic_archive.container.index import read_index
 from callic_archive.container.layout import RecordRef, RecordType, encode_varint
 from callic_archive.container.reader import ShardReader
-from callic_archive.errors import CallicError, DamagedModel, RebuildMismatch
+from callic_archive.errors import CallicError
 from callic_archive.images import parse, rebuild
 from callic_archive.images.deflate.differences import Reader, Writer
 from callic_archive.images.source import Context, Limits, Parsed
@@ -125,7 +124,11 @@ def metadata(data: bytes) -> str:
 
     def step() -> str:
         try:
-            return "left" if array_form("zarr.json", data) is None and array_form(".zarray", data) is None else "array"
+            return (
+                "left"
+                if array_form("zarr.json", data) is None and array_form(".zarray", data) is None
+                else "array"
+            )
         except (ValueError, LookupError, TypeError, RecursionError, ArithmeticError):
             return "refused"  # what ``source.parse`` turns into MalformedSource
 
@@ -309,7 +312,9 @@ def entry_seeds() -> list[bytes]:
     found = []
     for path in sorted((_archive() / "data").glob("shard-*")):
         with ShardReader(path) as reader:
-            found += [reader.read(entry.ref) for entry in reader.index() if entry.ref.type is RecordType.ENTRY]
+            found += [
+                reader.read(entry.ref) for entry in reader.index() if entry.ref.type is RecordType.ENTRY
+            ]
     return found
 
 
@@ -360,7 +365,12 @@ def codestream_seeds() -> list[bytes]:
     options = EncodeOptions(tile=8, patch=4, threads=1)
     return [
         encode_image(image, models=tiny_models(), options=options)
-        for image in (seeds.GRAY[:9, :8], seeds.RGB[:8, :7], seeds.WIDE[:8, :8], seeds.GRAY[:8, :8] // 16 * 16)
+        for image in (
+            seeds.GRAY[:9, :8],
+            seeds.RGB[:8, :7],
+            seeds.WIDE[:8, :8],
+            seeds.GRAY[:8, :8] // 16 * 16,
+        )
     ]
 
 
