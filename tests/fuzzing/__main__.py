@@ -1,9 +1,9 @@
 """Fuzz parsers: in this process, one input after the other, each within bounds of memory and processor time.
 
-    python -m tests.fuzzing [TARGET[:COUNT]...] [--count N | --seconds S] [--seed N] [--keep FOLDER] [--atheris]
+    python -m tests.fuzzing [TARGET[:COUNT]...] [--count N | --seconds S] [--seed N] [--keep FOLDER]
 
-Inputs are broken copies of good ones, the same for the same seed. With ``--atheris`` (the extra ``fuzz``), coverage guides
-which are broken further; one target then. Prints a JSON line a target; findings are kept in FOLDER, and the exit code is 1.
+Inputs are broken copies of good ones, the same for the same seed. Prints a JSON line a target; findings are kept in
+FOLDER, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import json
 import random
 import resource
 import signal
-import sys
 import time
 import traceback
 from collections import Counter
@@ -97,47 +96,6 @@ def keep(folder: Path | None, name: str, data: bytes) -> str:
     return str(path)
 
 
-def guided(name: str, arguments: argparse.Namespace) -> None:
-    """One target with atheris; never returns."""
-    import atheris
-
-    with atheris.instrument_imports(include=["callic_archive.images", "callic_archive.container", "callic_archive.archive",
-                                             "callic_archive.codec", "callic_archive.model"]):  # fmt: skip
-        from tests.fuzzing.targets import TARGETS
-    target = TARGETS[name]
-    good = target.seeds()
-    corpus = arguments.keep / f"corpus-{name}"
-    corpus.mkdir(parents=True, exist_ok=True)
-    for data in good:
-        (corpus / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
-        target.run(data)
-    seen: set[str] = set()
-
-    def one(data: bytes) -> None:
-        _, why = attempt(target.run, data)
-        key = why.rsplit("(", 1)[-1] + why.split(":")[0]
-        if why and key not in seen:
-            seen.add(key)
-            print(
-                json.dumps({"target": name, "finding": f"{keep(arguments.keep, name, data)}: {why}"}),
-                flush=True,
-            )
-
-    def mutate(data: bytes, most: int, seed: int) -> bytes:
-        rng = random.Random(seed)
-        if rng.random() < 0.5:
-            return bytes(atheris.Mutate(data, most))
-        try:
-            return target.breaks(data, rng, good)[:most]
-        except (ValueError, LookupError, RuntimeError):
-            return target.breaks(rng.choice(good), rng, good)[:most]
-
-    options = [f"-max_total_time={int(arguments.seconds)}", "-max_len=65536", "-timeout=120", "-rss_limit_mb=8000",
-               f"-seed={arguments.seed + 1}", "-print_final_stats=1", f"-artifact_prefix={arguments.keep}/"]  # fmt: skip
-    atheris.Setup([sys.argv[0], *options, str(corpus)], one, custom_mutator=mutate)
-    atheris.Fuzz()
-
-
 def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(
@@ -151,13 +109,9 @@ def main() -> int:
     parser.add_argument(
         "--current", type=Path, default=None, help="file that holds the input at hand, should all end"
     )
-    parser.add_argument("--atheris", action="store_true")
     arguments = parser.parse_args()
     faulthandler.enable()
     signal.signal(signal.SIGVTALRM, _slow)
-    if arguments.atheris:
-        arguments.keep = arguments.keep or Path("runs/fuzzing")
-        guided(arguments.targets[0], arguments)
     from tests.fuzzing.targets import TARGETS
 
     counts = dict(target.partition(":")[::2] for target in arguments.targets or TARGETS)

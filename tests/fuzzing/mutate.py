@@ -110,7 +110,7 @@ def broken_json(value: Any, rng: random.Random) -> Any:
             holder[last] = old + rng.choice((-1, 1, -2, 2, 7, -old, old, 1 << 16, 1 << 31, -(1 << 31)))
         elif kind == 3 and isinstance(holder, dict):
             holder[rng.choice(("differences", "members", "stored", "packings", "flip", "planar", "x"))] = (
-                rng.choice(_VALUES)
+                copy.deepcopy(rng.choice(_VALUES))
             )
         else:
             holder[last] = copy.deepcopy(rng.choice(_VALUES))
