@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -184,6 +185,23 @@ def adapt(sets: list[str], images: int, limit: int | None, steps: int, threads: 
     from pipelines.benchmarks import adaptation as part
 
     record.show(part.grids(part.update(sets, images, limit, steps, threads)))
+
+
+@main.command()
+@click.option(
+    "--codec", type=click.Choice(["learned", "test"]), default="test", help="which codec codes images"
+)
+@click.option("--limit-megapixels", type=float, default=None, help="leave larger files out; they are counted")
+@click.option(
+    "--parts", default="eval,robustness,train", help="folders of the data (others are recorded apart)"
+)
+def formats(codec: Literal["learned", "test"], limit_megapixels: float | None, parts: str) -> None:
+    """What becomes of each file format: everything packed, verified, unpacked, compared and counted."""
+    from pipelines.benchmarks import formats as part
+
+    chosen = tuple(name.strip() for name in parts.split(",") if name.strip())
+    found = part.measure(codec, chosen, limit_megapixels)
+    record.show(part.grids(record.save(_trial(part.NAME, chosen != part.SETS), found)))
 
 
 @main.command()

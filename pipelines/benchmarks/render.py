@@ -38,6 +38,11 @@ SECTIONS = (
         "The paper's schedule spends early steps on the costliest patches alone.",
     ),
     ("memory", "Memory and start-up", "The process tree was sampled four times a second."),
+    (
+        "formats",
+        "Formats",
+        "Every file of the shared data, odd and broken ones among them: packed, verified, unpacked and compared.",
+    ),
 )
 
 
@@ -73,6 +78,10 @@ def tables(name: str, found: dict[str, Any]) -> list[Grid]:
         from pipelines.benchmarks import memory
 
         return memory.grids(found)
+    if name == "formats":
+        from pipelines.benchmarks import formats
+
+        return formats.grids(found)
     from pipelines.benchmarks import adaptation
 
     return adaptation.grids(found)

@@ -1,0 +1,132 @@
+"""Fuzz parsers: in this process, one input after the other, each within bounds of memory and processor time.
+
+    python -m tests.fuzzing [TARGET[:COUNT]...] [--count N | --seconds S] [--seed N] [--keep FOLDER]
+
+Inputs are broken copies of good ones, the same for the same seed. Prints a JSON line a target; findings are kept in
+FOLDER, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import hashlib
+import json
+import random
+import resource
+import signal
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+CPU_SECONDS = 10.0  # that one input may take, the compilation of loops before the first aside
+MEMORY = (
+    2 << 30
+)  # bytes of address space that all inputs of a process may take beyond what it has after the seeds
+
+
+class Slow(BaseException):
+    """An input takes too long. No parser catches it."""
+
+
+def _slow(number: int, frame: FrameType | None) -> None:
+    raise Slow(f"more than {CPU_SECONDS:.0f} seconds")
+
+
+def bound_memory() -> None:
+    """Let this process have no more than MEMORY beyond what it has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def attempt(run: Any, data: bytes) -> tuple[str, str]:
+    """(what came of it, why that is a finding or nothing)."""
+    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
+    try:
+        return run(data), ""
+    except (Exception, Slow) as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        return "FINDING", text[:400]
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+
+def fuzz(name: str, count: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One target: counts, and one finding for each place where an input failed."""
+    from tests.fuzzing.targets import TARGETS
+
+    target, found, findings = TARGETS[name], Counter[str](), dict[str, str]()
+    rng = random.Random(f"{arguments.seed} {name}")
+    good = target.seeds()
+    began, number = time.monotonic(), 0
+
+    def inputs() -> Iterator[bytes]:
+        yield from good
+        while True:
+            yield target.breaks(rng.choice(good), rng, good)
+
+    for data in inputs():
+        if number >= len(good) + count or time.monotonic() - began > arguments.seconds:
+            break
+        number += 1
+        if arguments.current is not None:
+            arguments.current.write_bytes(name.encode() + b"\n" + data)
+        came, why = attempt(target.run, data)
+        found[came] += 1
+        key = why.rsplit("(", 1)[-1] + why.split(":")[0]
+        if why and key not in findings:
+            kept = keep(arguments.keep, name, data)
+            findings[key] = f"{kept}: {why}"
+    return {"target": name, "inputs": number, "outcomes": dict(found), "findings": sorted(findings.values())}
+
+
+def keep(folder: Path | None, name: str, data: bytes) -> str:
+    """Write an input that failed, and say where; its first bytes in hexadecimal where there is no folder."""
+    if folder is None:
+        return data[:2000].hex()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{hashlib.sha256(data).hexdigest()[:10]}"
+    path.write_bytes(data)
+    return str(path)
+
+
+def main() -> int:
+    """Run it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("targets", nargs="*")
+    parser.add_argument("--count", type=int, default=1 << 60, help="broken inputs of each target")
+    parser.add_argument("--seconds", type=float, default=1e9, help="for each target")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, default=None, help="folder for inputs that failed")
+    parser.add_argument(
+        "--current", type=Path, default=None, help="file that holds the input at hand, should all end"
+    )
+    arguments = parser.parse_args()
+    faulthandler.enable()
+    signal.signal(signal.SIGVTALRM, _slow)
+    from tests.fuzzing.targets import TARGETS
+
+    counts = dict(target.partition(":")[::2] for target in arguments.targets or TARGETS)
+    names = list(counts)
+    for name in names:  # what is compiled and loaded once does not count
+        for data in TARGETS[name].seeds():
+            TARGETS[name].run(data)
+    bound_memory()
+    bad = False
+    for name in names:
+        result = fuzz(name, int(counts[name] or arguments.count), arguments)
+        bad |= bool(result["findings"])
+        print(json.dumps(result), flush=True)
+    return int(bad)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

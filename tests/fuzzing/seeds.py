@@ -1,0 +1,238 @@
+"""Good files of every kind that is parsed, small and made by code."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tempfile
+import zipfile
+import zlib
+from functools import lru_cache
+from pathlib import Path
+
+import imagecodecs
+import nibabel
+import numpy as np
+import tifffile
+import zarr
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
+
+from callic_archive.images.source import Context
+from tests.streams import flushed
+from tests.trees import grainy
+from tests.unit.images.test_dicom_coded import dicom, jpeg_2000, jpeg_code, rle_code
+
+GRAY = grainy(12, 15)
+RGB = grainy(9, 11, 3)
+WIDE = (grainy(12, 15).astype(np.uint16) << 4) + 7
+
+
+def _png(image: np.ndarray, mode: str | None = None, **options: object) -> bytes:
+    out = io.BytesIO()
+    made = Image.fromarray(image)
+    (made.convert(mode) if mode else made).save(out, "PNG", **options)
+    return out.getvalue()
+
+
+def _flushed_png() -> bytes:
+    """A PNG whose stream no parameters of zlib repeat."""
+    data = _png(GRAY)
+    at = data.index(b"IDAT") - 4
+    raw = zlib.decompress(data[at + 8 : at + 8 + int.from_bytes(data[at : at + 4], "big")])
+    stream = b"\x78\x9c" + flushed(raw, [20, 90]) + zlib.adler32(raw).to_bytes(4, "big")
+    chunk = b"IDAT" + stream
+    return (
+        data[:at]
+        + len(stream).to_bytes(4, "big")
+        + chunk
+        + zlib.crc32(chunk).to_bytes(4, "big")
+        + _png(GRAY)[-12:]
+    )
+
+
+def png() -> list[bytes]:
+    return [
+        _png(GRAY), _png(RGB, compress_level=1), _png(RGB, "RGBA"), _png(GRAY, "P"), _png(GRAY, "1"), _png(GRAY, "LA"),
+        _png(WIDE), _flushed_png(),
+    ]  # fmt: skip
+
+
+def _tiff(image: np.ndarray, **options: object) -> bytes:
+    out = io.BytesIO()
+    tifffile.imwrite(out, image, **options)
+    return out.getvalue()
+
+
+def tiff() -> list[bytes]:
+    stack = np.stack([WIDE, WIDE + 1])
+    found = [
+        _tiff(GRAY), _tiff(RGB, photometric="rgb"), _tiff(stack, photometric="minisblack"), _tiff(WIDE, byteorder=">"),
+        _tiff(GRAY, bigtiff=True), _tiff(RGB, photometric="rgb", planarconfig="contig", tile=(16, 16)),
+        _tiff(np.moveaxis(RGB, 2, 0), photometric="rgb", planarconfig="separate"),
+        _tiff(WIDE.astype(np.int32), rowsperstrip=4),
+    ]  # fmt: skip
+    for name in ("zlib", "lzw", "packbits"):
+        found.append(_tiff(GRAY, compression=name, rowsperstrip=5))
+    found += [_tiff(WIDE, compression=name, predictor=True) for name in ("zlib", "lzw")]
+    return found
+
+
+def bmp() -> list[bytes]:
+    made = []
+    for image in (GRAY, RGB):
+        out = io.BytesIO()
+        Image.fromarray(image).save(out, "BMP")
+        made.append(out.getvalue())
+    return made
+
+
+def pnm() -> list[bytes]:
+    return [
+        b"P5 15 12 255\n" + GRAY.tobytes(),
+        b"P6\n# a comment\n11 9\n255\n" + RGB.tobytes(),
+        b"P5 15 12 4095\n" + WIDE.astype(">u2").tobytes() + b"P5 1 1 255\n\7",
+        b"P7\nWIDTH 15\nHEIGHT 12\nDEPTH 1\nMAXVAL 255\nTUPLTYPE GRAYSCALE\nENDHDR\n" + GRAY.tobytes(),
+    ]
+
+
+def _npy(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
+
+
+def npy() -> list[bytes]:
+    return [
+        _npy(GRAY), _npy(WIDE.astype(">u2")), _npy(np.asfortranarray(WIDE)), _npy(np.stack([GRAY] * 3)), _npy(WIDE * 1.5),
+    ]  # fmt: skip
+
+
+def nifti() -> list[bytes]:
+    volume = np.stack([WIDE] * 3, axis=2).astype(np.int16)
+    made = [kind(volume, np.eye(4)).to_bytes() for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image)]
+    header = nibabel.Nifti1Header(endianness=">")
+    header.set_data_dtype(">u2")
+    return [*made, nibabel.Nifti1Image(volume.astype(np.uint16), np.eye(4), header).to_bytes()]
+
+
+def nrrd() -> list[bytes]:
+    head = "NRRD0004\ntype: uint16\ndimension: 2\nsizes: 15 12\nendian: little\nencoding: {}\n\n"
+    return [
+        head.format("raw").encode() + WIDE.astype("<u2").tobytes(),
+        head.format("gzip").encode() + gzip.compress(WIDE.astype("<u2").tobytes(), mtime=0),
+        b"NRRD0005\n# about\ntype: uchar\ndimension: 3\n"
+        b"sizes: 3 11 9\nkinds: RGB-color space space\nencoding: raw\nkey:=value\n\n" + RGB.tobytes(),
+    ]
+
+
+def _native(image: np.ndarray, syntax: str, **fields: object) -> bytes:
+    """A DICOM file with native pixels."""
+    ds = Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = "1.2.3"
+    ds.Rows, ds.Columns = image.shape[:2]
+    ds.SamplesPerPixel = 3 if image.ndim == 3 else 1
+    ds.PhotometricInterpretation = "RGB" if image.ndim == 3 else "MONOCHROME2"
+    if image.ndim == 3:
+        ds.PlanarConfiguration = 0
+    ds.BitsAllocated = ds.BitsStored = 8 * image.itemsize
+    ds.HighBit, ds.PixelRepresentation = ds.BitsStored - 1, 0
+    ds.PixelData = image.tobytes() + b"\0" * (image.nbytes % 2)
+    ds["PixelData"].VR = "OW" if image.itemsize == 2 else "OB"
+    ds.PatientName = "A^B"
+    inner = Dataset()
+    inner.PatientID = "7"
+    ds.ReferencedImageSequence = [inner]
+    out = io.BytesIO()
+    ds.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+def dicom_native() -> list[bytes]:
+    return [
+        _native(WIDE, "1.2.840.10008.1.2.1"), _native(RGB, "1.2.840.10008.1.2.1"), _native(WIDE, "1.2.840.10008.1.2"),
+        _native(WIDE, "1.2.840.10008.1.2.1")[128 + 4 :], _native(GRAY, "1.2.840.10008.1.2.1.99"),
+    ]  # fmt: skip
+
+
+def dicom_coded() -> list[bytes]:
+    stack = np.stack([WIDE, WIDE + 3])
+    return [
+        dicom([rle_code(frame) for frame in stack], stack, RLELossless),
+        dicom([jpeg_code(WIDE)], WIDE[None], JPEGLosslessSV1),
+        dicom([imagecodecs.ljpeg_encode(WIDE, bitspersample=16)], WIDE[None], JPEGLosslessSV1),
+        dicom([jpeg_2000(WIDE, resolutions=2)], WIDE[None], JPEG2000Lossless),
+    ]
+
+
+def gz() -> list[bytes]:
+    named = io.BytesIO()
+    with gzip.GzipFile("a.nii", "wb", 5, named, 1) as stream:
+        stream.write(nifti()[0])
+    return [gzip.compress(_npy(WIDE), mtime=0), named.getvalue(), gzip.compress(tiff()[0], 1, mtime=5)]
+
+
+def _zip(**files: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, data in files.items():
+            made.writestr(
+                zipfile.ZipInfo(name), data, zipfile.ZIP_STORED if len(name) > 3 else zipfile.ZIP_DEFLATED
+            )
+    return out.getvalue()
+
+
+def zipped() -> list[bytes]:
+    out = io.BytesIO()
+    np.savez_compressed(out, a=WIDE, b=GRAY)
+    return [out.getvalue(), _zip(a=_npy(WIDE), notes=b"words", picture=png()[0]), _zip(a=gzip.compress(b"x"))]
+
+
+@lru_cache(maxsize=1)
+def _zarr() -> tuple[list[tuple[Context, bytes]], list[bytes]]:
+    """Chunks with their contexts, and zipped stores."""
+    chunks: list[tuple[Context, bytes]] = []
+    zips = []
+    array = np.stack([WIDE, WIDE + 1])
+    ways: list[dict[str, object]] = [
+        {"zarr_format": 2, "compressors": None}, {"zarr_format": 2}, {"zarr_format": 3},
+        {"zarr_format": 3, "shards": (2, 12, 30), "compressors": zarr.codecs.GzipCodec()},
+        {"zarr_format": 3, "compressors": zarr.codecs.BloscCodec(cname="lz4")},
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        for number, way in enumerate(ways):
+            root = Path(folder) / str(number)
+            made = zarr.create_array(
+                store=str(root), shape=(2, 12, 30), chunks=(1, 12, 15), dtype="uint16", **way
+            )
+            made[...] = np.concatenate([array, array], axis=2)
+            document = next(p for p in root.iterdir() if p.name in (".zarray", "zarr.json"))
+            files = sorted(
+                p for p in root.rglob("*") if p.is_file() and not p.name.startswith((".z", "zarr.json"))
+            )
+            key = files[0].relative_to(root).as_posix()
+            chunks.append((Context(document.name, document.read_bytes(), key), files[0].read_bytes()))
+            out = io.BytesIO()
+            with zipfile.ZipFile(out, "w") as packed:
+                for path in sorted(p for p in root.rglob("*") if p.is_file()):
+                    packed.writestr(zipfile.ZipInfo(path.relative_to(root).as_posix()), path.read_bytes())
+            zips.append(out.getvalue())
+    return chunks, zips
+
+
+def zarr_chunks() -> list[tuple[Context, bytes]]:
+    return _zarr()[0]
+
+
+def zarr_zips() -> list[bytes]:
+    return _zarr()[1]
+
+
+IMAGES = {
+    "png": png, "tiff": tiff, "bmp": bmp, "pnm": pnm, "npy": npy, "nifti": nifti, "nrrd": nrrd, "dicom": dicom_native,
+    "dicom-coded": dicom_coded, "gzip": gz, "zip": zipped, "zarr-zip": zarr_zips,
+}  # fmt: skip

@@ -1,0 +1,85 @@
+"""Every parser of image files, on broken copies of good input: it refuses in order, or what it took comes back.
+
+In processes of their own, with bounds of memory and processor time; the inputs are the same on every run. Longer runs:
+``python -m tests.fuzzing``.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fuzzing.mutate import broken, broken_json, mended_png
+
+ROOT = Path(__file__).parents[2]
+# Broken inputs of each target: each group takes some ten seconds, the start of its process included.
+GROUPS: dict[str, dict[str, int]] = {
+    "plain images": {"bmp": 3000, "pnm": 2000, "npy": 1500, "nifti": 800, "nrrd": 800},
+    "compressed images": {"png": 1500, "tiff": 800},
+    "DICOM": {"dicom": 400, "dicom-coded": 150},
+    "wrappers": {"gzip": 500, "zip": 400, "zarr-zip": 150, "zarr-chunk": 300, "zarr-metadata": 1500},
+}
+HANGS = 900.0  # seconds after which a process is ended from outside: something below Python goes on for ever
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_parser(group: str, tmp_path: Path) -> None:
+    current = tmp_path / "current"
+    targets = [f"{name}:{count}" for name, count in GROUPS[group].items()]
+    words = [sys.executable, "-m", "tests.fuzzing", *targets, "--current", str(current)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=HANGS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"a parser hangs with the input {current.read_bytes()[:2000]!r}")
+    if done.returncode not in (0, 1):
+        last = current.read_bytes()[:2000] if current.exists() else b"(none)"
+        pytest.fail(f"all ended with {done.returncode} at the input {last!r}: {done.stderr[-2000:]}")
+    found = {row["target"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert {name: row["findings"] for name, row in found.items() if row["findings"]} == {}
+    for name, count in GROUPS[group].items():
+        assert found[name]["inputs"] > count
+        assert len(found[name]["outcomes"]) > 1, f"of {name} nothing was refused, or nothing was taken"
+
+
+def test_every_target_is_run() -> None:
+    """Read from the source: importing the targets takes seconds."""
+    tree = ast.parse((Path(__file__).parent / "targets.py").read_text())
+    table = next(
+        n for n in tree.body if isinstance(n, ast.AnnAssign) and getattr(n.target, "id", "") == "TARGETS"
+    )
+    seeds = ast.parse((Path(__file__).parent / "seeds.py").read_text())
+    images = next(
+        n for n in seeds.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "IMAGES"
+    )
+    names = [key.value for key in [*table.value.keys, *images.value.keys] if key is not None]  # type: ignore[attr-defined,union-attr]
+    assert sorted(names) == sorted(name for group in GROUPS.values() for name in group)
+
+
+def test_the_same_seed_breaks_the_same_way() -> None:
+    data, value = bytes(range(200)), {"a": [1, 2, {"b": None}], "c": "text"}
+    first = [broken(data, random.Random(n), [data]) for n in range(300)]
+    assert first == [broken(data, random.Random(n), [data]) for n in range(300)]
+    assert len(set(first)) > 200
+    assert all(len(one) < 6000 for one in first)
+    changed = [broken_json(value, random.Random(n)) for n in range(200)]
+    assert changed == [broken_json(value, random.Random(n)) for n in range(200)]
+    assert sum(one != value for one in changed) > 150
+    assert value == {"a": [1, 2, {"b": None}], "c": "text"}
+
+
+def test_mended_png_is_whole() -> None:
+    from tests.fuzzing.seeds import png
+
+    for data in png():
+        assert mended_png(data) == data
