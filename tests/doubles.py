@@ -47,7 +47,7 @@ class DeflateCodec:
         kind = np.dtype(dtype)
         differences = np.frombuffer(zlib.decompress(body), f"u{kind.itemsize}").reshape(shape)
         samples = differences.cumsum(axis=1, dtype=differences.dtype).cumsum(axis=0, dtype=differences.dtype)
-        image = samples.view(kind)
+        image: Image = samples.view(kind)
         return image if region is None else image[region[0] : region[2], region[1] : region[3]].copy()
 
     def inspect(self, codestream: bytes) -> StreamInfo:

@@ -25,17 +25,15 @@ Image = NDArray[Any]
 DTYPES = ("|u1", "|i1", "<u2", ">u2", "<i2", ">i2", "<u4", ">u4", "<u8", ">u8")
 CHUNK = 4 << 20  # bytes converted at a time when blocks are written, so that writing needs no second image
 
-#: Samples a pixel that one image can have, and bytes that more than four of them may take as one image.
-MOST_SAMPLES, MOST_TOGETHER = 255, 256 << 20
+#: Samples a pixel that one image can have.
+MOST_SAMPLES = 255
 
 
-def apart(height: int, width: int, samples: int, itemsize: int) -> bool:
-    """Whether each sample of a pixel is an image of its own: more than four that are wider than any model takes, or that
-    are too many or too large together. Bands in one image are predicted from each other.
+def apart(samples: int, itemsize: int) -> bool:
+    """Whether each sample of a pixel is an image of its own: more than four that are wider than any model takes, or more
+    than one codestream takes. Bands in one image are predicted from each other.
     """
-    return samples > 4 and (
-        itemsize > 2 or samples > MOST_SAMPLES or height * width * samples * itemsize > MOST_TOGETHER
-    )
+    return samples > 4 and (itemsize > 2 or samples > MOST_SAMPLES)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def _pages(shape: tuple[int, ...], dtype: str) -> tuple[int, tuple[int, int, int
         return math.prod(shape[:-3]), (shape[-3], shape[-2], shape[-1]), False
     if len(shape) >= 3 and 4 < shape[-1] <= min(MOST_SAMPLES, *(n // 4 for n in shape[-3:-1])):
         pixels = shape[-3], shape[-2], shape[-1]  # bands of a scene: nothing else is so much shorter than its pixels
-        if not apart(*pixels, int(dtype[2])):
+        if not apart(shape[-1], int(dtype[2])):
             return math.prod(shape[:-3]), pixels, False
     if len(shape) >= 3 and shape[-3] in (3, 4) and dtype == "|u1":
         return math.prod(shape[:-3]), (shape[-2], shape[-1], shape[-3]), True

@@ -36,7 +36,7 @@ def volume(dtype: str, sizes: Sequence[int], start: int, limits: Limits, samples
         return []
     width, height, pages = axes[0], axes[1], math.prod(axes[2:])
     dtype = dtype.replace("i4", "u4")  # as bit patterns
-    split = apart(min(pages * height, STACK_PIXELS // width + height), width, samples, int(dtype[2]))
+    split = apart(samples, int(dtype[2]))
     limits.check_images(pages * height * width // STACK_PIXELS * (samples if split else 1))
     pitch = width * samples * int(dtype[2])
     return [

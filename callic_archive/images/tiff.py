@@ -60,7 +60,7 @@ def _raster(page: Directory, reader: TiffReader, limits: Limits) -> tuple[Layout
     if not 0 < width < _WIDEST or not 0 < height < _WIDEST:
         raise MalformedSource(f"the TIFF directory at {page.offset} promises {width} x {height} pixels")
     itemsize, planar = int(letter[1]), page.one(284, 1) == 2 and samples > 1
-    split = apart(height, width, samples, itemsize)
+    split = apart(samples, itemsize)
     if itemsize > 2 and packing.predictor != 1:
         return None
     tiled = 322 in page.fields or 324 in page.fields

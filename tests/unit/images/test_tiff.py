@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 
 from callic_archive.errors import MalformedSource, SourceError, SourceTooLarge, TruncatedSource
 from callic_archive.images import Limits, images_equal, parse
-from callic_archive.images.layout import apart, unrun
+from callic_archive.images.layout import unrun
 from tests.streams import capricious, flushed
 
 
@@ -136,12 +136,6 @@ def test_bands_are_one_image_unless_they_are_too_many_or_too_wide(
     assert len(images) == (1 if together else bands)
     found = images[0] if together else np.stack(images, axis=-1)
     np.testing.assert_array_equal(found, pixels(array, planar))
-
-
-def test_bands_that_are_large_together_are_images_of_their_own():
-    assert not apart(1000, 1000, 100, 2)
-    assert apart(10_000, 10_000, 5, 2)
-    assert not apart(10_000, 10_000, 4, 2)
 
 
 def zlib_of(body, raw):
