@@ -4,7 +4,7 @@
 
 Form 0 is a Zstandard frame of the chunk's bytes, form 1 a codestream of its samples with leading axes below
 each other, form 2 a codestream whose channels are the first of three axes. Byte order 1 says that the chunk's
-samples are big-endian. ``docs/format/chunks.md`` is the specification.
+samples are big-endian. ``docs/format/zarr.md`` is the specification.
 """
 
 from __future__ import annotations
