@@ -138,6 +138,8 @@ class Layout:
         part = raster[y0:y1, x0:x1, plane : plane + 1] if self.planar else raster[y0:y1, x0:x1]
         valid = (x1 - x0) * self.spp * self.itemsize
         right = self.pitch - valid
+        if (y1 - y0) * right > len(pad):
+            raise RebuildMismatch("the recipe pads rows with more bytes than there are")
         step = max(1, CHUNK // self.pitch)
         for y in range(0, y1 - y0, step):
             rows = part[y : y + step]
@@ -329,7 +331,9 @@ def layouts_from_json(entries: Sequence[Mapping[str, Any]]) -> list[Layout]:
             raise RebuildMismatch("the recipe names another number of blocks than its geometry needs")
         if first.lengths and min(first.lengths) < 0:
             raise RebuildMismatch("the recipe names a block of negative length")
-        if first.order and sorted(first.order) != list(range(first.samples)):
+        if first.order and (
+            len(first.order) != first.samples or sorted(first.order) != list(range(first.samples))
+        ):
             raise RebuildMismatch("the recipe orders the samples of a pixel in an impossible way")
         if first.pitch < min(first.block_columns, first.width) * first.spp * first.itemsize:
             raise RebuildMismatch("the recipe leaves a row of a block too little room")

@@ -57,11 +57,17 @@ def attempt(run: Any, data: bytes) -> tuple[str, str]:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
+def targets() -> dict[str, Any]:
+    """All that is fuzzed, by name."""
+    from tests.fuzzing import archive_targets
+    from tests.fuzzing import targets as image_targets
+
+    return {**image_targets.TARGETS, **archive_targets.TARGETS}
+
+
 def fuzz(name: str, count: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One target: counts, and one finding for each place where an input failed."""
-    from tests.fuzzing.targets import TARGETS
-
-    target, found, findings = TARGETS[name], Counter[str](), dict[str, str]()
+    target, found, findings = targets()[name], Counter[str](), dict[str, str]()
     rng = random.Random(f"{arguments.seed} {name}")
     good = target.seeds()
     began, number = time.monotonic(), 0
@@ -112,13 +118,12 @@ def main() -> int:
     arguments = parser.parse_args()
     faulthandler.enable()
     signal.signal(signal.SIGVTALRM, _slow)
-    from tests.fuzzing.targets import TARGETS
-
-    counts = dict(target.partition(":")[::2] for target in arguments.targets or TARGETS)
+    known = targets()
+    counts = dict(target.partition(":")[::2] for target in arguments.targets or known)
     names = list(counts)
     for name in names:  # what is compiled and loaded once does not count
-        for data in TARGETS[name].seeds():
-            TARGETS[name].run(data)
+        for data in known[name].seeds():
+            known[name].run(data)
     bound_memory()
     bad = False
     for name in names:
