@@ -107,9 +107,9 @@ def main() -> None:
         from tests.doubles import DeflatePlan
 
         fast = DeflatePlan(level=1)
-        encoding, decoding = (lambda **_: fast), (lambda *_: fast)  # type: ignore[assignment]
-    pack.codec_plan = lambda **options: timed.TimedPlan(encoding(**options), times)  # type: ignore[assignment]
-    unpack.decoder_plan = lambda *options: timed.TimedPlan(decoding(*options), times)  # type: ignore[assignment]
+        encoding, decoding = (lambda **_: fast), (lambda *_: fast)
+    pack.codec_plan = lambda **options: timed.TimedPlan(encoding(**options), times)
+    unpack.decoder_plan = lambda *options: timed.TimedPlan(decoding(*options), times)
     command.main()
 
 
