@@ -26,7 +26,6 @@ from callic_archive.codec.codestream import Codestream, GroupHeader, parse, seri
 from callic_archive.codec.decoder import decode_image
 from callic_archive.codec.encoder import EncodeOptions, encode_image
 from callic_archive.codec.engine import mixture_tables
-from callic_archive.codec.prediction import Prediction
 from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.errors import CallicError
 from callic_archive.images.planes import Packing
@@ -106,6 +105,7 @@ def images() -> dict[str, tuple[Image, EncodeOptions]]:
     bands = scene(later, 20, 22, 6, 50000).astype(np.uint16)
     infrared = scene(later, 19, 21, 4, 255).astype(np.uint8)
     infrared[:, :, 3] = 255 - infrared[:, :, 0] // 2 - infrared[:, :, 1] // 3
+    bands[:6, :9] = infrared[12:, 15:] = 0  # no data
     return {
         "gray8": (gray, EncodeOptions()),
         "gray8_1x1": (np.array([[77]], np.uint8), EncodeOptions()),
@@ -212,12 +212,13 @@ def bad_codestreams(
     def value_map(first: int, count: int, packed: bytes) -> bytes:
         return b"\x01" + _varint(2 * first) + _varint(count - 1) + _varint(len(packed)) + packed
 
-    def predicted(planes: tuple[int, ...], weights: tuple[int, ...] | None = None) -> bytes:
+    def predicted(planes: tuple[int, ...], weights: tuple[int, ...] | None = None, **changes: Any) -> bytes:
         stream = parse(good["infrared"])
         last = stream.groups[-1]
         assert last.prediction is not None
         some = weights if weights is not None else last.prediction.weights[: len(planes)]
-        group = replace(last, prediction=Prediction(planes, some))
+        found = replace(last.prediction, planes=planes, weights=some, **changes)
+        group = replace(last, prediction=found)
         return serialise(replace(stream, groups=(*stream.groups[:-1], group)))
 
     def inside(payload: bytes) -> bytes:
@@ -257,7 +258,8 @@ def bad_codestreams(
         "E220_predicted_from_four": predicted(planes=(0, 1, 2, 0), weights=(1, 1, 1, 1)),
         "E220_predicted_from_none": predicted(planes=(), weights=()),
         "E220_weight_too_large": predicted(planes=(0,), weights=(65536,)),
-        "E220_sample_beyond_its_type": predicted(planes=(0,), weights=(65535,)),
+        "E220_offset_too_large": predicted(planes=(0,), offset=65536),
+        "E220_predicted_level_beyond_its_range": predicted(planes=(0,), weights=(65535,)),
         "E220_predicted_jointly": edited(rgb, fields + 2 + 8, b"\x02\x01\x00\x00", cut=1),
         "E220_no_rows": edited(gray, 8, b"\0"),
         "E220_no_tile": edited(gray, 10, b"\0"),

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.codec.bytesio import Reader, Writer
-from callic_archive.codec.prediction import MOST_PLANES, MOST_WEIGHT, Prediction
+from callic_archive.codec.prediction import MOST_OFFSET, MOST_PLANES, MOST_WEIGHT, Prediction
 from callic_archive.errors import CodestreamSyntaxError, CodestreamVersionError
 from callic_archive.images.planes import DTYPES, Packing, TileGrid, plane_groups
 
@@ -139,26 +139,20 @@ def _write_kind(out: Writer, group: GroupHeader) -> None:
     for plane, weight in zip(group.prediction.planes, group.prediction.weights, strict=True):
         out.byte(plane)
         out.signed(weight)
+    out.signed(group.prediction.offset)
+    _write_packing(out, group.prediction.packing)
+    out.varint(group.packings[0].high)
 
 
-def _read_prediction(data: Reader, earlier: Sequence[int]) -> Prediction:
+def _read_prediction(data: Reader, dtype: np.dtype[np.generic], earlier: Sequence[int]) -> Prediction:
     count = data.byte()
     if not 1 <= count <= MOST_PLANES:
         raise CodestreamSyntaxError(f"a plane is said to be predicted from {count} others")
     pairs = [(data.byte(), data.signed(MOST_WEIGHT)) for _ in range(count)]
     if any(plane not in earlier for plane, _ in pairs):
         raise CodestreamSyntaxError("a plane is said to be predicted from one that is not decoded before it")
-    return Prediction(tuple(plane for plane, _ in pairs), tuple(weight for _, weight in pairs))
-
-
-def _read_left_over(data: Reader) -> Packing:
-    """The levels of what a prediction leaves: their samples need not be of the image's type."""
-    if data.byte() != 0:
-        raise CodestreamSyntaxError("what a prediction leaves has a value map")
-    offset, low = data.signed(65535), data.signed(65535)
-    if low < 0:
-        raise CodestreamSyntaxError("a level below zero")
-    return Packing(offset, low, low + data.varint(65535))
+    offset, packing = data.signed(MOST_OFFSET), _read_packing(data, dtype)
+    return Prediction(tuple(plane for plane, _ in pairs), tuple(weight for _, weight in pairs), packing, offset)
 
 
 def _read_packing(data: Reader, dtype: np.dtype[np.generic]) -> Packing:
@@ -206,7 +200,7 @@ def serialise(stream: Codestream) -> bytes:
     out.raw(stream.pixel_digest)
     for group in stream.groups:
         _write_kind(out, group)
-        for packing in group.packings:
+        for packing in group.packings if group.prediction is None else ():
             _write_packing(out, packing)
         if not group.learned:
             continue
@@ -289,8 +283,9 @@ def _parse_group(
     if kind not in (KIND_CONSTANT, KIND_LEARNED, KIND_PREDICTED) or (kind == KIND_PREDICTED and count > 1):
         raise CodestreamSyntaxError(f"unknown kind {kind} of plane group")
     if kind == KIND_PREDICTED:
-        prediction = _read_prediction(data, earlier)
-        return replace(_parse_learned(data, (_read_left_over(data),)), prediction=prediction)
+        prediction = _read_prediction(data, dtype, earlier)
+        coded = Packing(0, 0, data.varint(65535))
+        return replace(_parse_learned(data, (coded,)), prediction=prediction)
     packings = tuple(_read_packing(data, dtype) for _ in range(count))
     if kind == KIND_CONSTANT:
         if any(p.low != p.high for p in packings):

@@ -11,6 +11,7 @@ from callic_archive.codec.adapter_syntax import read_adapter
 from callic_archive.codec.codestream import MAX_PIXELS, Box, Codestream, GroupHeader, digest_pixels, parse
 from callic_archive.codec.coding import tile_contexts
 from callic_archive.codec.engine import Backend, Engine, PreparedModel, mixture_tables
+from callic_archive.codec.prediction import EarlierPlanes
 from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.entropy.range_coder import RangeDecoder
 from callic_archive.errors import (
@@ -21,6 +22,7 @@ from callic_archive.errors import (
     UnknownModel,
     UsageError,
 )
+from callic_archive.images.planes import Packing
 from callic_archive.model.adapter import Adapter
 from callic_archive.model.integer import Geometry, Plane
 from callic_archive.model.weights import IntegerModel, ModelSet
@@ -81,16 +83,22 @@ def decode_tile(
     return levels
 
 
-def _samples(levels: NDArray[np.int32], index: int, group: GroupHeader, out: Image, box: Box) -> Image:
-    """Samples of a plane's levels (h, w), which lie at ``box`` of ``out``; earlier planes are there already."""
+def own_packings(group: GroupHeader) -> tuple[Packing, ...]:
+    """Packings of a group's planes themselves, not of what predictions leave of them."""
+    return group.packings if group.prediction is None else (group.prediction.packing,)
+
+
+def _samples(levels: NDArray[np.int32], group: GroupHeader, index: int, dtype: np.dtype[np.generic],
+             earlier: EarlierPlanes, box: Box) -> Image:  # fmt: skip
+    """Samples of a plane's levels (h, w) at ``box`` of the output, which ``earlier`` reads."""
     packing = group.packings[index]
     if group.prediction is None:
-        return packing.unpack(levels, out.dtype)
-    samples = group.prediction.of(out, box) + packing.offset + levels
-    bounds = np.iinfo(out.dtype.str)
-    if samples.min() < bounds.min or samples.max() > bounds.max:
-        raise CodestreamSyntaxError("a predicted sample leaves its type: the codestream is damaged")
-    return samples.astype(out.dtype)
+        return packing.unpack(levels, dtype)
+    own = group.prediction.packing
+    predicted = group.prediction.base(earlier, box) + levels
+    if predicted.min() < own.low or predicted.max() > own.high:
+        raise CodestreamSyntaxError("a predicted level leaves its range: the codestream is damaged")
+    return own.unpack(predicted.astype(np.int32), dtype)
 
 
 def _decode_into(
@@ -104,10 +112,13 @@ def _decode_into(
 ) -> None:
     """Write the samples of ``tiles`` into out (H, W, C), whose pixel (0, 0) is ``origin`` of the image."""
     boxes = stream.boxes()
+    packings: dict[int, Packing] = {}  # of the planes decoded so far
+    earlier = EarlierPlanes(out, packings)
     for group, channels, streams in zip(stream.groups, stream.group_channels(), stream.streams, strict=True):
         if not group.learned:
             for channel, packing in zip(channels, group.packings, strict=True):
                 out[:, :, channel] = packing.unpack(np.array([packing.low], np.int32), stream.dtype)[0]
+            packings |= zip(channels, group.packings, strict=True)
             continue
         model = models.find(group.model)
         if model.channels != len(channels):
@@ -138,9 +149,12 @@ def _decode_into(
             for index, channel in enumerate(channels):
                 part = levels[index, row : row + rows, column : column + columns]
                 box = (to_row, to_column, to_row + rows, to_column + columns)
-                out[box[0] : box[2], box[1] : box[3], channel] = _samples(part, index, group, out, box)
+                out[box[0] : box[2], box[1] : box[3], channel] = _samples(
+                    part, group, index, stream.dtype, earlier, box
+                )
 
         engine.map(decode_number, tiles, "decoded")
+        packings |= zip(channels, own_packings(group), strict=True)
     for channel, source in enumerate(stream.copies):
         if source != channel:
             out[:, :, channel] = out[:, :, source]

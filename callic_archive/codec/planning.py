@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from callic_archive.codec.coding import tile_contexts
 from callic_archive.codec.engine import Engine, PreparedModel, mixture_tables
-from callic_archive.codec.prediction import Prediction, fit_prediction, span
+from callic_archive.codec.prediction import EarlierPlanes, Prediction, fit_prediction, fixed
 from callic_archive.entropy.mixture import MixtureTables, ideal_bits
 from callic_archive.errors import UnknownModel, UnsupportedImage
 from callic_archive.images.planes import DTYPES, MAX_CHANNELS, Packing, choose_packing, plane_groups
@@ -43,10 +43,11 @@ class GroupPlan:
     plane: Plane
     model: IntegerModel
     prediction: Prediction | None = None  # of groups of one plane only
+    earlier: EarlierPlanes | None = None  # reads the planes that it draws on
 
     def levels(self, image: Image, box: tuple[int, int, int, int]) -> I32:
         """Packed levels (C, h, w) of a rectangle (top, left, bottom, right)."""
-        return packed_levels(image, box, self.channels, self.packings, self.prediction)
+        return packed_levels(image, box, self.channels, self.packings, self.prediction, self.earlier)
 
     @property
     def bounds(self) -> tuple[list[int], list[int], list[int]]:
@@ -102,15 +103,16 @@ def packed_levels(
     channels: Sequence[int],
     packings: Sequence[Packing],
     prediction: Prediction | None = None,
+    earlier: EarlierPlanes | None = None,
 ) -> I32:
     """Packed levels (C, h, w) of a rectangle of some channels, or of what a prediction leaves of one."""
     top, left, bottom, right = box
     out = np.empty((len(channels), bottom - top, right - left), np.int32)
     for row, (channel, packing) in enumerate(zip(channels, packings, strict=True)):
-        if prediction is None:
+        if prediction is None or earlier is None:
             out[row] = packing.pack(image[top:bottom, left:right, channel])
         else:
-            out[row] = packing.pack(prediction.left_over(image, channel, box))
+            out[row] = prediction.coded(image, channel, earlier, box)
     return out
 
 
@@ -120,6 +122,7 @@ def plan_group(
     packings: Sequence[Packing],
     models: ModelSet,
     prediction: Prediction | None = None,
+    earlier: EarlierPlanes | None = None,
 ) -> GroupPlan:
     """Choose model, depth and unit shift of a plane group. Raises UnknownModel when no model codes that many
     planes."""
@@ -128,11 +131,11 @@ def plan_group(
         raise UnknownModel(f"no model at hand codes {len(channels)} planes jointly")
     depth = max(depth_of(p.span) for p in packings)
     shifts = [
-        unit_shift(packed_levels(image, box, channels, packings, prediction))
+        unit_shift(packed_levels(image, box, channels, packings, prediction, earlier))
         for box in sample_boxes(image.shape[0], image.shape[1])
     ]
     plane = Plane(int(np.median(shifts)), depth, 1 << (depth - 1))
-    return GroupPlan(tuple(channels), tuple(packings), plane, model, prediction)
+    return GroupPlan(tuple(channels), tuple(packings), plane, model, prediction, earlier)
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,14 @@ class _Planner:
     def __init__(self, image: Image, models: ModelSet, engine: Engine) -> None:
         self._image, self._models, self._engine = image, models, engine
         self._boxes = sample_boxes(image.shape[0], image.shape[1])
+        self._packings: dict[int, Packing] = {}
+        self._planes = EarlierPlanes(image, self._packings)
         self._bits: dict[int, tuple[float, Group]] = {}  # by identity; the group is kept, so that it stays unique
+
+    def _packing(self, channel: int) -> Packing:
+        if channel not in self._packings:
+            self._packings[channel] = choose_packing(self._image[:, :, channel])
+        return self._packings[channel]
 
     def bits(self, group: Group) -> float:
         """Bits of the sampled blocks without an adapter."""
@@ -203,20 +213,22 @@ class _Planner:
     def group(self, members: Sequence[int], earlier: Sequence[int]) -> Group:
         """The plan of one group; ``earlier``: channels that are decoded before it."""
         image = self._image
-        packings = tuple(choose_packing(image[:, :, c]) for c in members)
+        packings = tuple(self._packing(c) for c in members)
         if all(p.low == p.high for p in packings):
             return ConstantGroup(tuple(members), packings)
         plain = plan_group(image, members, packings, self._models)
         prediction = (
-            fit_prediction(image, members[0], earlier, self._boxes) if len(members) == 1 and earlier else None
+            fit_prediction(members[0], packings[0], earlier, self._planes, self._boxes)
+            if len(members) == 1 and earlier
+            else None
         )
         if prediction is None:
             return plain
-        least, largest = span(prediction, image, members[0])
-        if largest - least >= MOST_LEVELS or abs(least) >= MOST_LEVELS:
+        prediction, highest = fixed(prediction, image, members[0], self._planes)
+        if highest >= MOST_LEVELS or abs(prediction.offset) >= MOST_LEVELS:
             return plain
-        left_over = (Packing(least, 0, largest - least),)
-        predicted = plan_group(image, members, left_over, self._models, prediction)
+        coded = (Packing(0, 0, highest),)
+        predicted = plan_group(image, members, coded, self._models, prediction, self._planes)
         return predicted if self.bits(predicted) < self.bits(plain) else plain
 
 

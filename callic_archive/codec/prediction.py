@@ -1,18 +1,21 @@
 """A plane predicted from planes that are decoded before it: bands of one scene repeat each other's detail.
 
-The prediction of a sample is a weighted sum of the samples at the same pixel in up to three earlier planes; the model then
-codes what is left as it codes any plane. Weights are integers, so nothing depends on the machine. They are fitted to the
-part of each plane that its own neighbourhood does not tell: planes that agree in brightness alone gain nothing.
+The prediction of a level is a weighted sum of the levels at the same pixel in up to three earlier planes; the model then
+codes what is left as it codes any plane. Levels, not samples: where only some values of a type are used, their ranks have no
+gaps. Weights are integers, so nothing depends on the machine. They are fitted to the part of each plane that its own
+neighbourhood does not tell: planes that agree in brightness alone gain nothing.
 Specification: docs/format/codestream.md, section 4. Measurements: decision 0014.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from callic_archive.images.planes import Packing
 
 Image = NDArray[np.generic]
 Box = tuple[int, int, int, int]
@@ -20,6 +23,8 @@ Box = tuple[int, int, int, int]
 PLACES = 12
 #: Largest weight in either direction, in units of 2**-PLACES: sixteen.
 MOST_WEIGHT = (1 << 16) - 1
+#: Largest offset in either direction.
+MOST_OFFSET = (1 << 16) - 1
 #: Planes that one prediction may draw on.
 MOST_PLANES = 3
 #: Earlier planes that are looked at, the nearest first: bands are sorted by wavelength, frames by time.
@@ -31,49 +36,76 @@ LEAST_SAMPLES = 256
 _ROUNDS = 3  # of reweighting, so that edges do not outvote the texture between them
 
 
+class EarlierPlanes:
+    """Levels of planes of an image (H, W, C) that are decoded; ``packings`` by channel, which may still grow."""
+
+    def __init__(self, image: Image, packings: Mapping[int, Packing]) -> None:
+        self._image, self._packings = image, packings
+
+    def levels(self, plane: int, box: Box) -> NDArray[np.int32]:
+        """Levels (h, w) of a plane in a rectangle (top, left, bottom, right)."""
+        top, left, bottom, right = box
+        return self._packings[plane].pack(self._image[top:bottom, left:right, plane])
+
+    def low(self, plane: int) -> int:
+        """The lowest level of a plane."""
+        return self._packings[plane].low
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """``planes``: channel numbers; ``weights``: one for each, in units of 2**-12."""
+    """How the levels of a plane are predicted, and what is coded in their place.
+
+    ``planes``: channel numbers; ``weights``: one for each, in units of 2**-12; ``packing``: the levels of the plane itself;
+    ``offset``: the least that the prediction leaves of them. Where all ``planes`` are at their lowest level (no data, in
+    most images that have such a place), nothing is predicted: the plane is likely at its lowest level too, and
+    that costs next to nothing where it is the lowest of all levels that are coded.
+    """
 
     planes: tuple[int, ...]
     weights: tuple[int, ...]
+    packing: Packing
+    offset: int = 0
 
-    def of(self, image: Image, box: Box) -> NDArray[np.int64]:
-        """Predicted samples (h, w) of a rectangle (top, left, bottom, right) of image (H, W, C)."""
+    def base(self, earlier: EarlierPlanes, box: Box) -> NDArray[np.int64]:
+        """What is added to coded levels (h, w) of a rectangle to make the plane's own."""
         top, left, bottom, right = box
         total = np.full((bottom - top, right - left), 1 << (PLACES - 1), np.int64)
+        empty = np.ones(total.shape, bool)
         for plane, weight in zip(self.planes, self.weights, strict=True):
-            total += np.int64(weight) * image[top:bottom, left:right, plane].astype(np.int64)
-        return total >> PLACES
+            levels = earlier.levels(plane, box)
+            total += np.int64(weight) * levels
+            empty &= levels == earlier.low(plane)
+        return np.where(empty, self.packing.low, (total >> PLACES) + self.offset)
 
-    def left_over(self, image: Image, channel: int, box: Box) -> NDArray[np.int32]:
-        """What the prediction leaves of a channel in a rectangle: samples minus predicted samples (h, w)."""
+    def coded(self, image: Image, channel: int, earlier: EarlierPlanes, box: Box) -> NDArray[np.int32]:
+        """The levels (h, w) that are coded for a channel of ``image`` in a rectangle."""
         top, left, bottom, right = box
-        samples = image[top:bottom, left:right, channel].astype(np.int64)
-        return (samples - self.of(image, box)).astype(np.int32)
+        own = self.packing.pack(image[top:bottom, left:right, channel])
+        return (own - self.base(earlier, box)).astype(np.int32)
 
 
 def fit_prediction(
-    image: Image, channel: int, earlier: Sequence[int], boxes: Sequence[Box]
+    channel: int, packing: Packing, candidates: Sequence[int], planes: EarlierPlanes, boxes: Sequence[Box]
 ) -> Prediction | None:
     """The weights that leave least of a channel in ``boxes``, or None where no earlier plane helps.
 
-    ``image`` (H, W, C); ``earlier``: channels that are decoded before.
+    ``candidates``: channels that are decoded before; ``planes`` reads them and the channel itself, whose packing is given.
     """
-    target = _detail(image, channel, boxes)
+    target = _detail(planes, channel, boxes)
     if target.size < LEAST_SAMPLES:
         return None
-    candidates = {plane: _detail(image, plane, boxes) for plane in list(earlier)[-LOOKED_AT:]}
+    details = {plane: _detail(planes, plane, boxes) for plane in list(candidates)[-LOOKED_AT:]}
     chosen: list[int] = []
     weights = np.zeros(0)
     best = _bits(target)
     while len(chosen) < MOST_PLANES:
         tried = []
-        for plane in candidates:
+        for plane in details:
             if plane not in chosen:
-                found = _solve(target, np.stack([candidates[p] for p in (*chosen, plane)]))
-                left = target - found @ np.stack([candidates[p] for p in (*chosen, plane)])
-                tried.append((_bits(left), plane, found))
+                rows = np.stack([details[p] for p in (*chosen, plane)])
+                found = _solve(target, rows)
+                tried.append((_bits(target - found @ rows), plane, found))
         if not tried:
             break
         bits, plane, found = min(tried, key=lambda one: one[:2])
@@ -81,24 +113,33 @@ def fit_prediction(
             break
         chosen, weights, best = [*chosen, plane], found, bits
     integers = np.clip(np.rint(weights * (1 << PLACES)), -MOST_WEIGHT, MOST_WEIGHT).astype(int).tolist()
-    return Prediction(tuple(chosen), tuple(integers)) if any(integers) else None
+    return Prediction(tuple(chosen), tuple(integers), packing) if any(integers) else None
 
 
-def span(prediction: Prediction, image: Image, channel: int, rows: int = 256) -> tuple[int, int]:
-    """Least and largest value that the prediction leaves of a whole channel."""
+def fixed(
+    prediction: Prediction, image: Image, channel: int, earlier: EarlierPlanes, rows: int = 256
+) -> tuple[Prediction, int]:
+    """The prediction with its offset, and the highest level that is then coded anywhere in the channel."""
     height, width = image.shape[:2]
-    least, largest = 1 << 30, -(1 << 30)
-    for top in range(0, height, rows):
-        part = prediction.left_over(image, channel, (top, 0, min(height, top + rows), width))
-        least, largest = min(least, int(part.min())), max(largest, int(part.max()))
-    return least, largest
+    boxes = [(top, 0, min(height, top + rows), width) for top in range(0, height, rows)]
+    least, _ = _extremes(prediction, image, channel, earlier, boxes)
+    found = replace(prediction, offset=least)
+    return found, _extremes(found, image, channel, earlier, boxes)[1]
 
 
-def _detail(image: Image, channel: int, boxes: Sequence[Box]) -> NDArray[np.float64]:
-    """What the neighbours left and above do not tell of the samples, of all boxes one after another."""
+def _extremes(
+    prediction: Prediction, image: Image, channel: int, earlier: EarlierPlanes, boxes: Sequence[Box]
+) -> tuple[int, int]:
+    parts = (prediction.coded(image, channel, earlier, box) for box in boxes)
+    pairs = [(int(part.min()), int(part.max())) for part in parts]
+    return min(low for low, _ in pairs), max(high for _, high in pairs)
+
+
+def _detail(planes: EarlierPlanes, channel: int, boxes: Sequence[Box]) -> NDArray[np.float64]:
+    """What the neighbours left and above do not tell of the levels, of all boxes one after another."""
     parts = []
-    for top, left, bottom, right in boxes:
-        x = image[top:bottom, left:right, channel].astype(np.float64)
+    for box in boxes:
+        x = planes.levels(channel, box).astype(np.float64)
         parts.append((x[1:, 1:] - x[1:, :-1] - x[:-1, 1:] + x[:-1, :-1]).ravel())
     return np.concatenate(parts)
 

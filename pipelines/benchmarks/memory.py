@@ -98,9 +98,11 @@ def write_image(path: Path, image: NDArray[Any], kind: str) -> None:
 def _tile(top: int, left: int, bits: int, noise: NDArray[Any]) -> NDArray[Any]:
     """A square of the same slopes and noise, made where it is needed: no image of a gigapixel is ever in memory."""
     scale = 1 if bits == 8 else 16
-    slopes = 100 + 40 * np.sin((left + np.arange(TILE)) / 97.0)[None] + 30 * np.sin((top + np.arange(TILE)) / 61.0)[:, None]
-    values: NDArray[Any] = np.clip((slopes + noise) * scale, 0, 255 * scale)
-    return values.astype(np.uint8 if bits == 8 else np.uint16)
+    across = 40 * np.sin((left + np.arange(TILE)) / 97.0)
+    down = 30 * np.sin((top + np.arange(TILE)) / 61.0)
+    slopes = 100 + across[None] + down[:, None]
+    tile: NDArray[Any] = np.clip((slopes + noise) * scale, 0, 255 * scale)
+    return tile.astype(np.uint8 if bits == 8 else np.uint16)
 
 
 def write_large(folder: Path, side: int, bits: int, kind: str) -> int:

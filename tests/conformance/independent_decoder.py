@@ -59,6 +59,8 @@ class Group:
     adapter_kind: int = 0
     adapter: bytes = b""
     terms: Sequence[tuple[int, int]] = ()  # of a prediction: plane and weight
+    offset: int = 0
+    top: int = 0  # highest coded level
 
 
 def read_packing(data: Fields, dtype: np.dtype[Any]) -> Packing:
@@ -85,14 +87,6 @@ def read_packing(data: Fields, dtype: np.dtype[Any]) -> Packing:
     return Packing(0, n, dict(enumerate(values)))
 
 
-def read_left_over(data: Fields) -> Packing:
-    need(data.u8() == 0, "E220", "packing of what a prediction leaves")
-    offset, low = data.signed(), data.signed()
-    high = low + data.varint(65535)
-    need(low >= 0 and abs(offset) <= 65535, "E220", "range of what a prediction leaves")
-    return Packing(low, high, {level: level + offset for level in range(low, high + 1)})
-
-
 def read_group(data: Fields, dtype: np.dtype[Any], planes: int, earlier: Sequence[int]) -> Group:
     kind = data.u8()
     need(kind in (0, 1) or (kind == 2 and planes == 1), "E220", "kind of group")
@@ -102,13 +96,16 @@ def read_group(data: Fields, dtype: np.dtype[Any], planes: int, earlier: Sequenc
         need(1 <= count <= 3, "E220", "planes of a prediction")
         terms = [(data.u8(), data.signed()) for _ in range(count)]
         need(all(c in earlier and abs(w) <= 65535 for c, w in terms), "E220", "prediction")
-    packings = [read_left_over(data)] if kind == 2 else [read_packing(data, dtype) for _ in range(planes)]
+    offset = data.signed() if kind == 2 else 0
+    need(abs(offset) <= 65535, "E220", "offset of a prediction")
+    packings = [read_packing(data, dtype) for _ in range(planes)]
+    top = data.varint(65535) if kind == 2 else max(p.high for p in packings)
     if kind == 0:
         need(all(p.low == p.high for p in packings), "E220", "constant")
         return Group(False, packings)
     shift, depth, model, adapter_kind = data.u8(), data.u8(), data.take(8), data.u8()
     need(shift <= 15 and 8 <= depth <= 16, "E220", "shift or depth")
-    need(all(p.high < 1 << depth for p in packings), "E220", "levels beyond the depth")
+    need(top < 1 << depth, "E220", "levels beyond the depth")
     need(adapter_kind <= 2, "E220", "adapter")
     adapter = b""
     if adapter_kind == 1:
@@ -116,7 +113,7 @@ def read_group(data: Fields, dtype: np.dtype[Any], planes: int, earlier: Sequenc
         need(len(adapter) > 0, "E220", "adapter of no bytes")
     elif adapter_kind == 2:
         adapter = data.take(8)
-    return Group(True, packings, shift, depth, model, adapter_kind, adapter, terms)
+    return Group(True, packings, shift, depth, model, adapter_kind, adapter, terms, offset, top)
 
 
 def cut(extent: int, side: int) -> list[slice]:
@@ -160,24 +157,30 @@ def decode(raw: bytes, models: Mapping[str, Model], adapters: Sequence[bytes] = 
     need(data.at == len(raw), "E220", "bytes after the end")
 
     image = np.zeros((height, width, planes), dtype)
+    plane_levels = np.zeros((planes, height, width), np.int64)
+    lowest: dict[int, int] = {}
     for group, channel_numbers, of_group_streams in zip(groups, members, streams, strict=True):
         if not group.learned:
             for c, packing in zip(channel_numbers, group.packings, strict=True):
                 image[:, :, c] = packing.sample[packing.low]
+                plane_levels[c], lowest[c] = packing.low, packing.low
             continue
         model = prepare(group, len(channel_numbers), models, adapters)
+        lowest |= {c: packing.low for c, packing in zip(channel_numbers, group.packings, strict=True)}
         boxes = [(rows, columns) for rows in cut(height, tile_h) for columns in cut(width, tile_w)]
         for (rows, columns), stream in zip(boxes, of_group_streams, strict=True):
             size = (len(channel_numbers), rows.stop - rows.start, columns.stop - columns.start)
             levels = decode_tile(stream, size, (patch_h, patch_w), group, model, coder)
             for level, c, packing in zip(levels, channel_numbers, group.packings, strict=True):
-                samples = np.vectorize(packing.sample.__getitem__)(level).astype(np.int64)
                 if group.terms:
-                    total = sum(w * image[rows, columns, p].astype(np.int64) for p, w in group.terms)
-                    samples += (total + 2048) >> 12
-                least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
-                need(bool(least <= samples.min() and samples.max() <= most), "E220", "predicted sample")
-                image[rows, columns, c] = samples
+                    below = [plane_levels[p][rows, columns] for p, _ in group.terms]
+                    total = sum(w * x for (_, w), x in zip(group.terms, below, strict=True))
+                    empty = np.all([x == lowest[p] for (p, _), x in zip(group.terms, below, strict=True)], axis=0)
+                    level = level + np.where(empty, packing.low, ((total + 2048) >> 12) + group.offset)
+                    good = bool(packing.low <= level.min() and level.max() <= packing.high)
+                    need(good, "E220", "predicted level")
+                plane_levels[c][rows, columns] = level
+                image[rows, columns, c] = np.vectorize(packing.sample.__getitem__)(level)
     for c, source in enumerate(copies):
         image[:, :, c] = image[:, :, source]
     found = hashlib.blake2b(image.tobytes(), digest_size=8).digest()
@@ -214,6 +217,8 @@ def decode_tile(
     levels = np.zeros(size, np.int64)
     tables = mixture_tables(model.arrays)
     lo, hi = [p.low for p in group.packings], [p.high for p in group.packings]
+    if group.terms:
+        lo, hi = [0], [group.top]
     corners = [(r, c) for r in cut(h, patch_size[0]) for c in cut(w, patch_size[1])]
     patches = [Patch(model, levels[:, r, c], group.shift, group.depth) for r, c in corners]
     ranged, torchac = RangeDecoder(stream), TorchacDecoder(stream)

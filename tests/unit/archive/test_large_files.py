@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from callic_archive.archive.candidates import learned
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.fragments import of_entry
 from callic_archive.archive.pack_one import PackOptions
+from callic_archive.archive.pack_pieces import PieceBatch
 from callic_archive.archive.reading import Archive
 from callic_archive.archive.regathering import regather
 from callic_archive.archive.salvaging import survey
@@ -378,6 +380,70 @@ def test_holes_of_large_files_are_left(tmp_path: Path) -> None:
     restore(tmp_path / "x.callic", tmp_path / "out")
     assert snapshot(tmp_path / "out" / "tree") == snapshot(tmp_path / "tree")
     assert (tmp_path / "out" / "tree" / "a.pgm").stat().st_blocks == path.stat().st_blocks
+
+
+class _Done:
+    """A future that is done."""
+
+    def __init__(self, key: str, result: Any) -> None:
+        self.key, self.status, self._result = key, "finished", result
+
+    def add_done_callback(self, call: Callable[[Any], None]) -> None:
+        call(self)
+
+    def result(self) -> Any:
+        return self._result
+
+    def cancel(self) -> None:
+        """Nothing to do."""
+
+
+class _Inline:
+    """Stands for a client of workers: whatever is submitted is done at once, here."""
+
+    def __init__(self) -> None:
+        self.submitted: list[Any] = []
+
+    def nthreads(self) -> dict[str, int]:
+        return {"one": 1, "other": 1}
+
+    def submit(self, call: Callable[..., Any], *arguments: Any, **_: Any) -> _Done:
+        self.submitted.append(arguments[-1])
+        return _Done(f"{len(self.submitted)}", call(*arguments))
+
+    def run(self, call: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        return {"one": call(*arguments)}
+
+
+def test_pieces_are_handed_to_workers_one_by_one(packed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("plan", "pack", "read"):
+        for name in ("CUT_FROM", "CLUSTER_PAYS_FROM"):
+            monkeypatch.setattr(f"callic_archive.scheduling.{module}.{name}", 0, raising=False)
+    monkeypatch.setattr("callic_archive.scheduling.read.PIECE", PIECE)
+    clients: list[_Inline] = []
+
+    def cluster(_: Resources) -> Any:
+        clients.append(_Inline())
+        return nullcontext(clients[-1])
+
+    monkeypatch.setattr(Resources, "cluster", cluster)
+    two = Resources(workers=2)
+    root, _, images = packed
+    run = pack_tree(root / "tree", tmp_path / "x.callic", options=CUT, resources=two)
+    assert run.problems == []
+    found = entries_of(tmp_path / "x.callic")
+    pieces = [batch for batch in clients[0].submitted if isinstance(batch, PieceBatch)]
+    assert {batch.entry.path for batch in pieces} == set(images)
+    assert sum(len(batch.pieces) for batch in pieces) == sum(len(found[path].pieces) for path in images)
+    done = restore(tmp_path / "x.callic", tmp_path / "out", two)
+    assert [r.problem for r in done if r.problem] == []
+    assert sorted(r.entry.path for r in done) == sorted(p for p, e in found.items() if e.kind == "file")
+    assert snapshot(tmp_path / "out" / "tree") == snapshot(root / "tree")
+    assert len(clients) == 2
+    assert len(clients[1].submitted) > len(images)
+    checked = verified(tmp_path / "x.callic", two)
+    assert sorted(r.entry.path for r in checked) == sorted(r.entry.path for r in done)
+    assert [r.problem for r in checked if r.problem] == []
 
 
 @pytest.mark.cluster

@@ -298,6 +298,19 @@ def test_bands_of_a_scene_are_predicted_from_each_other(dtype: str, count: int) 
     assert len(raw) < 0.8 * sum(map(len, alone)) or dtype == "uint8"
 
 
+@pytest.mark.parametrize("values", ["plain", "sparse"])
+def test_places_without_data_cost_next_to_nothing(values: str) -> None:
+    image = bands(48, 52, 3, "uint16")
+    if values == "sparse":  # only some values of the type are used, at uneven distances
+        image = (image // 300 * 300 + image // 3000).astype(np.uint16)
+    empty = image.copy()
+    empty[10:40, 8:50] = 0
+    whole, without = round_trip(image), round_trip(empty)
+    assert all(group.prediction is not None for group in parse(without).groups[1:])
+    share = (48 * 52 - 30 * 42) / (48 * 52)
+    assert len(without) < (share + 0.15) * len(whole)
+
+
 def test_planes_that_share_nothing_are_not_predicted() -> None:
     rng = np.random.default_rng(4)
     image = rng.integers(0, 4000, (40, 44, 2)).astype(np.uint16)
