@@ -62,8 +62,7 @@ def reference(parsed: Parsed, data: bytes):
                     page = tif.pages[0]
                     array = page.asarray()
                     planar = page.planarconfig == 2 and page.samplesperpixel > 1
-                    array = array.transpose(1, 2, 0) if planar else array
-                    return array[..., 0] if array.ndim == 3 and array.shape[2] > 4 else array
+                    return array.transpose(1, 2, 0) if planar else array
             image = Pillow.open(io.BytesIO(data))
             if "bits" in parsed.recipe and image.mode != "P":
                 return None  # pillow spreads the samples over eight bits

@@ -134,8 +134,8 @@ def test_nrrd_colour_and_directions(exact, noise, tmp_path):
     images = exact(
         nrrd_file(many, tmp_path / "b.nrrd", encoding="gzip", kinds=["vector", "space", "space", "space"])
     ).images
-    assert len(images) == 24
-    np.testing.assert_array_equal(images[13], many[1, :, :, 1].T)
+    assert len(images) == 2  # slices of twelve planes
+    np.testing.assert_array_equal(images[1], many[:, :, :, 1].transpose(2, 1, 0))
 
 
 def test_nrrd_skips(exact, noise):
@@ -249,7 +249,6 @@ def test_what_is_left_in_gzip_and_zip(noise):
     image = nifti(noise((9, 8)))
     assert parse(zipped(b"words, not pixels" * 50)) is None
     assert parse(zipped(zipped(image))) is None  # no wrappers in wrappers
-    assert parse(zipped(image) + zipped(image)) is None  # nor several members
     import imagecodecs
 
     dense = imagecodecs.deflate_encode(image, level=12, raw=True)
