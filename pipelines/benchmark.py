@@ -165,13 +165,14 @@ def rpft(steps: int, side: int, threads: int) -> None:
     default="learned",
     help="deflate: the tests' fast codec, to measure what lies around a codec",
 )
+@click.option("--back/--no-back", default=True, help="verify and unpack too")
 def memory(
-    megapixels: float, bits: str, kind: str, adapt: str, workers: int | None, codec: str
+    megapixels: float, bits: str, kind: str, adapt: str, workers: int | None, codec: str, back: bool
 ) -> None:
     """Peak memory and time of packing, verifying and unpacking one large image, and how soon small things are done."""
     from pipelines.benchmarks import memory as part
 
-    record.show(part.grids(part.update(megapixels, int(bits), kind, adapt, workers, codec)))
+    record.show(part.grids(part.update(megapixels, int(bits), kind, adapt, workers, codec, back)))
 
 
 @main.command()

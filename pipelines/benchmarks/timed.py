@@ -26,9 +26,9 @@ class TimedPlan:
     plan: Any
     times: str
 
-    def open(self, *arguments: Any, threads: int | None = None) -> TimedCodec:
+    def open(self, *arguments: Any, **options: Any) -> TimedCodec:
         """The codec of the plan inside, timed."""
-        return TimedCodec(self.plan.open(*arguments, threads=threads), self.times)
+        return TimedCodec(self.plan.open(*arguments, **options), self.times)
 
     def settings(self) -> dict[str, Any]:
         """Of the plan inside."""
@@ -109,7 +109,7 @@ def main() -> None:
         fast = DeflatePlan(level=1)
         encoding, decoding = (lambda **_: fast), (lambda *_: fast)
     pack.codec_plan = lambda **options: timed.TimedPlan(encoding(**options), times)
-    unpack.decoder_plan = lambda *options: timed.TimedPlan(decoding(*options), times)  # type: ignore[assignment]
+    unpack.decoder_plan = lambda *options: timed.TimedPlan(decoding(*options), times)
     command.main()
 
 
