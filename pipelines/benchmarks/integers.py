@@ -118,6 +118,27 @@ def measure(checkpoints: dict[str, Path], side: int, limit: int | None, bits: li
     return results
 
 
+def _together(sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All sets of a model as one: the price of a collection of them all."""
+    if len(sets) < 2:
+        return []
+    samples = sum(line["samples"] for line in sets)
+    widths = set.intersection(*(set(line["integer_bpsp"]) for line in sets))
+
+    def mean(values: list[float]) -> float:
+        return float(np.average(values, weights=[line["samples"] for line in sets]))
+
+    return [
+        {
+            "set": "all of these",
+            "crops": sum(line["crops"] for line in sets),
+            "samples": samples,
+            "float_bpsp": mean([line["float_bpsp"] for line in sets]),
+            "integer_bpsp": {w: mean([line["integer_bpsp"][w] for line in sets]) for w in widths},
+        }
+    ]
+
+
 def grids(record: dict[str, Any]) -> list[Grid]:
     """One row a set; the price is against float32."""
     found = record["result"]
@@ -132,7 +153,7 @@ def grids(record: dict[str, Any]) -> list[Grid]:
                 f"one that the shipped model "
                 "was rounded from."
             )
-        for line in model["sets"]:
+        for line in [*model["sets"], *_together(model["sets"])]:
             prices = [
                 percent(100 * (line["integer_bpsp"][w] / line["float_bpsp"] - 1), 3)
                 if w in line["integer_bpsp"]
