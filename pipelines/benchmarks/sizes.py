@@ -194,6 +194,21 @@ def _kept(figures: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def _where_models_lose(record: dict[str, Any], others: dict[str, Any]) -> str:
+    """On which sets the whole directory is larger than what JPEG XL makes of the bare images, said in a sentence."""
+    larger = []
+    for label, settings in record.get("result", {}).items():
+        jxl = conventional.bits(others, label, "jxl9")
+        if jxl and settings and min(_bits(found, "whole") for found in settings.values()) > jxl:
+            larger.append(label)
+    if not larger:
+        return ""
+    return (
+        "Models and specification take the same half to whole megabyte whatever is packed. Counting them, these few megabytes of "
+        f"images take more than as JPEG XL effort 9 files: {', '.join(larger)}. `--without-models` leaves the models out."
+    )
+
+
 def grids(record: dict[str, Any], others: dict[str, Any]) -> list[Grid]:
     """Sizes beside the conventional codecs, and what came back."""
     size_rows, whole_rows, back_rows = [], [], []
@@ -272,6 +287,7 @@ def grids(record: dict[str, Any], others: dict[str, Any]) -> list[Grid]:
                 "adapters",
             ),
             whole_rows,
+            _where_models_lose(record, others),
         ),
         Grid(
             "What came back",
