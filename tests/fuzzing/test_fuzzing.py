@@ -1,4 +1,4 @@
-"""Every parser of untrusted bytes, on broken copies of good input: it refuses in order, or what it took comes back.
+"""Parsers of untrusted bytes, on broken copies of good input: it refuses in order, or what it took comes back.
 
 In processes of their own, with bounds of memory and processor time; the inputs are the same on every run. Longer runs:
 ``python -m tests.fuzzing``.
