@@ -60,9 +60,10 @@ def _trial(name: str, small: object) -> str:
 @click.option(
     "--adapt",
     "adapts",
-    type=click.Choice(["none", "collection", "image"]),
+    type=click.Choice(["none", "collection", "image", "default"]),
     multiple=True,
-    default=["none", "collection"],
+    default=["none", "collection", "default"],
+    help="default: pack as it comes, which leaves out models that do not pay",
 )
 @click.option(
     "--steps", type=int, default=None, help="training steps of an adaptation [the program's default]"

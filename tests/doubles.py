@@ -81,6 +81,14 @@ class DeflatePlan:
         return {}
 
     fits_images: bool = False
+    weighs_models: bool = False
+
+    def models_for(self, channels: int, itemsize: int) -> tuple[str, ...]:
+        return ()
+
+    def declining(self, digests: Collection[str]) -> DeflatePlan:
+        return self
+
     level: int = 9  # of deflate
 
     def for_pieces(self, payloads: Sequence[bytes]) -> DeflatePlan:

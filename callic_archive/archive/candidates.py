@@ -20,7 +20,7 @@ from callic_archive.archive import image_coding
 from callic_archive.archive.codecs import Codec, Image, StreamInfo
 from callic_archive.archive.digests import same_image
 from callic_archive.archive.parts import Coding
-from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing
+from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing, UnknownModel
 
 BLOCKS, SIDE = 12, 96  # of the look
 DRAWN_EXACT = (
@@ -115,7 +115,8 @@ def smallest(image: Image, codec: Codec) -> Coded:
     channels = image.shape[2] if image.ndim == 3 else 1
     tiny = image.nbytes <= TINY
     if not tiny and (image.nbytes > MOST or not look.drawn(channels)):
-        return learned(image, codec)
+        found = _if_modelled(image, codec)
+        return found if found is not None else _drawn(image, codec, tiny)
     return _drawn(image, codec, tiny)
 
 
@@ -123,10 +124,10 @@ def _drawn(image: Image, codec: Codec, tiny: bool) -> Coded:
     found = [_foreign(image, "jpegxl", 7)]
     quick = found[0]
     if quick is None:  # not installed, or it failed: the model and Zstandard have to do
-        return min((learned(image, codec), _own(image)), key=_size)
-    if tiny or _may_win(image, codec):
-        found.append(learned(image, codec))
-    model = found[-1] if len(found) == 2 else None
+        found = [_if_modelled(image, codec), _own(image)]
+        return min((coded for coded in found if coded is not None), key=_size)
+    model = _if_modelled(image, codec) if tiny or _may_win(image, codec) else None
+    found.append(model)
     if model is None or tiny or _size(quick) <= CLOSE * _size(model):
         found.append(_foreign(image, "jpegxl", 9))
         if (
@@ -151,7 +152,10 @@ def _may_win(image: Image, codec: Codec) -> bool:
     sample = np.concatenate(_blocks(image)[::3], axis=0)
     sample = sample[:, :, 0] if image.ndim == 2 else sample
     quick = _foreign(sample, "jpegxl", 7)
-    return quick is None or len(codec.encode(sample)) <= HOPELESS * _size(quick)
+    try:
+        return quick is None or len(codec.encode(sample)) <= HOPELESS * _size(quick)
+    except UnknownModel:
+        return False
 
 
 def _size(coded: Coded) -> int:
@@ -162,6 +166,14 @@ def learned(image: Image, codec: Codec) -> Coded:
     """The learned coding, whatever the image shows."""
     payload = codec.encode(image)
     return Coded(payload, "codestream", codec.inspect(payload), False)
+
+
+def _if_modelled(image: Image, codec: Codec) -> Coded | None:
+    """The learned coding, or None where its model was declined, as it would save less than it takes."""
+    try:
+        return learned(image, codec)
+    except UnknownModel:
+        return None
 
 
 def _own(image: Image) -> Coded:

@@ -16,8 +16,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from callic_archive.images.planes import plane_groups
+
 Image = NDArray[Any]
 Json = Any
+#: When images are coded by the learned codec: ``auto``, where that saves more than its model takes.
+Learned = Literal["auto", "always", "never"]
 Box = tuple[int, int, int, int]  # top, left, bottom, right: pixels, the last two not included
 
 
@@ -101,6 +105,19 @@ class CodecPlan(Protocol):
         ...
 
     @property
+    def weighs_models(self) -> bool:
+        """Whether models are to be declined that save less than they take in the archive."""
+        ...
+
+    def models_for(self, channels: int, itemsize: int) -> tuple[str, ...]:
+        """SHA-256 of the models that images of so many channels, and bytes a sample, are coded with."""
+        ...
+
+    def declining(self, digests: Collection[str]) -> CodecPlan:
+        """The same plan without these models: what needs them is left to other coders."""
+        ...
+
+    @property
     def fits_images(self) -> bool:
         """Whether an adapter is to be fitted to each image."""
         ...
@@ -141,6 +158,8 @@ class CallicPlan:
     models: tuple[Path, ...] = ()
     digests: tuple[str, ...] = ()  # of ``models``, where a file that changes meanwhile must be noticed
     adapters: tuple[bytes, ...] = field(default=(), repr=False)
+    learned: Learned = "always"
+    declined: tuple[str, ...] = ()  # digests of models that are not to be used
 
     def open(self, *, threads: int | None = None) -> Codec:
         """Load the models and check their digests. Raises ModelError."""
@@ -154,12 +173,13 @@ class CallicPlan:
             "steps": self.steps,
             "image_steps": self.image_steps,
             "models": sorted(self.model_files()),
+            "learned": self.learned,
         }
 
     @property
     def trains(self) -> bool:
         """Whether adapters are to be fitted to the collection before packing."""
-        return self.adapt in ("collection", "both")
+        return self.adapt in ("collection", "both") and bool(self._used())
 
     def train(
         self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
@@ -171,7 +191,7 @@ class CallicPlan:
         options = AdaptOptions(steps=steps, device=self.device)
         adapters = train_adapters(
             images,
-            models=_model_set(self.models, self.digests),
+            models=self._used(),
             options=options,
             total_pixels=total_pixels,
             progress=progress,
@@ -190,6 +210,27 @@ class CallicPlan:
     def for_pieces(self, payloads: Sequence[bytes]) -> CodecPlan:
         """The plan for the pieces of one large image; see CodecPlan."""
         return replace(self, adapt="none", adapters=(*self.adapters, *payloads))
+
+    @property
+    def weighs_models(self) -> bool:
+        """Whether models are to be declined that save less than they take; see CodecPlan."""
+        return self.learned == "auto"
+
+    def models_for(self, channels: int, itemsize: int) -> tuple[str, ...]:
+        """SHA-256 of the models for a kind of image; planes wider than 8 bits are taken to be coded each alone."""
+        models = self._used()
+        groups = [count for _, count in plane_groups(channels, alone=itemsize > 1)]
+        found = (models.for_channels(count) for count in sorted(set(groups)))
+        return tuple(model.digest for model in found if model is not None)
+
+    def declining(self, digests: Collection[str]) -> CodecPlan:
+        """The same plan without these models; see CodecPlan."""
+        return replace(self, declined=tuple(sorted({*self.declined, *digests})))
+
+    def _used(self) -> Any:
+        """The models that are not declined."""
+        models = _model_set(self.models, self.digests)
+        return models.without(self.declined) if self.declined else models
 
     def model_files(self) -> Mapping[str, Path]:
         """SHA-256 to file."""
@@ -272,7 +313,7 @@ class _CallicCodec:
 
         self._plan = plan
         self._threads = threads
-        self._models = _model_set(plan.models, plan.digests)
+        self._models = plan._used()
         adapters = []
         for payload in plan.adapters:
             with suppress(UnknownModel):  # images that need it will say that their model is not at hand

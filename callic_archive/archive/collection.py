@@ -23,7 +23,8 @@ from callic_archive.images.source import Limits, parse, sniff
 
 SAMPLE_BYTES = 48 << 20  # of samples that training looks at
 MOST_PIECES = 2  # of a large file
-MOST_FILES = 400  # files opened to find them
+SMALL = 8 * SAMPLE_BYTES  # bytes of files up to which a collection may be seen wholly
+MOST_FILES, MOST_OF_SMALL = 400, 4000  # files opened to find them; and where there are few bytes
 LEAST_PIXELS = 1_000_000  # collections with fewer pixels cannot earn an adapter's bytes back
 SEED = 20260101  # the same collection gives the same sample
 
@@ -34,12 +35,14 @@ class Sample:
 
     images: tuple[Image, ...]
     total_pixels: int
+    whole: bool = False  # whether ``images`` are all that the collection has
 
 
 def collection_adapters(
     staging: Staging,
     plan: CodecPlan,
     sources: list[Source],
+    sample: Callable[[], Sample],
     progress: Callable[[int, int], None],
 ) -> Mapping[str, bytes]:
     """Adapters of this run, digest to payload: those of an earlier start, or newly trained. Raises
@@ -52,9 +55,9 @@ def collection_adapters(
             return found
     payloads: Mapping[str, bytes] = {}
     if sum(source.size for source in sources) >= LEAST_PIXELS // 4:  # else not even torch is imported
-        sample = take_sample(sources, staging.run)
-        if sample.total_pixels >= LEAST_PIXELS:
-            payloads = plan.train(sample.images, sample.total_pixels, progress)
+        found_images = sample()
+        if found_images.total_pixels >= LEAST_PIXELS:
+            payloads = plan.train(found_images.images, found_images.total_pixels, progress)
     for digest, payload in payloads.items():
         atomic_write(staging.adapters / digest, payload)
     atomic_write(done, json.dumps(sorted(payloads)).encode())
@@ -63,22 +66,26 @@ def collection_adapters(
 
 def take_sample(sources: list[Source], copies: Path | None = None) -> Sample:
     """Parse files in a fixed random order until there are enough samples; large ones as copies in ``copies``."""
-    order = [source for source in sources if source.kind == "file" and source.size]
+    order = [source for source in sources if source.kind == "file" and source.size and source.link is None]
+    total = sum(source.size for source in order)
+    files = MOST_OF_SMALL if total <= SMALL else MOST_FILES
+    whole = len(order) <= files
     random.Random(SEED).shuffle(order)
     images: list[Image] = []
     contexts = ContextFinder(read_beside)
     taken = seen_bytes = seen_pixels = 0
-    for source in order[:MOST_FILES]:
+    for source in order[:files]:
         if taken >= SAMPLE_BYTES:
+            whole = False
             break
         found, size = sample_of(source, contexts, copies)
+        whole = whole and size == source.size and (bool(found) or size < WHOLE_BELOW)
         seen_bytes += size
         seen_pixels += sum(image.shape[0] * image.shape[1] for image in found)
         for image in found:
             images.append(image)
             taken += image.nbytes
-    total = sum(source.size for source in order)
-    return Sample(tuple(images), seen_pixels * total // max(1, seen_bytes))
+    return Sample(tuple(images), seen_pixels * total // max(1, seen_bytes), whole)
 
 
 def images_of(source: Source, contexts: ContextFinder | None = None) -> tuple[Image, ...]:

@@ -22,6 +22,7 @@ from callic_archive.archive.packer import SHARD_BYTES, BatchResult, PackJob, Sha
 from callic_archive.archive.recovery import Recovered, recover_shards
 from callic_archive.archive.scan import Problem, Scan, Selection, Source
 from callic_archive.archive.staging import Staging
+from callic_archive.archive.worth import Verdict
 from callic_archive.container.layout import PARTIAL_SUFFIX, RecordRef, RecordType
 from callic_archive.container.writer import SealedShard
 
@@ -53,6 +54,7 @@ class PackRun:
     resumed: int = 0  # entries taken over from the run before
     _sealed: list[SealedShard] = field(default_factory=list)
     _adapters: dict[str, RecordRef] = field(default_factory=dict)
+    verdict: Verdict = field(default_factory=Verdict)  # on models that do not pay
     cuts: CutFiles = field(default_factory=CutFiles)  # large files of which pieces are still to be packed
     _token: str = field(default_factory=lambda: uuid.uuid4().hex)
 

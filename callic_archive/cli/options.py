@@ -100,10 +100,9 @@ one_file_system_option = click.option(
 output_option = click.option(
     "-o",
     "--output",
-    required=True,
     metavar="ARCHIVE",
     type=click.Path(path_type=Path),
-    help="The archive to make, a folder. An unfinished ARCHIVE.partial beside it is gone on with.",
+    help="The archive to make, a folder; required but for --dry-run. An unfinished ARCHIVE.partial beside it is gone on with.",
 )
 effort_option = click.option(
     "--effort",
@@ -127,6 +126,13 @@ without_models_option = click.option(
     "--without-models",
     is_flag=True,
     help="Leave the models out: who unpacks needs a release that ships them, or their files.",
+)
+learned_option = click.option(
+    "--learned",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="The learned codec: where it saves more than the model that the archive then carries, or as said.",
 )
 outside_models_option = click.option(
     "--model",

@@ -16,7 +16,7 @@ from callic_archive.cli.report import Report, plural, size_text, time_text
 from callic_archive.cli.running import run_verb
 
 if TYPE_CHECKING:
-    from callic_archive.archive.codecs import CodecPlan
+    from callic_archive.archive.codecs import CodecPlan, Learned
     from callic_archive.archive.commit import Finished
     from callic_archive.archive.effort import AdaptMode, Effort, EffortName
     from callic_archive.archive.entries import Entry
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 @options.steps_option
 @options.models_option
 @options.without_models_option
+@options.learned_option
 @options.coder_option
 @options.fidelity_option
 @options.include_option
@@ -58,7 +59,9 @@ def pack(common: Common, **values: Any) -> None:
     run_verb("pack", common, lambda report: _pack(report, common, **values), resumable=True)
 
 
-def codec_plan(*, coder: str, effort: Effort, models: tuple[str, ...], device: str) -> CodecPlan:
+def codec_plan(
+    *, coder: str, effort: Effort, models: tuple[str, ...], device: str, learned: Learned = "always"
+) -> CodecPlan:
     """The codec that pack uses. Raises ModelError for models that cannot serve."""
     from callic_archive.archive.codecs import CallicPlan
 
@@ -68,9 +71,10 @@ def codec_plan(*, coder: str, effort: Effort, models: tuple[str, ...], device: s
         steps=effort.steps,
         image_steps=effort.image_steps,
         device=device,  # type: ignore[arg-type]
+        learned=learned,
     )
     if not models:
-        return plan
+        return plan.declining(plan.model_files()) if learned == "never" else plan
     from callic_archive.model.catalogue import models_for_packing
 
     chosen = [info.model for info in models_for_packing(models)]
@@ -83,7 +87,7 @@ def _pack(
     common: Common,
     *,
     sources: tuple[str, ...],
-    output: Path,
+    output: Path | None,
     device: str | None,
     gpus: int | None,
     workers: int | None,
@@ -93,6 +97,7 @@ def _pack(
     steps: int | None,
     model: tuple[str, ...],
     without_models: bool,
+    learned: Learned,
     coder: str,
     fidelity: str,
     include: tuple[str, ...],
@@ -114,14 +119,23 @@ def _pack(
     from callic_archive.errors import UsageError
     from callic_archive.scheduling.pack import execute
 
-    report.hide(output, *sources, *model)
+    report.hide(*sources, *model, *([output] if output is not None else []))
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=scheduler)
     on_gpu = resources.gpus > 0
     chosen = effort_of(effort, on_gpu=on_gpu, adapt=adapt, steps=steps)
     named = _named_models(model)
-    plan = codec_plan(coder=coder, effort=chosen, models=model, device="cuda" if on_gpu else "cpu")
-    staging = Staging(output.parent / output.name if output.name else output)
-    staging.check()
+    if model and learned == "never":
+        raise UsageError("--model names a learned model, and --learned never uses none")
+    if learned == "auto" and (model or without_models):
+        learned = "always"  # the user chose the model, or the archive carries none
+    plan = codec_plan(
+        coder=coder, effort=chosen, models=model, device="cuda" if on_gpu else "cpu", learned=learned
+    )
+    if output is None and not dry_run:
+        raise UsageError("name the archive to make: -o ARCHIVE")
+    staging = None if output is None else Staging(output.parent / output.name if output.name else output)
+    if staging is not None:
+        staging.check()
     selection = Selection(include, exclude)
     if not sources and files_from is None:
         raise UsageError("nothing to pack: name a SOURCE, or a list of paths with --files-from")
@@ -132,16 +146,18 @@ def _pack(
         found = scan(
             sources,
             selection,
-            skip=staging.identities(),
+            skip=staging.identities() if staging is not None else frozenset(),
             listed=listed,
             one_file_system=one_file_system,
             tick=progress.found,
         )
     found.problems += refused
     pack_options = PackOptions(fidelity=fidelity, verify=not no_verify)  # type: ignore[arg-type]
-    if dry_run:
+    if dry_run or output is None or staging is None:
         bare = replace(chosen, adapt="none")  # what an adapter gives cannot be told from a few crops
-        plan = codec_plan(coder=coder, effort=bare, models=model, device="cuda" if on_gpu else "cpu")
+        plan = codec_plan(
+            coder=coder, effort=bare, models=model, device="cuda" if on_gpu else "cpu", learned=learned
+        )
         _dry_run(report, common, found, plan, pack_options, resources.processes)
         return
     settings = run_settings(
@@ -199,7 +215,9 @@ class _Watch:
 def _dry_run(
     report: Report, common: Common, found: Scan, plan: CodecPlan, options: PackOptions, processes: int
 ) -> None:
+    from callic_archive.archive.collection import take_sample
     from callic_archive.archive.estimate import estimate
+    from callic_archive.archive.worth import judge
     from callic_archive.cli.progress import Progress
 
     for source in found.sources:
@@ -214,6 +232,9 @@ def _dry_run(
     files = sum(1 for source in found.sources if source.kind == "file")
     report.summary |= {"dry_run": True, "files": files, "source_bytes": found.total_bytes}
     with Progress(report, common, "sampled") as progress:
+        if plan.weighs_models:
+            progress.stage("weighing models against what they save")
+            plan = plan.declining(judge(plan, take_sample(found.sources)).declined)
         progress.stage("packing small samples, for an estimate")
         guess = estimate(found.sources, plan, options, processes)
     report.summary |= {"estimate": guess.as_json()}
@@ -263,6 +284,18 @@ def _idle_models(report: Report, run: PackRun, named: dict[str, str]) -> None:
             report.note(f"no image was coded with {report.shown(text)}, so the archive does not carry it")
 
 
+def _declined(report: Report, run: PackRun) -> None:
+    """Say where the learned codec was not used, since its models would take more than they save."""
+    verdict = run.verdict
+    report.summary |= {"learned": run.settings.get("learned"), "models_declined": verdict.as_json()}
+    if verdict.cost:
+        report.text(
+            f"  learned codec: left out where it would save {'about' if verdict.measured else 'at most'} "
+            f"{size_text(verdict.saved)} and add {size_text(verdict.cost)} of model; --learned always uses it, "
+            "and --without-models, without that cost"
+        )
+
+
 def _summary(report: Report, run: PackRun, finished: Finished, output: Path, adapt: str) -> None:
     counts = report.summary
     images = [entry for entry in run.entries.values() if entry.is_image]
@@ -298,6 +331,7 @@ def _summary(report: Report, run: PackRun, finished: Finished, output: Path, ada
         content = plural(counts["fidelity"]["content"], "file")
         text = "will come back with equal pixels and metadata but other compressed bytes"
         report.text(f"  {content} {text} (--fidelity bytes forbids that)")
+    _declined(report, run)
     report.text(f"  adaptation: {_adaptation(adapt, len(adapters), bool(images))}")
     models = f", {size_text(finished.model_bytes)} of it models" if finished.model_bytes else ""
     report.text(

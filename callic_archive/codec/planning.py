@@ -169,6 +169,8 @@ def plan_image(image: Image, models: ModelSet, engine: Engine) -> ImagePlan:
     planner = _Planner(image, models, engine)
     split = [coded[first : first + count] for first, count in plane_groups(len(coded))]
     alone = image.dtype.itemsize > 1 and models.for_channels(1) is not None
+    if len(split) < len(coded) and alone and models.for_channels(len(split[0])) is None:
+        return ImagePlan(True, copies, tuple(planner.each_alone(coded, ())))
     if len(split) < len(coded) and alone:
         jointly = planner.group(split[0], ())
         singly = planner.each_alone(split[0], ())

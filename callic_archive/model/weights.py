@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -444,6 +444,10 @@ class ModelSet:
         """Models from files, and their digests where they are known. Raises ModelError."""
         known: Sequence[str | None] = digests or [None] * len(paths)
         return cls([load_model(Path(p), digest=d) for p, d in zip(paths, known, strict=True)])
+
+    def without(self, digests: Collection[str]) -> ModelSet:
+        """The set less the models with these SHA-256."""
+        return ModelSet([m for m in self if m.digest not in digests])
 
     def __iter__(self) -> Iterator[IntegerModel]:
         return iter(self._models.values())

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol
 
-from callic_archive.archive.collection import collection_adapters
+from callic_archive.archive.collection import collection_adapters, take_sample
 from callic_archive.archive.commit import Finished
 from callic_archive.archive.content import WHOLE_BELOW
 from callic_archive.archive.entries import Entry
@@ -22,6 +22,7 @@ from callic_archive.archive.packer import (
 )
 from callic_archive.archive.packing import PackRun
 from callic_archive.archive.scan import Source
+from callic_archive.archive.worth import weigh
 from callic_archive.errors import StoppedEarly
 from callic_archive.scheduling.cluster import local_cluster, running_cluster, usable_cores
 from callic_archive.scheduling.plan import AnyBatch, Costs, Plan, cluster_pays, halves, plan_batches
@@ -96,6 +97,11 @@ def execute(run: PackRun, resources: Resources, watch: PackWatch) -> Finished:
 def _execute(run: PackRun, resources: Resources, watch: PackWatch, stop: StopSignals) -> Finished:
     watch.stage("looking at what is there")
     run.take_up()
+    sample = cache(lambda: take_sample(run.scan.sources, run.staging.run))
+    if run.plan.weighs_models:
+        watch.stage("weighing models against what they save")
+        run.verdict = weigh(run.staging, run.plan, sample)
+        run.plan = run.plan.declining(run.verdict.declined)
     if run.plan.trains:
         watch.stage("fitting adapters to the collection")
 
@@ -104,9 +110,10 @@ def _execute(run: PackRun, resources: Resources, watch: PackWatch, stop: StopSig
             if stop.requested is not None:
                 raise StoppedEarly(f"stopped by {stop.requested}; run the same command again to begin anew")
 
-        payloads = collection_adapters(run.staging, run.plan, run.scan.sources, step)
+        payloads = collection_adapters(run.staging, run.plan, run.scan.sources, sample, step)
         run.plan = run.plan.with_adapters([payloads[digest] for digest in sorted(payloads)])
         run.add_adapters(payloads)
+    sample.cache_clear()
     run.add_plain()
     plan = plan_batches(run.groups(), resources.processes, costs_of(run.plan))
     files = [source for batch in plan.batches for source in batch.sources]

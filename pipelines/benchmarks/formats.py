@@ -193,7 +193,7 @@ def measure(codec: Choice, sets: Sequence[str], limit_megapixels: float | None =
     last: float | None = None
     packed: dict[str, Any] = {}
     problems: dict[str, tuple[str, str]] = {}
-    for at, event in command(codec, "pack", root, "-o", archive, "--workers", "1"):
+    for at, event in command(codec, "pack", root, "-o", archive, "--workers", "1", "--learned", "always"):
         if event["event"] == "entry":
             times[_key(event)] = None if last is None else at - last
             last = at

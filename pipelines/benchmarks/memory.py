@@ -192,7 +192,9 @@ def pack_peak(
     file_bytes = sum(p.stat().st_size for p in source.rglob("*") if p.is_file())
     archive = str(WORK / "large.callic")
     say(f"{side}x{side} pixels, {bits} bits, {kind}, --adapt {adapt}, the codec {codec}")
-    packed = _phase(["pack", str(source), "-o", archive, "--adapt", adapt], codec, workers)
+    packed = _phase(
+        ["pack", str(source), "-o", archive, "--adapt", adapt, "--learned", "always"], codec, workers
+    )
     if packed["images"] != images:
         raise RuntimeError(f"{packed['images']} of {images} images went through the codec")
     shutil.rmtree(source)
@@ -230,7 +232,8 @@ def small_things(repeats: int = 5) -> dict[str, Any]:
     helps = [_timed([*PROGRAM, "--help"]) for _ in range(repeats + 1)][1:]
     packs = []
     for number in range(repeats + 1):
-        packs.append(_timed([*PROGRAM, "pack", str(source), "-o", str(WORK / f"{number}.callic"), "--quiet"]))
+        words = ["pack", str(source), "-o", str(WORK / f"{number}.callic"), "--quiet", "--learned", "always"]
+        packs.append(_timed([*PROGRAM, *words]))
         say(f"pack of one 64x64 image: {packs[-1]:.1f} s" + (" (warm-up)" if number == 0 else ""))
     shutil.rmtree(WORK)
     return {

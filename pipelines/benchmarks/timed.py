@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,6 +47,19 @@ class TimedPlan:
     def fits_images(self) -> bool:
         """Of the plan inside."""
         return bool(self.plan.fits_images)
+
+    @property
+    def weighs_models(self) -> bool:
+        """Of the plan inside."""
+        return bool(self.plan.weighs_models)
+
+    def models_for(self, channels: int, itemsize: int) -> tuple[str, ...]:
+        """Of the plan inside."""
+        return tuple(self.plan.models_for(channels, itemsize))
+
+    def declining(self, digests: Collection[str]) -> CodecPlan:
+        """The plan inside without some models."""
+        return replace(self, plan=self.plan.declining(digests))
 
     def train(
         self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]

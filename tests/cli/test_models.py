@@ -147,7 +147,8 @@ def test_two_models_together_and_a_model_that_nothing_needs(
 def test_a_name_stands_for_the_model_that_ships(tree: Path, tmp_path: Path) -> None:
     ran = run("pack", tree, "-o", tmp_path / "x.callic", "--model", "gray16", "--effort", "fast", "--json")
     assert ran.code == 0, ran.err
-    plain = run("pack", tree, "-o", tmp_path / "y.callic", "--effort", "fast", "--json")
+    always = ["--learned", "always"]
+    plain = run("pack", tree, "-o", tmp_path / "y.callic", "--effort", "fast", *always, "--json")
     assert ran.summary["image_bytes"] == plain.summary["image_bytes"]
 
 
@@ -203,7 +204,7 @@ def test_a_run_with_another_model_is_not_gone_on_with(tree: Path, gray_file: Pat
     plan = CallicPlan(adapt="none")
     with Staging(tmp_path / "x.callic") as staging:
         staging.open(run_settings((str(tree),), plan, PackOptions(), Selection()))
-    words = ["pack", tree, "-o", tmp_path / "x.callic", "--effort", "fast"]
+    words = ["pack", tree, "-o", tmp_path / "x.callic", "--effort", "fast", "--learned", "always"]
     other = run(*words, "--model", gray_file, "--json")
     assert other.code == 2
     assert other.summary["error"]["code"] == "E004"
@@ -217,7 +218,7 @@ def test_a_run_with_another_model_is_not_gone_on_with(tree: Path, gray_file: Pat
 def test_models_that_ship_may_stay_outside(tree: Path, tmp_path: Path) -> None:
     words = ["pack", tree, "--effort", "fast", "--json", "-o"]
     whole, bare = tmp_path / "whole.callic", tmp_path / "bare.callic"
-    with_models = run(*words, whole)
+    with_models = run(*words, whole, "--learned", "always")
     without = run(*words, bare, "--without-models")
     assert (with_models.code, without.code) == (0, 0)
     digests = sorted(model.digest for model in SHIPPED.values())
@@ -273,6 +274,7 @@ def test_effort_decides_what_is_adapted(tree: Path, tmp_path: Path) -> None:
         ["--effort", "max", "--adapt", "none"],
     ):
         name = "-".join(words).strip("-") + ".callic"
+        words = [*words, "--learned", "always"]
         ran = run("pack", tree, "-o", tmp_path / name, "--workers", "1", *words, "--json")
         assert ran.code == 0, ran.err
         settings = run("info", tmp_path / name, "--json").events[0]["settings"]

@@ -40,7 +40,7 @@ def tree(tmp_path: Path) -> Path:
 
 def test_a_tree_goes_through_the_learned_codec_and_comes_back(tree: Path, tmp_path: Path) -> None:
     archive = tmp_path / "x.callic"
-    packed = run("pack", tree, "-o", archive, "--json", "--adapt", "none")
+    packed = run("pack", tree, "-o", archive, "--json", "--adapt", "none", "--learned", "always")
     assert packed.code == 0, packed.err
     assert packed.summary["images"] >= 4
     assert packed.summary["stored_bytes"] < packed.summary["source_bytes"]
@@ -69,7 +69,7 @@ def test_packing_one_small_image_takes_little_time_once_warm(tmp_path: Path) -> 
 
     def once(name: str) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        words = ["pack", tmp_path / "small.png", "-o", tmp_path / name, "--quiet"]
+        words = ["pack", tmp_path / "small.png", "-o", tmp_path / name, "--quiet", "--learned", "always"]
         command = [sys.executable, "-m", "callic_archive.cli.main", *map(str, words)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")

@@ -395,7 +395,7 @@ def test_without_its_models_an_archive_of_this_programs_models_comes_back(
     tmp_path: Path, real: None, how: str
 ) -> None:
     write_pnm(tmp_path / "tree" / "a.pgm", smooth(200, 200))
-    assert run("pack", tmp_path / "tree", "-o", tmp_path / "x.callic", "--adapt", "none").code == 0
+    assert run("pack", tmp_path / "tree", "-o", tmp_path / "x.callic", "--learned", "always").code == 0
     assert entry(tmp_path / "x.callic", "tree/a.pgm").method == "image"
     models = tmp_path / "x.callic" / "data" / "models"
     if how == "missing":
