@@ -24,9 +24,10 @@ from callic_archive.archive.staging import Staging
 from callic_archive.container.fs import atomic_write
 from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing
 
-CROP, CROPS = 384, 4  # side of a crop, and crops of each kind of image
+CROP, PIXELS, CROPS = 384, 4 * 384 * 384, 24  # side of a crop; pixels of each kind of image, in so many crops at most
 IN_ARCHIVE = 0.76  # of a model's file: an archive holds it compressed
 MOST_SAVED = 0.4  # of JPEG XL's size; where not even this would be enough, nothing is measured
+CROP_LOSS = 0.03  # of JPEG XL's code: what crops cost it more than whole images, beyond what they cost the model
 ADAPTED = 0.02  # of the learned code, what an adapter of the collection saves at the least (decision 0013)
 PRICELESS = 1e15  # bytes
 SEED = 20260103
@@ -138,19 +139,23 @@ class _Measure:
         return max(0.0, other - own)
 
 
-def _as_jpegxl(crops: Iterable[Image], effort: int) -> int:
-    return sum(min(len(encode_foreign(crop, "jpegxl", effort)), crop.nbytes) for crop in crops)
+def _as_jpegxl(crops: Iterable[Image], effort: int) -> float:
+    """Bytes as JPEG XL, as part of the images that they are cut from; whole small images have a side below CROP."""
+    sizes = ((crop, min(len(encode_foreign(crop, "jpegxl", effort)), crop.nbytes)) for crop in crops)
+    return sum(size * (1 - CROP_LOSS if max(crop.shape[:2]) == CROP else 1.0) for crop, size in sizes)
 
 
 def _drawn(image: Image) -> bool:
-    """Whether an image is tried with every coder anyway, and needs no model."""
-    return image.nbytes <= TINY or look_at(image).drawn(image.shape[2] if image.ndim == 3 else 1)
+    """Whether an image is one for conventional coders anyway; what is tiny is tried with all of them."""
+    return image.nbytes > TINY and look_at(image).drawn(image.shape[2] if image.ndim == 3 else 1)
 
 
 def _crops(images: Sequence[Image]) -> list[Image]:
     chance = random.Random(SEED)
-    crops = []
+    crops: list[Image] = []
     for image in chance.sample(images, min(CROPS, len(images))):
+        if sum(crop.shape[0] * crop.shape[1] for crop in crops) >= PIXELS:
+            break
         top = chance.randint(0, max(0, image.shape[0] - CROP))
         left = chance.randint(0, max(0, image.shape[1] - CROP))
         crops.append(image[top : top + CROP, left : left + CROP].copy())

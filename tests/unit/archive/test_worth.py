@@ -97,10 +97,16 @@ def test_images_that_need_both_models_pay_for_both_together(plan: Weighed) -> No
     assert judge(plan, sampled(four[0][:60, :60])).declined == (GRAY, COLOUR)
 
 
-def test_drawn_and_tiny_images_earn_no_model(plan: Weighed) -> None:
+def test_drawn_images_earn_no_model(plan: Weighed) -> None:
     drawn = np.zeros((900, 900), np.uint8)
     drawn[200:500, 300:700] = 200
-    assert judge(plan, sampled(*[drawn] * 9, *[noisy(40, 40)] * 9)).declined == (GRAY, COLOUR)
+    assert judge(plan, sampled(*[drawn] * 9)).declined == (GRAY, COLOUR)
+
+
+def test_many_tiny_images_earn_one(plan: Weighed) -> None:
+    tiny = noisy(60, 60)
+    assert judge(plan, sampled(*[tiny] * 9)).declined == (GRAY, COLOUR)
+    assert judge(plan, sampled(*[tiny] * 99)).declined == (COLOUR,)
 
 
 @pytest.mark.parametrize("sample", [sampled(), sampled(noisy(99, 99), whole=False)], ids=["empty", "part"])
@@ -113,7 +119,7 @@ def test_without_jpeg_xl_nothing_is_declined(plan: Weighed, monkeypatch: pytest.
         raise ForeignCodecMissing("not installed")
 
     monkeypatch.setattr(worth, "encode_foreign", missing)
-    assert GRAY not in judge(plan, sampled(noisy(99, 99))).declined
+    assert judge(plan, sampled(noisy(200, 200))).declined == (COLOUR,)
 
 
 def test_a_run_that_is_gone_on_with_keeps_its_verdict(plan: Weighed, tmp_path: Path) -> None:
