@@ -189,6 +189,17 @@ def adapt(sets: list[str], images: int, limit: int | None, steps: int, threads: 
     record.show(part.grids(part.update(sets, images, limit, steps, threads)))
 
 
+@main.command("own-model")
+@click.option("--sets", default="ct,mr,histology,satellite_16bit", help="evaluation sets, with commas between them")
+@click.option("--steps", type=click.IntRange(1), default=400, show_default=True, help="training steps of the model")
+@click.option("--threads", type=click.IntRange(1), default=2)
+def own_model(sets: str, steps: int, threads: int) -> None:
+    """What `callic-archive train` gives over the collection's adapter."""
+    from pipelines.benchmarks import own_model as part
+
+    record.show(part.grids(part.update(sets.split(","), steps, threads)))
+
+
 @main.command()
 @click.option(
     "--codec", type=click.Choice(["learned", "test"]), default="test", help="which codec codes images"

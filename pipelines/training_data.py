@@ -14,9 +14,10 @@ from PIL import Image
 from callic_archive.model.mgcf import PlaneStats
 from callic_archive.model.scaling import MAX_SHIFT, unit_shift
 from callic_archive.training.crops import Statistics, collate, random_crop, statistics
+from pipelines.scenes import SCENES, predicted_planes, scene
 
 #: Sampling weight of each training folder (relative). Folders of gray planes taken from RGB images are
-#: marked ``rgb:``.
+#: marked ``rgb:``; ``bands:`` are what predictions leave of bands (decision 0014).
 RGB_DOMAINS = {"rgb8/natural": 0.55, "rgb8/histology": 0.27, "rgb8/satellite": 0.18}
 GRAY_DOMAINS = {
     "gray16/ct-philips": 0.20,
@@ -27,6 +28,7 @@ GRAY_DOMAINS = {
     "gray16/landsat8": 0.12,
     "gray16/sat-misc": 0.10,
     "gray16/naip-nir": 0.06,
+    "bands:gray16": 0.12,
     "rgb:rgb8/natural": 0.09,
     "rgb:rgb8/histology": 0.04,
     "rgb:rgb8/satellite": 0.04,
@@ -62,6 +64,11 @@ def _load(path: Path, gray_from_rgb: bool) -> list[Sample]:
     return [Sample(path.name, gray[None].astype(np.uint16), int(gray.max()) + 1)]
 
 
+def _predicted(root: Path, name: str, files: list[str]) -> list[Sample]:
+    planes = predicted_planes(scene(root, files))
+    return [Sample(f"{name}:{i}", levels[None], count) for i, (levels, count) in enumerate(planes)]
+
+
 def held_out(name: str) -> bool:
     """A fixed eighth of the images (by name) is never trained on."""
     return hashlib.sha256(name.split(":")[0].encode()).digest()[0] < 32
@@ -72,6 +79,9 @@ def load_domains(root: Path, domains: dict[str, float]) -> dict[str, list[Sample
     missing folder."""
     loaded: dict[str, list[Sample]] = {}
     for domain in domains:
+        if domain.startswith("bands:"):
+            loaded[domain] = [s for name, files in SCENES.items() for s in _predicted(root, name, files)]
+            continue
         folder = root / domain.removeprefix("rgb:")
         paths = sorted(p for p in folder.iterdir() if p.suffix in {".png", ".webp"})
         loaded[domain] = [s for p in paths for s in _load(p, domain.startswith("rgb:"))]

@@ -9,6 +9,7 @@ Specification: docs/format/codestream.md, section 4. Measurements: decision 0014
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,8 @@ MOST_OFFSET = (1 << 16) - 1
 MOST_PLANES = 3
 #: Earlier planes that are looked at, the nearest first: bands are sorted by wavelength, frames by time.
 LOOKED_AT = 12
+#: Of these, planes that are tried two or three at a time where one more does not help.
+IN_PAIRS = 5
 #: A further plane must save this many bits a sample, by the rough measure of ``_bits``.
 LEAST_GAIN = 0.01
 #: Samples below which weights are not worth fitting, nor their bytes.
@@ -99,19 +102,19 @@ def fit_prediction(
     chosen: list[int] = []
     weights = np.zeros(0)
     best = _bits(target)
-    while len(chosen) < MOST_PLANES:
+    more = 1
+    while len(chosen) + more <= MOST_PLANES:
+        others = [plane for plane in details if plane not in chosen][-(LOOKED_AT if more == 1 else IN_PAIRS) :]
         tried = []
-        for plane in details:
-            if plane not in chosen:
-                rows = np.stack([details[p] for p in (*chosen, plane)])
-                found = _solve(target, rows)
-                tried.append((_bits(target - found @ rows), plane, found))
-        if not tried:
-            break
-        bits, plane, found = min(tried, key=lambda one: one[:2])
-        if bits > best - LEAST_GAIN:
-            break
-        chosen, weights, best = [*chosen, plane], found, bits
+        for added in itertools.combinations(others, more):
+            rows = np.stack([details[p] for p in (*chosen, *added)])
+            found = _solve(target, rows)
+            tried.append((_bits(target - found @ rows), added, found))
+        bits, added, found = min(tried, key=lambda one: one[:2], default=(best, (), weights))
+        if bits <= best - more * LEAST_GAIN:
+            chosen, weights, best, more = [*chosen, *added], found, bits, 1
+        else:
+            more += 1  # near infrared is told by the difference of red and green, and by neither alone
     integers = np.clip(np.rint(weights * (1 << PLACES)), -MOST_WEIGHT, MOST_WEIGHT).astype(int).tolist()
     return Prediction(tuple(chosen), tuple(integers), packing) if any(integers) else None
 

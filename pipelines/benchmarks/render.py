@@ -24,6 +24,11 @@ SECTIONS = (
         "Adapters are kept only where they shorten the whole code, so a gain below zero never lands in "
         "an archive.",
     ),
+    (
+        "own-model",
+        "A model of one's own",
+        "`callic-archive train` against the adapter that `pack --adapt collection` fits.",
+    ),
     ("exactness", "Exactness", "The bitstream is defined over integers; here is what was compared."),
     (
         "integers",
@@ -52,6 +57,10 @@ def tables(name: str, found: dict[str, Any]) -> list[Grid]:
         from pipelines.benchmarks import sizes
 
         return sizes.grids(found, record.load(conventional.NAME))
+    if name == "own-model":
+        from pipelines.benchmarks import own_model
+
+        return own_model.grids(found)
     if name == "conventional":
         return conventional.grids(found)
     if name == "exactness":
