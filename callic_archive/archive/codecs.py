@@ -7,6 +7,7 @@ opened.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -267,6 +268,7 @@ def _with_missing(models: Sequence[Path], extra: Sequence[Path], needed: Collect
 
     What is nowhere is left to the images that need it: others can be read without. Raises DamagedModel, InexactModel.
     """
+    models = [path for path in models if model_is_whole(path)]  # else it is as good as missing
     inside = {path.name.split(".")[0] for path in models}
     missing = sorted(start for start in needed if not any(digest.startswith(start) for digest in inside))
     if not missing:
@@ -276,6 +278,17 @@ def _with_missing(models: Sequence[Path], extra: Sequence[Path], needed: Collect
     at_hand = [load_model(path) for path in extra] + list(ModelSet.default())
     chosen = (next((model for model in at_hand if model.digest.startswith(start)), None) for start in missing)
     return [*models, *(model.path for model in chosen if model is not None and model.path is not None)]
+
+
+def model_is_whole(path: Path) -> bool:
+    """Whether a model inside an archive has the SHA-256 that it is named by."""
+    from callic_archive.errors import ModelError
+    from callic_archive.model.weights import read_model_bytes
+
+    try:
+        return hashlib.sha256(read_model_bytes(path)).hexdigest() == path.name.split(".")[0]
+    except ModelError:
+        return False
 
 
 def _usable(models: Sequence[Path], adapters: Sequence[bytes]) -> tuple[list[Path], list[bytes]]:

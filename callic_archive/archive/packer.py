@@ -230,7 +230,8 @@ class Packer:
                 continue
             if entry is not None:
                 entries.append(entry)
-                known.setdefault(entry.sha256, entry)
+                if entry.is_image or entry.sha256 not in known:
+                    known[entry.sha256] = entry
             if watch is not None:
                 watch(source, entry)
         seconds = time.monotonic() - begin
@@ -324,8 +325,11 @@ class Packer:
         if size < file.size:  # it shrank, and its holes are no longer where they were
             entry = replace(entry, extents=None)
         twin = known.get(digest)
-        if twin is not None and twin.size == size and twin.method != "sparse":
+        if twin is not None and (twin.size != size or twin.method == "sparse"):
+            twin = None
+        if twin is not None and (twin.is_image or (twin.problem is None and context is None)):
             return self._again(entry, twin, source)
+        # What lies beside a twin may have kept it from being taken apart, or called it broken; not so this file.
         if copy is not None:
             cut, size = None, self.job.options.piece_bytes
             found = outline_if_large(data, context, self.job.options.limits, size)
@@ -344,6 +348,8 @@ class Packer:
         )
         failure = WorkerKiller(KILLER) if verbatim else packed.failure
         entry, problems = _with_failure(entry, source, failure)
+        if twin is not None and packed.method == "stored":
+            return self.sink.write(replace(relocated(entry, twin), problem=entry.problem)), problems
         return self.sink.write(described(entry, packed), packed), problems
 
     def _streamed(

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal, Self, cast
 
 import numpy as np
 
-from callic_archive.archive.codecs import Box, Decoder, DecoderPlan, Image
+from callic_archive.archive.codecs import Box, Decoder, DecoderPlan, Image, model_is_whole
 from callic_archive.archive.digests import content_sha256
 from callic_archive.archive.entries import Entry, with_whole_digests
 from callic_archive.archive.entry_record import decode_entry
@@ -34,6 +34,7 @@ from callic_archive.container.reader import ShardReader
 from callic_archive.errors import (
     CallicError,
     ContainerError,
+    DamagedModel,
     DigestMismatch,
     EntryDamaged,
     EnvironmentFailure,
@@ -89,6 +90,8 @@ class Archive:
         if contents is None:
             check_archive(root)
         self._contents = contents or self._read_index()
+        if contents is None:
+            self.problems.extend(self._damaged_models())
 
     @property
     def entries(self) -> list[Entry]:
@@ -118,6 +121,16 @@ class Archive:
         """Model files."""
         return sorted((self.data / "models").glob(f"*{MODEL_SUFFIX}"))
 
+    def _damaged_models(self) -> Iterator[Problem]:
+        """One problem for each damaged model, rather than one for each image that was coded with it."""
+        for path in self.models():
+            if not model_is_whole(path):
+                text = (
+                    "the model is damaged; images that need it are read with the same model where that is at hand: "
+                    "shipped with this release, or given with --model"
+                )
+                yield Problem(f"data/models/{path.name}", DamagedModel.code, text, kept=True, exit_code=3)
+
     def needed_models(self) -> frozenset[str]:
         """Digests, or their first digits, of the models that entries were coded with."""
         return self._contents.models.union(*(entry.models() for entry in self.entries))
@@ -131,8 +144,9 @@ class Archive:
                 raise IndexDamaged("the file is missing")
             contents = contents_of(read_index(path))
         except ContainerError as error:
-            reason = f"{INDEX} cannot be used ({error}); entries were found by reading the shards"
-            problem = Problem(f"data/{INDEX}", error.code, reason, kept=True)
+            reason = f"{INDEX} cannot be used ({error}); entries were found by reading the shards; "
+            reason += "`salvage` makes a whole archive of it"
+            problem = Problem(f"data/{INDEX}", error.code, reason, kept=True, exit_code=error.exit_code)
             contents = self._rebuild_index()
             contents.problems.append(problem)
         contents.entries.sort(key=lambda entry: _sort_key(entry.path))

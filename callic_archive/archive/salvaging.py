@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -155,9 +154,11 @@ def _read_shard(
                     result.contents.adapters[item.key] = item.ref
                 elif item.ref.type in (RecordType.ENTRY, RecordType.PIECE):
                     into = found if item.ref.type is RecordType.ENTRY else pieces
-                    with suppress(ContainerError, EntryDamaged):
+                    try:
                         payload = reader.read(item.ref, key=item.key)
                         into[item.key].append(decode_entry(payload, item.key, item.ref))
+                    except (ContainerError, EntryDamaged) as error:
+                        result.problems.append(Problem.of(item.key or f"data/{path.name}", error, kept=False))
                 elif item.ref.type in _CONTENT:
                     keys[item.ref] = item.key
     except CallicError as error:
@@ -196,6 +197,8 @@ def _choose(indexed: dict[str, Entry], found: dict[str, list[Entry]], result: Su
     """For each path the entry to restore: that of the index, else the latest of which all is whole."""
     for path in sorted({*indexed, *found}, key=lambda path: path.encode("utf-8", "surrogateescape")):
         versions = [*([indexed[path]] if path in indexed else []), *reversed(found.get(path, []))]
+        if not versions:
+            continue  # its record is whole and says nothing that can be read; that was told where it lies
         whole = next((entry for entry in versions if _is_whole(entry, result.whole)), None)
         if whole is not None:
             result.contents.entries.append(whole)

@@ -31,6 +31,7 @@ from callic_archive.errors import (
     RestoreFailed,
     TargetExists,
     UnsafeEntry,
+    UsageError,
     WriteFailure,
 )
 
@@ -108,8 +109,10 @@ def _parents(path: str) -> Iterable[str]:
         yield path
 
 
-def check_destination(entries: Iterable[Entry], destination: Path) -> None:
-    """Raise DestinationExists when a file or link that would be written is there already."""
+def check_destination(
+    entries: Iterable[Entry], destination: Path, advice: str = "unpack to an empty folder, or allow it with --overwrite"
+) -> None:
+    """Raise DestinationExists, with ``advice``, when a file or link that would be written is there already."""
     found = []
     for entry in entries:
         if entry.kind != "directory":
@@ -122,11 +125,17 @@ def check_destination(entries: Iterable[Entry], destination: Path) -> None:
     if found:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         error = DestinationExists(
-            f"{', '.join(found[:_SHOWN])}{more} exist already and are not replaced; "
-            "unpack to an empty folder, or allow it with --overwrite"
+            f"{', '.join(found[:_SHOWN])}{more} exist already and are not replaced; {advice}"
         )
         error.paths = tuple(found[:_SHOWN])
         raise error
+
+
+def check_outside(archive: Path, destination: Path) -> None:
+    """Raise UsageError where files would be restored into the archive itself."""
+    root, place = os.path.realpath(archive), os.path.realpath(destination)
+    if place == root or place.startswith(root + os.sep):
+        raise UsageError(f"{destination} lies in the archive itself; nothing is written there")
 
 
 _archives: dict[str, Archive] = {}

@@ -47,7 +47,7 @@ def _cat(report: Report, *, archive: Path, path: str, force: bool, models: tuple
     from callic_archive.cli.unpack import decoder_plan
     from callic_archive.errors import DigestMismatch, UsageError
 
-    report.hide(archive)
+    report.hide(archive, path)
     resources = resources_of(device=device, gpus=None, workers=None, scheduler=None)
     with (
         Archive(archive, decoder_plan(resources.gpus > 0, models)) as opened,

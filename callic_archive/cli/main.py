@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -63,6 +64,7 @@ for command in (pack, unpack, cat, verify, diff, salvage, list_, info, models, t
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; ends the process with an exit code."""
+    _open_what_is_closed()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = cli.main(words, prog_name="callic-archive", standalone_mode=False)
@@ -77,6 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             message = error.format_message()
             _usage_summary(words, message)
         sys.exit(2)
+
+
+def _open_what_is_closed() -> None:
+    """Give standard streams that the shell closed (``>&-``) somewhere to go, so that no archive is opened in their place."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                opened = os.open(os.devnull, os.O_RDWR)
+                if opened != number:
+                    os.dup2(opened, number)
+                    os.close(opened)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  as long as the process
 
 
 def _wants_json(words: Sequence[str]) -> bool:

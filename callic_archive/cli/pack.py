@@ -152,6 +152,9 @@ def _pack(
             tick=progress.found,
         )
     found.problems += refused
+    if include and not any(source.kind == "file" for source in found.sources):
+        text = "no file matches --include, or all that do are excluded" if exclude else "no file matches --include"
+        raise UsageError(f"nothing to pack: {text} {', '.join(report.shown(glob) for glob in include)}")
     pack_options = PackOptions(fidelity=fidelity, verify=not no_verify)  # type: ignore[arg-type]
     if dry_run or output is None or staging is None:
         bare = replace(chosen, adapt="none")  # what an adapter gives cannot be told from a few crops

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -63,6 +64,8 @@ def run_verb(
         sys.stdout.flush()
     except BrokenPipeError:
         _leave_pipe()
+    except OSError as error:  # the output itself cannot be written: a full disk, where it goes to a file
+        _leave_output(error)
     sys.exit(code)
 
 
@@ -78,7 +81,16 @@ def _from(failure: CallicError, cause: BaseException) -> CallicError:
 def _system_failure(error: OSError) -> CallicError:
     from callic_archive.container.fs import write_failure
 
-    return write_failure(error, error.filename or "a file")
+    return write_failure(error, error.filename or "the output")
+
+
+def _leave_output(error: OSError) -> NoReturn:
+    """Say on standard error what nobody could read on standard output."""
+    failure = _system_failure(error)
+    with suppress(OSError):
+        sys.stderr.write(f"callic-archive: standard output cannot be written: {error.strerror} [{failure.code}]\n")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(failure.exit_code)
 
 
 def _leave_pipe() -> NoReturn:

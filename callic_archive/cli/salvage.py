@@ -79,7 +79,8 @@ def _salvage(
         for problem in found.problems:
             report.problem(problem)
         if not as_archive:
-            check_destination(found.contents.entries, output)
+            advice = "salvage to an empty folder; one that was stopped is begun anew in another"
+            check_destination(found.contents.entries, output, advice)
         progress.files = progress.bytes = 0
         entries = found.contents.entries
         files = [entry for entry in entries if entry.kind == "file"]

@@ -227,6 +227,18 @@ def identity_of(info: os.stat_result) -> Identity:
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
 
+@contextmanager
+def _times_that_fit() -> Iterator[None]:
+    """A time that this system or file system cannot hold is not given back; what it belongs to is."""
+    try:
+        yield
+    except OverflowError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOVERFLOW):
+            raise
+
+
 def finish_file(file: BinaryIO, path: str, *, mode: int, mtime_ns: int) -> Identity:
     """Give an open file its permission bits and time, before it has a name; who it is from then on.
 
@@ -236,7 +248,8 @@ def finish_file(file: BinaryIO, path: str, *, mode: int, mtime_ns: int) -> Ident
         file.flush()
         fd = file.fileno()
         os.fchmod(fd, mode & 0o1777)
-        os.utime(fd, ns=(os.fstat(fd).st_atime_ns, mtime_ns))
+        with _times_that_fit():
+            os.utime(fd, ns=(os.fstat(fd).st_atime_ns, mtime_ns))
         return identity_of(os.fstat(fd))
 
 
@@ -446,4 +459,5 @@ class ExtractionRoot:
                 finally:
                     os.close(fd)
             if mtime_ns is not None:
-                os.utime(name, ns=(found.st_atime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
+                with _times_that_fit():
+                    os.utime(name, ns=(found.st_atime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)

@@ -401,7 +401,7 @@ GOOD: dict[str, object] = {
         {"mode": "0644"},
         {"mode": True},
         {"mtime_ns": 1.5},
-        {"mtime_ns": 1 << 80},
+        {"mtime_ns": 1 << 100},
         {"size": -1},
         {"size": 7},
         {"sha256": "xyz"},
