@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from callic_archive.access.pages import pages_of
 from callic_archive.access.regions import Region, box_of
 from callic_archive.archive.codecs import CallicDecoderPlan, DecoderPlan
 from callic_archive.archive.context import ContextFinder
@@ -92,9 +93,10 @@ class OpenArchive(Mapping[str, Entry]):
         return out.getvalue()
 
     def read_array(self, path: str, page: int = 0, region: Region | None = None) -> Image:
-        """Image number ``page`` of a file, (H, W) or (H, W, C), or a region of it.
+        """Page number ``page`` of a file, (H, W) or (H, W, C), or a region of it.
 
-        Samples are uint8, uint16 or int16, and of wider ones, floats among them, the bits as uint32 or
+        Pages are those of the file: slices and frames count one by one, also where many were coded as one image.
+        Samples are uint8, int8, uint16 or int16, and of wider ones, floats among them, the bits as uint32 or
         uint64. Of images that the learned codec holds only the tiles that ``region`` touches are decoded;
         each was checked by its CRC, and whole images also by the digest of their samples. Files that were stored as
         they are, but whose format is understood, are read from their bytes. Regions are slices of rows and
@@ -103,14 +105,19 @@ class OpenArchive(Mapping[str, Entry]):
         """
         entry = self._file(path)
         if entry.is_image:
-            info = _numbered(entry.images, page, path)
-            box = None if region is None else box_of(region, info.shape)
-            return self._archive.image(entry, page, box)
-        image = _numbered(self._parsed(entry), page, path)
-        if region is not None:
-            top, left, bottom, right = box_of(region, image.shape)
+            found = _numbered(pages_of(entry.recipe, [info.shape for info in entry.images]), page, path)
+            whole = entry.images[found.image].shape
+            box = None if region is None else box_of(region, found.shape(whole))
+            return found.samples(self._archive.image(entry, found.image, found.box(whole, box)))
+        images, recipe = self._parsed(entry)
+        found = _numbered(pages_of(recipe, [image.shape for image in images]), page, path)
+        image = images[found.image]
+        box = None if region is None else box_of(region, found.shape(image.shape))
+        box = found.box(image.shape, box)
+        if box is not None:
+            top, left, bottom, right = box
             image = image[top:bottom, left:right]
-        return np.array(image, order="C")
+        return found.samples(np.array(image, order="C"))
 
     def has_image(self, path: str) -> bool:
         """Whether a file may hold images for ``read_array``: it went through the codec, or looks like one."""
@@ -124,9 +131,12 @@ class OpenArchive(Mapping[str, Entry]):
             return sniff(self._archive.read_bytes(part)) is not None
 
     def page_count(self, path: str) -> int:
-        """How many images ``read_array`` can give of a file; files stored as they are must be read for it."""
+        """How many pages ``read_array`` can give of a file; files stored as they are must be read for it."""
         entry = self._file(path)
-        return len(entry.images) if entry.is_image else len(self._parsed(entry))
+        if entry.is_image:
+            return len(pages_of(entry.recipe, [info.shape for info in entry.images]))
+        images, recipe = self._parsed(entry)
+        return len(pages_of(recipe, [image.shape for image in images]))
 
     def _file(self, path: str) -> Entry:
         entry = self[path]
@@ -142,12 +152,12 @@ class OpenArchive(Mapping[str, Entry]):
         entry = self._entries.get(path)
         return self.read_bytes(path) if entry is not None and entry.kind == "file" else None
 
-    def _parsed(self, entry: Entry) -> tuple[Image, ...]:
+    def _parsed(self, entry: Entry) -> tuple[tuple[Image, ...], Mapping[str, Any]]:
         try:
             parsed = parse(self.read_bytes(entry.path), context=self._context(entry))
         except SourceError as error:
             raise NoSuchImage(f"{entry.path} holds no image that can be read: {error}") from error
-        return parsed.images if parsed is not None else ()
+        return (parsed.images, parsed.recipe or {}) if parsed is not None else ((), {})
 
     # -- end -------------------------------------------------------------------------------------------------
 
