@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from callic_archive.access.pages import pages_of
+from callic_archive.access.pages import Page, pages_of
 from callic_archive.access.regions import Region, box_of
 from callic_archive.archive.codecs import CallicDecoderPlan, DecoderPlan
 from callic_archive.archive.context import ContextFinder
@@ -174,7 +174,7 @@ class OpenArchive(Mapping[str, Entry]):
         self.close()
 
 
-def _numbered(found: tuple[Any, ...], page: int, path: str) -> Any:
+def _numbered(found: Sequence[Page], page: int, path: str) -> Page:
     if not 0 <= page < len(found):
         have = (
             f"those it holds are numbered 0 to {len(found) - 1}"
