@@ -357,3 +357,16 @@ def test_the_codes_are_documented() -> None:
     text = " ".join(run("--help").out.split())
     for line in EXIT_CODES.splitlines()[2:9]:
         assert " ".join(line.split()) in text
+
+
+@pytest.mark.parametrize("option", ["--append", "--update", "-u"])
+def test_whoever_wants_to_add_to_an_archive_is_told_what_to_do(tmp_path: Path, option: str) -> None:
+    ran = run("pack", tmp_path, "-o", tmp_path / "x.callic", option, "--json")
+    assert ran.code == 2
+    assert ran.summary["error"]["code"] == "E001"
+    for text in (ran.err, ran.summary["error"]["message"]):
+        assert option in text
+        assert "Nothing is added to a finished archive" in text
+        assert "callic-archive diff" in text
+    assert "Nothing is added" not in run("pack", tmp_path, "-o", tmp_path / "x.callic", "--whatever").err
+    assert "Nothing is added" not in run("unpack", tmp_path, "-o", tmp_path / "y", option).err
