@@ -110,7 +110,7 @@ def _pack(
     from callic_archive.archive.scan import Selection, scan
     from callic_archive.archive.staging import Staging
     from callic_archive.cli.progress import Progress
-    from callic_archive.cli.resources import resources_of
+    from callic_archive.cli.resources import limits_of, resources_of
     from callic_archive.errors import UsageError
     from callic_archive.scheduling.pack import execute
 
@@ -138,7 +138,8 @@ def _pack(
             tick=progress.found,
         )
     found.problems += refused
-    pack_options = PackOptions(fidelity=fidelity, verify=not no_verify)  # type: ignore[arg-type]
+    limits = limits_of(resources)
+    pack_options = PackOptions(fidelity=fidelity, verify=not no_verify, limits=limits)  # type: ignore[arg-type]
     if dry_run:
         bare = replace(chosen, adapt="none")  # what an adapter gives cannot be told from a few crops
         plan = codec_plan(coder=coder, effort=bare, models=model, device="cuda" if on_gpu else "cpu")
