@@ -376,7 +376,9 @@ def test_whoever_wants_to_add_to_an_archive_is_told_what_to_do(tmp_path: Path, o
     assert "Nothing is added" not in run("unpack", tmp_path, "-o", tmp_path / "y", option).err
 
 
-def test_what_would_not_fit_into_memory_is_kept_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_would_not_fit_into_memory_is_kept_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     Image.fromarray(smooth(300, 300)).save(tree / "a.png")

@@ -73,6 +73,15 @@ def test_rgb_gray_progressive_and_several_pages_by_tifffile():
     assert len(packed(data)) < len(data)
 
 
+def test_tiles_with_tables_of_their_own_become_files_of_their_own():
+    every = [jpeg(picture(160, 160, seed), optimize=True, quality=85 + seed) for seed in range(4)]
+    data = slide([every], 160, 2, tables=False)
+    payload = packed(data)
+    table, _ = jpeg_form.frame(payload, 0, 1 << 20)
+    assert [group.count for group in jpeg_form.read_table(table, None).groups] == [0] * 4
+    assert len(payload) < 0.95 * len(data)
+
+
 def test_equal_tiles_are_kept_once():
     white = jpeg(np.full((64, 64, 3), 250, "u1") - picture(64, 64, 1) // 8)
     few, many = (slide([[*tiles(12, 64), *[white] * count]], 64, 4) for count in (1, 101))
