@@ -255,12 +255,35 @@ class CallicDecoderPlan:
         needed: Collection[str] = (),
     ) -> Decoder:
         """Load the models and check their digests. Raises ModelError."""
+        from callic_archive.errors import DamagedModel, InexactModel
+
         if self.lenient:
             models, adapters = _usable([*models, *self.extra], adapters)
         else:
             models = _with_missing(models, self.extra, needed)
         plan = CallicPlan(device=self.device, models=tuple(models), adapters=tuple(adapters))
-        return _CallicCodec(plan, threads)
+        try:
+            return _CallicCodec(plan, threads)
+        except (DamagedModel, InexactModel):
+            whole, damaged = _whole_models(models)
+            plan = replace(plan, models=tuple(_with_missing(whole, self.extra, needed)))
+            return _CallicCodec(plan, threads, damaged)
+
+
+def _whole_models(models: Sequence[Path]) -> tuple[list[Path], tuple[str, ...]]:
+    """The models that are whole, and what is wrong with each of the others: a damaged one costs its own images alone."""
+    from callic_archive.errors import CallicError
+    from callic_archive.model.weights import load_model
+
+    whole: list[Path] = []
+    damaged: list[str] = []
+    for path in models:
+        try:
+            load_model(path)
+            whole.append(path)
+        except CallicError as error:
+            damaged.append(f"the model file {path.name[:16]} of the archive is damaged: {error}")
+    return whole, tuple(damaged)
 
 
 def _with_missing(models: Sequence[Path], extra: Sequence[Path], needed: Collection[str]) -> list[Path]:
@@ -320,11 +343,12 @@ def _model_set(paths: Sequence[Path], digests: Sequence[str] = ()) -> Any:
 class _CallicCodec:
     """The functions of ``callic_archive.codec`` with their models loaded once."""
 
-    def __init__(self, plan: CallicPlan, threads: int | None) -> None:
+    def __init__(self, plan: CallicPlan, threads: int | None, damaged: tuple[str, ...] = ()) -> None:
         from callic_archive.codec.adapter_syntax import read_adapter
         from callic_archive.errors import UnknownModel
 
         self._plan = plan
+        self._damaged = damaged  # models that are not among the others, and why
         self._threads = threads
         self._models = plan._used()
         adapters = []
@@ -353,15 +377,21 @@ class _CallicCodec:
 
     def decode(self, codestream: bytes, region: Box | None = None) -> Image:
         from callic_archive.codec.decoder import decode_image
+        from callic_archive.errors import UnknownModel
 
-        return decode_image(
-            codestream,
-            models=self._models,
-            adapters=self._adapters,
-            device=self._plan.device,
-            threads=self._threads,
-            region=region,
-        )
+        try:
+            return decode_image(
+                codestream,
+                models=self._models,
+                adapters=self._adapters,
+                device=self._plan.device,
+                threads=self._threads,
+                region=region,
+            )
+        except UnknownModel as error:
+            if not self._damaged:
+                raise
+            raise UnknownModel(f"{error}; {'; '.join(self._damaged)}") from error
 
     def inspect(self, codestream: bytes) -> StreamInfo:
         from callic_archive.codec.codestream import inspect

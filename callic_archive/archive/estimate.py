@@ -1,7 +1,7 @@
-"""What an archive would take, guessed from small crops of a few images and a few blocks of other files.
+"""What an archive would take, guessed from small crops of a few images, a few JPEG streams and blocks of other files.
 
-The time for it is bounded whatever the tree holds: files are taken in a fixed random order, a kind at a time,
-until there are enough or the time is up. Files that are equal, and adapters, are not foreseen.
+The time for it is bounded whatever the tree holds: files are taken in a fixed random order, large ones rather than small
+ones, a kind at a time, until there are enough or the time is up. Files that are equal, and adapters, are not foreseen.
 """
 
 from __future__ import annotations
@@ -10,18 +10,31 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from heapq import nlargest
 from typing import Any
 
 import zstandard
 
 from callic_archive.archive.codecs import Codec, CodecPlan, Image
-from callic_archive.archive.commit import format_text
+from callic_archive.archive.commit import specification_gzip
 from callic_archive.archive.content import WHOLE_BELOW, OpenFile, opened, read_source
-from callic_archive.archive.pack_one import ZSTD_LEVEL, PackOptions, is_jpeg, recoded_jpeg
+from callic_archive.archive.jpeg_sampling import WINDOW, WINDOWS, Read, stored_share
+from callic_archive.archive.pack_one import (
+    SMALL,
+    ZSTD_LEVEL,
+    ZSTD_LEVEL_SMALL,
+    PackOptions,
+    is_jpeg,
+    recoded_jpeg,
+)
 from callic_archive.archive.sampling import outline_if_large, some_pieces
 from callic_archive.archive.scan import Source
-from callic_archive.errors import CallicError, EnvironmentFailure, ModelError
+from callic_archive.errors import CallicError, EnvironmentFailure, ModelError, SourceError
+from callic_archive.images import tiff_jpeg
+from callic_archive.images.jpeg_streams import Tables
 from callic_archive.images.source import parse, sniff
 
 SECONDS = 15.0  # after these no further file is begun
@@ -92,11 +105,11 @@ def estimate(
     stored = seconds = 0.0
     for kind in kinds:
         known = kind if kind.size else overall
-        total = sum(source.size for source in kind.files)
-        stored += total * known.stored / known.size if known.size else total
-        seconds += total * known.seconds / known.size if known.size else 0.0
+        rest = sum(source.size for source in kind.files) - kind.size  # of files that were not looked at
+        stored += kind.stored + (rest * known.stored / known.size if known.size else rest)
+        seconds += kind.seconds + (rest * known.seconds / known.size if known.size else 0.0)
     size = sum(source.size for source in files)
-    around = len(sources) * ENTRY_BYTES + len(format_text().encode()) + sampler.model_bytes()
+    around = len(sources) * ENTRY_BYTES + len(specification_gzip()) + sampler.model_bytes()
     return Estimate(
         source_bytes=size,
         stored_bytes=round(stored),
@@ -120,9 +133,15 @@ def _kinds(files: Sequence[Source]) -> list[_Kind]:
 
 
 def _in_turn(kinds: Sequence[_Kind]) -> list[tuple[_Kind, Source]]:
-    """One file of each kind, then the next of each, in an order that is the same each time."""
+    """One file of each kind, then the next of each, in an order that is the same each time.
+
+    Each byte of a kind has the same chance to come next, so that what is left unseen are mostly small files.
+    """
     chance = random.Random(SEED)
-    orders = [chance.sample(kind.files, min(len(kind.files), MOST_FILES)) for kind in kinds]
+    orders = [
+        nlargest(MOST_FILES, kind.files, key=lambda source: chance.random() ** (1 / source.size))
+        for kind in kinds
+    ]
     longest = max(map(len, orders), default=0)
     return [
         (kind, order[turn])
@@ -141,6 +160,7 @@ class _Sampler:
         self._options = options
         self._codec: Codec | None = None
         self._models: set[str] = set()
+        self._warm: set[tuple[tuple[int, ...], str]] = set()  # kinds of images that were coded before
         self._chance = random.Random(SEED)
 
     def look(self, source: Source) -> tuple[float, float] | None:
@@ -151,10 +171,18 @@ class _Sampler:
                 image = file.extents is None and file.size < LARGEST and sniff(file.head())
                 jpeg = file.extents is None and file.size <= JPEG_MOST and is_jpeg(file.head())
                 recoded = self._recoded(file) if jpeg else None
+                if not image and recoded is None:
+                    stored = self._streams(partial(_read, file), file.data_bytes, Tables()) or stored
             self.files += 1
             if recoded is not None:
                 return recoded
-            coded = self._coded(source) if image and (image != "png" or source.size < WHOLE_BELOW) else None
+            coded = None
+            if image and (image != "png" or source.size < WHOLE_BELOW):
+                data = read_source(source.file)[0]
+                with suppress(SourceError):  # a broken image is stored as it is
+                    coded = self._coded(data)
+                if coded is None:
+                    stored = self._streams(_within(data), len(data), self._tables(data)) or stored
         except (ModelError, EnvironmentFailure):
             raise
         except (CallicError, OSError, MemoryError):
@@ -166,7 +194,7 @@ class _Sampler:
     def _verbatim(self, file: OpenFile) -> tuple[float, float]:
         size = file.data_bytes
         begin = time.monotonic()
-        compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+        compressor = zstandard.ZstdCompressor(level=_level(size))
         seen = packed = 0
         for offset in {0, max(0, file.size // 2 - BLOCK // 2), max(0, file.size - BLOCK)}:
             block = b"".join(file.pieces(((offset, min(BLOCK, file.size - offset)),)))
@@ -187,9 +215,19 @@ class _Sampler:
         self.bytes += len(data)
         return float(sum(len(piece.payload) for piece in pieces)), time.monotonic() - begin
 
-    def _coded(self, source: Source) -> tuple[float, float] | None:
+    def _tables(self, data: bytes | memoryview) -> Tables:
+        return tiff_jpeg.tables(memoryview(data).cast("B"), self._options.limits)
+
+    def _streams(self, read: Read, size: int, tables: Tables) -> tuple[float, float] | None:
+        """The same where JPEG streams in a file become JPEG XL; None where there are none that shrink."""
+        found = stored_share(read, size, tables, _level(size))
+        if found is None:
+            return None
+        self.bytes += min(size, WINDOWS * WINDOW)
+        return size * found[0], size * found[1]
+
+    def _coded(self, data: bytes | memoryview) -> tuple[float, float] | None:
         """The same through the codec; None for what it does not take."""
-        data = read_source(source.file)[0]
         large = outline_if_large(data, None, self._options.limits, self._options.piece_bytes)
         parsed = None
         if large is not None:
@@ -214,17 +252,26 @@ class _Sampler:
         seconds = (time.monotonic() - begin) * (2 if self._options.verify else 1)
         self.images += 1
         of_piece = sum(image.size for image in parsed.images)
-        whole = of_piece if large is None else sum(r.layout.decoded_bytes // r.layout.itemsize for r in large.rasters)
+        whole = (
+            of_piece
+            if large is None
+            else sum(r.layout.decoded_bytes // r.layout.itemsize for r in large.rasters)
+        )
         scale = whole / samples
-        surround = min(len(parsed.surround), len(zstandard.ZstdCompressor().compress(parsed.surround)))
+        around = parsed.surround
+        surround = float(min(len(around), len(zstandard.ZstdCompressor().compress(around))))
+        streams = self._streams(_within(around), len(around), Tables(self._tables(data).streams))
+        if streams is not None:
+            surround = min(surround, streams[0])
         return surround * whole / of_piece + bytes_ * scale, seconds * scale
 
     def _open(self, image: Image) -> Codec:
         if self._codec is None:
             self._codec = self._plan.open()
-            self._options.coder(
-                image[:8, :8].copy(), self._codec
-            )  # what is compiled and loaded first shall not count
+        kind = (image.shape[2:], image.dtype.name)
+        if kind not in self._warm:  # what is compiled and loaded first shall not count
+            self._warm.add(kind)
+            self._options.coder(image[:8, :8].copy(), self._codec)
         return self._codec
 
     def _crop(self, image: Image) -> Image:
@@ -237,3 +284,17 @@ class _Sampler:
         files = self._plan.model_files() if self._models else {}
         found = [files[digest].stat().st_size for digest in self._models if digest in files]
         return round(MODEL_RATIO * sum(found))
+
+
+def _level(size: int) -> int:
+    """Of Zstandard, for a file of ``size`` bytes."""
+    return ZSTD_LEVEL_SMALL if size <= SMALL else ZSTD_LEVEL
+
+
+def _read(file: OpenFile, offset: int, length: int) -> bytes:
+    return b"".join(file.pieces(((offset, length),)))
+
+
+def _within(data: bytes | memoryview) -> Read:
+    view = memoryview(data).cast("B")
+    return lambda offset, length: view[offset : offset + length]

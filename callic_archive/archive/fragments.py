@@ -1,26 +1,28 @@
 """Pieces of files that cannot be restored whole: the records of them that are, each with its place.
 
-A fragment proves less than a file: its records passed their checksums, and nothing more is known.
+A fragment proves less than a file: its records, or the whole parts of a damaged one, passed their checksums, and nothing
+more is known.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import zstandard
 
 from callic_archive.archive.codecs import Image
 from callic_archive.archive.entries import Entry
+from callic_archive.archive.jpeg_parts import left_of, size_of
 from callic_archive.archive.pack_one import CHUNK, expand
 from callic_archive.archive.parts import Part
 from callic_archive.archive.placing import Placing
 from callic_archive.archive.reading import Archive, naming
-from callic_archive.archive.rejoining import piece_bytes, shares, write_piece
+from callic_archive.archive.rejoining import piece_bytes, shares
 from callic_archive.archive.salvaging import Orphan
 from callic_archive.container.fs import ExtractionRoot
 from callic_archive.container.layout import RecordType
@@ -28,6 +30,7 @@ from callic_archive.errors import CallicError, EntryDamaged, EnvironmentFailure,
 
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"
 FOLDER = "callic-fragments"  # in the destination, so that no fragment is taken for a file
+Span = tuple[int, int]  # offset and length
 
 
 @dataclass(frozen=True)
@@ -36,35 +39,15 @@ class Fragments:
 
     files: tuple[str, ...] = ()  # paths in the destination
     restored_bytes: int = 0
-    missing: tuple[tuple[int, int], ...] = ()  # (offset, length) in a file stored verbatim
+    missing: tuple[Span, ...] = ()  # (offset, length) in a file that was no image, or was cut into pieces
 
 
 def of_entry(archive: Archive, entry: Entry, root: ExtractionRoot) -> Fragments:
     """Write what is left of a damaged file. Raises OutOfSpace."""
-    if entry.method == "pieces":
-        return _pieces(archive, entry, root)
     if entry.method == "image":
-        written = list(_images(archive, entry, root))
+        written = [*_images(archive, entry, root), *_surround(archive, entry, root)]
         return Fragments(tuple(path for path, _ in written), sum(size for _, size in written))
-    spans = list(_spans(entry))
-    pieces = [(spans_of, _payload(archive, part)) for spans_of, part in spans]
-    there = [(spans_of, data) for spans_of, data in pieces if data is not None]
-    missing = tuple(span for spans_of, data in pieces if data is None for span in spans_of)
-    if not there:
-        return Fragments((), 0, missing)
-    name = f"{FOLDER}/{entry.path}"
-
-    def write(out: BinaryIO) -> None:
-        for spans_of, data in there:
-            view = memoryview(data)
-            for offset, length in spans_of:
-                out.seek(offset)
-                out.write(view[:length])
-                view = view[length:]
-        out.seek(0)
-        out.truncate(entry.size)
-
-    return Fragments(_written(root, name, write), sum(len(data) for _, data in there), missing)
+    return _in_place(archive, entry, root, _pieces if entry.method == "pieces" else _verbatim)
 
 
 def of_orphans(
@@ -92,33 +75,124 @@ def of_orphans(
             yield orphan.key, path
 
 
-def _pieces(archive: Archive, entry: Entry, root: ExtractionRoot) -> Fragments:
-    """The pieces of a large file that are whole, each where it belongs."""
-    restored, missing = 0, list[tuple[int, int]]()
+# Bytes of a file, and the places where they belong; or the places of bytes that are lost.
+_Left = Iterator[tuple[Sequence[Span], bytes | memoryview | None]]
+
+
+def _in_place(
+    archive: Archive, entry: Entry, root: ExtractionRoot, left: Callable[[Archive, Entry], _Left]
+) -> Fragments:
+    """A file of what is left, each byte in its place, and holes for the others; no more than one part in memory."""
+    restored, missing = 0, list[Span]()
 
     def write(out: BinaryIO) -> None:
         nonlocal restored
         placing = Placing(out, entry)
-        for share in shares(entry):
-            piece = share.pieces[0]
-            try:
-                with naming(entry):
-                    data, _ = piece_bytes(archive, share)
-            except EnvironmentFailure as error:
-                if not isinstance(error, ReadFailure):
-                    raise
-                missing.extend(piece.spans)
+        for spans, data in left(archive, entry):
+            if data is None:
+                missing.extend(spans)
                 continue
-            except CallicError:
-                missing.extend(piece.spans)
-                continue
-            write_piece(placing, piece, data)
+            view = memoryview(data)
+            for offset, length in spans:
+                placing.write_at(offset, view[:length])
+                view = view[length:]
             restored += len(data)
         if not restored:
-            raise EntryDamaged("no piece of it is whole")
+            raise EntryDamaged("nothing of it is whole")
         placing.resize(entry.size)
 
-    return Fragments(_written(root, f"{FOLDER}/{entry.path}", write), restored, tuple(missing))
+    files = _written(root, f"{FOLDER}/{entry.path}", write)
+    return Fragments(files, restored if files else 0, tuple(missing))
+
+
+def _verbatim(archive: Archive, entry: Entry) -> _Left:
+    """What is left of a file that was stored as it is."""
+    extents = entry.extents if entry.method == "sparse" and entry.extents is not None else ((0, entry.size),)
+    yield from _parts(archive, entry, entry.parts, extents)
+
+
+def _pieces(archive: Archive, entry: Entry) -> _Left:
+    """What is left of a large file: whole pieces, and whole parts of pieces that were stored as they are."""
+    for share in shares(entry):
+        piece = share.pieces[0]
+        whole = _tried(entry, partial(piece_bytes, archive, share))
+        if whole is not None:
+            yield tuple(piece.spans), whole[0]
+        elif piece.method == "stored":
+            yield from _parts(archive, entry, share.parts[1 if piece.images else 0 :], tuple(piece.spans))
+        else:
+            yield tuple(piece.spans), None
+    yield _gaps(entry), None  # pieces of which not even a PIECE record is left
+
+
+def _gaps(entry: Entry) -> tuple[Span, ...]:
+    """The places of a file that no piece of it has."""
+    gaps, end = list[Span](), 0
+    for offset, length in sorted(span for piece in entry.pieces for span in piece.spans):
+        if offset > end:
+            gaps.append((end, offset - end))
+        end = max(end, offset + length)
+    return (*gaps, (end, entry.size - end)) if end < entry.size else tuple(gaps)
+
+
+def _parts(archive: Archive, entry: Entry, parts: Iterable[Part], places: Iterable[Span]) -> _Left:
+    """What is left of parts that fill ``places`` one after the other."""
+    room = _Room(places)
+    for part in parts:
+        end = 0
+        for offset, data in _runs(archive, entry, part):
+            if offset > end:
+                yield room.take(offset - end), None
+            yield room.take(len(data)), data
+            end = offset + len(data)
+        if part.size > end:
+            yield room.take(part.size - end), None
+
+
+class _Room:
+    """Places of a file that are filled one after the other."""
+
+    def __init__(self, places: Iterable[Span]) -> None:
+        self._left = list(places)[::-1]
+
+    def take(self, size: int) -> tuple[Span, ...]:
+        """The next places for ``size`` bytes; fewer where there are no more."""
+        taken: list[Span] = []
+        while size and self._left:
+            offset, length = self._left.pop()
+            used = min(size, length)
+            taken.append((offset, used))
+            size -= used
+            if used < length:
+                self._left.append((offset + used, length - used))
+        return tuple(taken)
+
+
+def _runs(archive: Archive, entry: Entry, part: Part) -> list[tuple[int, bytes]]:
+    """What of a part is whole: runs (offset, bytes). Of JPEG streams in a damaged record those that prove themselves."""
+    data = _tried(entry, lambda: archive.read_bytes(part))
+    if data is not None:
+        return [(0, data)]
+    if part.coding != "jpegs" or part.within is not None or part.size > CHUNK:
+        return []
+    found = _tried(entry, lambda: left_of(archive.read_unproven(part.ref, entry.path, 2 * CHUNK), part.size))
+    return found or []
+
+
+T = TypeVar("T")
+
+
+def _tried(entry: Entry, step: Callable[[], T]) -> T | None:
+    """What ``step`` gives; None where records are damaged. Raises what is the machine's fault."""
+    try:
+        with naming(entry):
+            return step()
+    except EnvironmentFailure as error:
+        if not isinstance(error, ReadFailure):
+            raise
+    except CallicError:
+        pass
+    return None
 
 
 def _images(archive: Archive, entry: Entry, root: ExtractionRoot) -> Iterator[tuple[str, int]]:
@@ -134,6 +208,26 @@ def _images(archive: Archive, entry: Entry, root: ExtractionRoot) -> Iterator[tu
         name = f"{FOLDER}/{entry.path}.image-{number}.npy"
         for path in _written(root, name, partial(_put, data)):
             yield path, len(data)
+
+
+def _surround(archive: Archive, entry: Entry, root: ExtractionRoot) -> Iterator[tuple[str, int]]:
+    """The bytes around the images: headers, metadata, other pages. What of them is lost is zeros."""
+    parts = [part for part in entry.parts if part.stream is None]
+    size = 0
+
+    def write(out: BinaryIO) -> None:
+        nonlocal size
+        for spans, data in _parts(archive, entry, parts, [(0, sum(part.size for part in parts))]):
+            if data is not None:
+                out.seek(spans[0][0])
+                out.write(data)
+                size += len(data)
+        if not size:
+            raise EntryDamaged("nothing of it is whole")
+        out.truncate(sum(part.size for part in parts))
+
+    for path in _written(root, f"{FOLDER}/{entry.path}.surround", write) if parts else ():
+        yield path, size
 
 
 def _as_npy(image: Image) -> bytes:
@@ -153,19 +247,13 @@ def _own_kind(payload: bytes, type: RecordType) -> str:
     return "webp" if payload[:4] == b"RIFF" and payload[8:12] == b"WEBP" else ""
 
 
-def _payload(archive: Archive, part: Part) -> bytes | None:
-    try:
-        return archive.read_bytes(part)
-    except EnvironmentFailure as error:
-        if not isinstance(error, ReadFailure):
-            raise
-    except (CallicError, ValueError, MemoryError):
-        pass
-    return None
-
-
 def _unpacked(payload: bytes) -> bytes:
-    """A STORED or SURROUND payload of unknown coding: unfolded where it is a Zstandard frame, else as it is."""
+    """A STORED or SURROUND payload of unknown coding: unfolded where it is a Zstandard frame, or JPEG streams and what is
+    around them, else as it is.
+    """
+    size = size_of(payload, CHUNK)
+    if size is not None:
+        return expand(payload, "jpegs", size)
     try:
         size = zstandard.frame_content_size(payload)
         if 0 < size <= CHUNK:
@@ -173,22 +261,6 @@ def _unpacked(payload: bytes) -> bytes:
     except (ValueError, zstandard.ZstdError):
         pass
     return payload
-
-
-def _spans(entry: Entry) -> Iterator[tuple[list[tuple[int, int]], Part]]:
-    """Each part with the places of the file that it fills."""
-    extents = list(entry.extents or ()) if entry.method == "sparse" else [(0, entry.size)]
-    extents.reverse()
-    for part in entry.parts:
-        left, places = part.size, []
-        while left and extents:
-            offset, length = extents.pop()
-            taken = min(left, length)
-            places.append((offset, taken))
-            left -= taken
-            if taken < length:
-                extents.append((offset + taken, length - taken))
-        yield places, part
 
 
 def _put(data: bytes, out: BinaryIO) -> None:

@@ -7,6 +7,7 @@ each reads its own bytes alone. All share one adapter, fitted to samples of the 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +20,24 @@ from typing import Any
 import numpy as np
 
 from callic_archive.archive.codecs import Codec, CodecPlan, Image
+from callic_archive.archive.digests import sha256
 from callic_archive.archive.entries import Entry
-from callic_archive.archive.pack_one import PackOptions, Piece, pack_one, verbatim_piece
+from callic_archive.archive.pack_one import (
+    Packed,
+    PackOptions,
+    Piece,
+    pack_one,
+    stored_pieces,
+    verbatim_piece,
+)
 from callic_archive.archive.pieces import Picture, PieceRow
 from callic_archive.archive.sampling import some_pieces
 from callic_archive.archive.scan import Problem, Source
 from callic_archive.container.fs import write_all, writing
 from callic_archive.container.layout import RecordType
 from callic_archive.errors import ReadFailure, WorkerKiller
-from callic_archive.images import cutting
+from callic_archive.images import cutting, tiff_jpeg
+from callic_archive.images.jpeg_streams import Tables, find
 from callic_archive.images.outline import Outline
 from callic_archive.images.pieces import parse_piece
 
@@ -79,7 +89,7 @@ def cut_file(
 
     None where it cannot be cut.
     """
-    pieces = cutting.cut(found, size)
+    pieces = cutting.cut(found, size, partial(_before_open, memoryview(data).cast("B")))
     if pieces is None:
         return None
     pictures = [
@@ -99,9 +109,13 @@ def cut_file(
     return CutFile(source, entry, copy, tuple(pieces), adapters, size)
 
 
-def _adapters(
-    found: Outline, data: bytes | memoryview, plan: CodecPlan, size: int
-) -> Mapping[str, bytes]:
+def _before_open(view: memoryview, offset: int, length: int) -> int:
+    """Bytes before a JPEG stream that goes on behind these; all where there is none, or it is too long."""
+    begin = find(view[offset : offset + length]).open
+    return begin if begin is not None and 2 * begin >= length else length
+
+
+def _adapters(found: Outline, data: bytes | memoryview, plan: CodecPlan, size: int) -> Mapping[str, bytes]:
     """Adapters for the file's images, where the plan has images fitted; empty where none pays."""
     if not plan.fits_images:
         return {}
@@ -175,12 +189,16 @@ def pack_piece(
     """
     format = batch.entry.format or ""
     data = memoryview(read_piece(batch.copy, piece))
-    packed = pack_one(
-        data,
-        codec=codec if piece.images and not batch.verbatim else None,
-        options=options,
-        parser=partial(parse_piece, format, piece.form, limits=options.limits),
-    )
+    if piece.images or batch.verbatim:
+        packed = pack_one(
+            data,
+            codec=None if batch.verbatim else codec,
+            options=options,
+            parser=partial(parse_piece, format, piece.form, limits=options.limits),
+        )
+    else:
+        tables = _tables(batch.copy, piece, options)
+        packed = Packed(sha256(data), len(data), "stored", "bytes", stored_pieces(data, tables=tables))
     parts = [replace(part, type=RecordType.STORED) if part.stream is None else part for part in packed.pieces]
     if piece.images:
         form: Mapping[str, Any] = packed.recipe if packed.method == "image" else piece.form
@@ -205,6 +223,18 @@ def pack_piece(
     )
     share = replace(batch.entry, pieces=(row,), fidelity=packed.fidelity, problem=told)
     return share, parts, problem
+
+
+def _tables(copy: Path, piece: cutting.Piece, options: PackOptions) -> Tables:
+    """The tables that JPEG streams in a piece may lack. Raises ReadFailure."""
+    try:
+        with copy.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    except (OSError, ValueError) as error:
+        raise ReadFailure(f"cannot read the copy {copy} of a source: {error}") from error
+    found = tiff_jpeg.tables(memoryview(data), options.limits)
+    # the places of streams are known where the piece is one run of bytes
+    return found.at(piece.first) if len(cutting.spans_of(piece)) == 1 else Tables(found.streams)
 
 
 def remove_copy(path: Path) -> None:

@@ -158,10 +158,14 @@ class Archive:
         for path in self.shards():
             try:
                 reader = self.reader(path.name)
-                records, _ = reader.rebuild_index()
+                records, damages = reader.rebuild_index()
             except CallicError as error:
-                contents.problems.append(Problem(f"data/{path.name}", error.code, str(error), kept=False))
+                contents.problems.append(Problem.of(f"data/{path.name}", error, kept=False))
                 continue
+            for damage in damages:  # it may be the ENTRY record of a file that nothing else names
+                text = f"{damage.detail} (byte {damage.offset}); entries may be lost, salvage tells more"
+                problem = Problem(f"data/{path.name}", damage.code, text, kept=False, exit_code=3)
+                contents.problems.append(problem)
             for record in records:
                 if record.ref.type is RecordType.ADAPTER:
                     contents.adapters[record.key] = record.ref
@@ -205,6 +209,10 @@ class Archive:
         if start + length > len(payload):
             raise EntryDamaged("the index looks for a part beyond the end of its record")
         return payload[start : start + length]
+
+    def read_unproven(self, ref: RecordRef, key: str, most: int) -> bytes:
+        """The payload of a damaged record; see ``ShardReader.read_unproven``."""
+        return self.reader(ref.shard).read_unproven(ref, key, most)
 
     def read_bytes(self, part: Part) -> bytes:
         """What a part of bytes, not of an image, holds. Raises ValueError, ContainerError, EntryDamaged."""

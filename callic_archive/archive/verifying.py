@@ -14,6 +14,7 @@ from callic_archive.archive.scan import Problem
 from callic_archive.archive.subset import Subset
 from callic_archive.archive.unpacking import OTHER_BYTES, ReadJob, ReadResult, Restored, Watch, open_for
 from callic_archive.container.bag import validate_bag
+from callic_archive.container.layout import IndexEntry, RecordType
 from callic_archive.container.reader import ShardReader
 from callic_archive.container.scan import Damage
 from callic_archive.errors import CallicError, DigestMismatch, EnvironmentFailure, ReadFailure
@@ -94,8 +95,13 @@ def _shard_damage(shards: Sequence[Path]) -> Iterator[Problem]:
             yield Problem.of(f"data/{path.name}", error, kept=False)
 
 
+def _name(record: IndexEntry) -> str:
+    """The path that a record belongs to, or the adapter that it is."""
+    return f"adapter {record.key[:16]}" if record.ref.type is RecordType.ADAPTER else record.key
+
+
 def _damage_problem(damage: Damage) -> Problem:
-    names = sorted({record.key for record in damage.records if record.key})
+    names = sorted({_name(record) for record in damage.records if record.key})
     text = f"{damage.detail} (bytes {damage.offset} to {damage.offset + damage.length})"
     if names:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -65,7 +65,7 @@ def _line(report: Report, entry: Entry) -> str:
 def _kind(entry: Entry) -> str:
     if any(part.coding == "jpeg" for part in entry.parts):
         return "jpeg"
-    if entry.format is None and any(part.coding == "jpegs" for part in entry.parts):
+    if (entry.format is None or not entry.images) and any(part.coding == "jpegs" for part in entry.parts):
         return "jpegs"
     return entry.format or ("empty" if entry.method == "none" else entry.method)
 

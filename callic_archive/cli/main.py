@@ -42,6 +42,14 @@ Options can also be given as variables: CALLIC_ARCHIVE_PACK_WORKERS=4 stands for
 """
 
 
+# What other archivers call it, and what to do instead.
+ADDING = ("--append", "--add", "--update", "--freshen", "-u", "-r", "-A")
+NEVER_CHANGES = (
+    "Nothing is added to a finished archive, so that it can be trusted: pack what is new into another one "
+    "(callic-archive pack NEW... -o OTHER.callic). `callic-archive diff ARCHIVE DIR` tells what is new."
+)
+
+
 @click.group(
     context_settings={
         "help_option_names": ["-h", "--help"],
@@ -74,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and _verb(words) == "pack" and error.option_name in ADDING:
+            text = f"{error.message} {NEVER_CHANGES}"
+            error = click.NoSuchOption(error.option_name, text, ctx=error.ctx)
         error.show()
         if _wants_json(words):
             message = error.format_message()

@@ -115,7 +115,7 @@ def _pack(
     from callic_archive.archive.scan import Selection, scan
     from callic_archive.archive.staging import Staging
     from callic_archive.cli.progress import Progress
-    from callic_archive.cli.resources import resources_of
+    from callic_archive.cli.resources import limits_of, resources_of
     from callic_archive.errors import UsageError
     from callic_archive.scheduling.pack import execute
 
@@ -155,7 +155,8 @@ def _pack(
     if include and not any(source.kind == "file" for source in found.sources):
         text = "no file matches --include, or all that do are excluded" if exclude else "no file matches --include"
         raise UsageError(f"nothing to pack: {text} {', '.join(report.shown(glob) for glob in include)}")
-    pack_options = PackOptions(fidelity=fidelity, verify=not no_verify)  # type: ignore[arg-type]
+    limits = limits_of(resources)
+    pack_options = PackOptions(fidelity=fidelity, verify=not no_verify, limits=limits)  # type: ignore[arg-type]
     if dry_run or output is None or staging is None:
         bare = replace(chosen, adapt="none")  # what an adapter gives cannot be told from a few crops
         plan = codec_plan(

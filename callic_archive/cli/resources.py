@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from callic_archive.errors import UsageError
 
 if TYPE_CHECKING:
+    from callic_archive.images.source import Limits
     from callic_archive.scheduling.pack import Resources
+
+COPIES = 8  # bytes of memory for each byte of a file that is decoded, compared and coded as a whole, at most
+LEAST_WHOLE = 256 << 20  # bytes that every machine takes
 
 
 def resources_of(
@@ -31,3 +36,24 @@ def resources_of(
     elif device is None and not workers and scheduler is None:
         gpus = gpu_count()
     return Resources(workers=workers or 0, gpus=gpus or 0, scheduler=scheduler)
+
+
+def limits_of(resources: Resources) -> Limits:
+    """What a file may ask for that cannot be cut into pieces: as much as a worker's share of this machine's memory bears.
+
+    Workers of a cluster elsewhere have the usual limits: nobody here knows their memory.
+    """
+    import psutil
+
+    from callic_archive.images.source import Limits
+
+    usual = Limits()
+    if resources.scheduler is not None:
+        return usual
+    share = psutil.virtual_memory().total * 9 // 10 // max(1, resources.processes)
+    room = max(LEAST_WHOLE, share // COPIES)
+    return replace(
+        usual,
+        max_member_bytes=min(usual.max_member_bytes, room),
+        max_decoded_bytes=min(usual.max_decoded_bytes, room),
+    )

@@ -166,6 +166,9 @@ class _Losses:
         default = (EntryDamaged.code, "records of it are missing or damaged")
         code, message = self._reasons.get(entry.path, default)
         left = f"; {plural(len(fragments.files), 'fragment')} of it saved" if fragments.files else ""
+        if fragments.files and fragments.missing:
+            gone = sum(length for _, length in fragments.missing)
+            left = f"; all but {size_text(gone)} at {plural(len(fragments.missing), 'place')} saved as a fragment"
         self.report.problem(Problem(entry.path, code, message + left, kept=False, exit_code=3))
         self.document["lost"].append(
             {

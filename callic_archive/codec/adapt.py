@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,237 +19,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
+from callic_archive.codec.adapt_factors import FactorAdam, Factors, weight_bits
+from callic_archive.codec.adapt_patches import PatchSet, collect, patches_of
+from callic_archive.codec.adapt_schedule import (
+    LARGE_FROM,
+    LARGE_SHAPE,
+    SMALL_SHAPE,
+    AdaptOptions,
+    collection_steps,
+    patch_order,
+    relative_rate,
+    share,
+    usual_rate,
+)
 from callic_archive.codec.adapter_syntax import write_adapter
 from callic_archive.codec.engine import Engine, mixture_tables
-from callic_archive.codec.planning import (
-    ConstantGroup,
-    GroupPlan,
-    Image,
-    check_image,
-    estimate_bits,
-    plan_image,
-    sample_boxes,
-)
+from callic_archive.codec.planning import GroupPlan, Image, estimate_bits, sample_boxes
 from callic_archive.errors import CallicError, InexactModel
-from callic_archive.model.adapter import FACTOR_LIMIT, STEP_BITS, Adapter, AdapterShape, start_factor
+from callic_archive.model.adapter import STEP_BITS, Adapter
 from callic_archive.model.allocator import keep_freed_memory
-from callic_archive.model.config import causal_taps
 from callic_archive.model.dequantize import float_model
 from callic_archive.model.mgcf import MGCF, PlaneStats
 from callic_archive.model.weights import IntegerModel, ModelSet
 
-#: Side of the patches that RPFT works on.
-PATCH = 64
+__all__ = ["AdaptOptions", "PatchSet", "collect", "collection_steps", "fit", "fit_image", "train_adapters"]
+
 #: Patches a forward and backward pass at most (gradients add up): what bounds the memory, 0.1 GB a patch.
 CHUNK = {"cpu": 4, "cuda": 256}
-#: Steps for a collection grow with its pixels, so that adaptation stays a small part of packing.
-LEAST_STEPS, MOST_STEPS, STEPS_PER_MEGAPIXEL = 50, 400, 2.0
-
-
-#: Ranks and learning rate by the pixels that share an adapter's bits (decision 0009).
-LARGE_FROM = 0.75e6
-SMALL_SHAPE, LARGE_SHAPE = AdapterShape(3, 3, 1), AdapterShape(7, 7, 2)
-SMALL_RATE, LARGE_RATE = 3e-3, 5e-3
-#: Collections bear more weights that moved (decision 0013).
-COLLECTION_FROM, COLLECTION_RATE = 1.5e6, 1e-2
-
-
-@dataclass(frozen=True)
-class AdaptOptions:
-    """How to adapt. ``patches`` a step: None takes the whole share F(t), as the paper does; a number samples
-    from it.
-
-    ``start_share``, ``exponent``, ``tail``: b, e and d of the schedule (start share 1 trains on all patches
-    from the start: where steps sample patches, a smaller share saves no time and costs bits). ``per_factor``:
-    step sizes of whole factors (``FactorAdam``) instead of Adam's. ``warmup``: share of the steps in which the
-    rate rises. ``rate``, ``shape``: None chooses by the pixels. Defaults were measured (decision 0009).
-    """
-
-    steps: int = 50
-    rate: float | None = None
-    patches: int | None = 8
-    start_share: float = 1.0
-    exponent: float = 1.0
-    tail: float = 0.1
-    prior_scale: float = 0.02
-    per_factor: bool = True
-    warmup: float = 0.15
-    shape: AdapterShape | None = None
-    seed: int = 0
-    max_patches: int = 4096
-    device: str = "cpu"
-    threads: int | None = None
-    #: Which patches F(t) takes up first, by their bits under the base model; the paper's RPFT is "descending".
-    order: Literal["descending", "ascending", "random"] = "descending"
-
-
-def collection_steps(total_pixels: float) -> int:
-    """Steps of RPFT for a collection of this many pixels."""
-    return int(min(MOST_STEPS, LEAST_STEPS + STEPS_PER_MEGAPIXEL * total_pixels / 1e6))
-
-
-def usual_rate(total_pixels: float) -> float:
-    """Learning rate of the factors for an adapter whose bits so many pixels share."""
-    if total_pixels < LARGE_FROM:
-        return SMALL_RATE
-    return LARGE_RATE if total_pixels < COLLECTION_FROM else COLLECTION_RATE
-
-
-def share(step: int, options: AdaptOptions) -> float:
-    """F(t): the share of patches, by descending rate, that step t uses (method, section 5)."""
-    x = min(1.0, step / max(1e-9, options.steps * (1 - options.tail)))
-    smooth = x * x * (3 - 2 * x)
-    return float(options.start_share + (1 - options.start_share) * smooth**options.exponent)
-
-
-def relative_rate(step: int, options: AdaptOptions) -> float:
-    """Learning rate of a step, relative: linear warm-up, then a cosine to nothing."""
-    warm = min(1.0, (step + 1) / max(1.0, options.warmup * options.steps))
-    return warm * 0.5 * (1 + math.cos(math.pi * step / options.steps))
-
-
-class FactorAdam(torch.optim.Optimizer):
-    """Adam with one second moment for a whole factor.
-
-    Adam moves every weight by about the learning rate, however little it matters, and every weight that moved
-    costs bits. Here weights with small gradients stay where they are, at zero.
-    """
-
-    def __init__(self, params: list[Tensor], lr: float, betas: tuple[float, float]) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move all factors once."""
-        for group in self.param_groups:
-            first, second = group["betas"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state |= {"n": 0, "mean": torch.zeros_like(p), "square": 0.0}
-                state["n"] += 1
-                state["mean"].lerp_(p.grad, 1 - first)
-                state["square"] = second * state["square"] + (1 - second) * p.grad.square().mean()
-                size = (state["square"] / (1 - second ** state["n"])) ** 0.5 + 1e-12
-                p.sub_(state["mean"] * (group["lr"] / (1 - first ** state["n"]) / size))
-
-
-@dataclass(frozen=True)
-class PatchSet:
-    """Training patches of one plane group kind: levels (n, C, 64, 64) with their statistics (n,)."""
-
-    levels: NDArray[np.float32]
-    stats: NDArray[np.float32]  # (n, 4): shift, depth, mid, top
-
-    def tensors(self, index: NDArray[np.int64], device: str) -> tuple[Tensor, PlaneStats]:
-        """Some of the patches as tensors."""
-        stats = torch.from_numpy(self.stats[index]).to(device)
-        return torch.from_numpy(self.levels[index]).to(device), PlaneStats(*stats.unbind(1))
-
-
-def _patches(
-    image: Image, plan: GroupPlan, limit: int, rng: np.random.Generator
-) -> tuple[list[NDArray[np.int32]], list[float]]:
-    """At most ``limit`` patches of one image, spread at random, with the plan's statistics."""
-    height, width = image.shape[:2]
-    if height < PATCH or width < PATCH:
-        return [], []
-    across, down = width // PATCH, height // PATCH
-    chosen = rng.permutation(across * down)[:limit]
-    found = []
-    for number in chosen.tolist():
-        top, left = (number // across) * PATCH, (number % across) * PATCH
-        found.append(plan.levels(image, (top, left, top + PATCH, left + PATCH)))
-    top_level = max(p.high for p in plan.packings)
-    return found, [plan.plane.shift, plan.plane.depth, plan.plane.mid, top_level]
-
-
-def collect(
-    images: Sequence[Image], models: ModelSet, limit: int, seed: int, engine: Engine = Engine()
-) -> dict[str, tuple[PatchSet, list[tuple[Image, GroupPlan]]]]:
-    """Patches of all images by the model (digest) that would code them, with the plans they come from."""
-    rng = np.random.default_rng(seed)
-    each = max(4, limit // max(1, len(images)))
-    levels: dict[str, list[NDArray[np.int32]]] = {}
-    stats: dict[str, list[list[float]]] = {}
-    plans: dict[str, list[tuple[Image, GroupPlan]]] = {}
-    for raw in images:
-        image = check_image(raw)
-        for plan in plan_image(image, models, engine).groups:
-            if isinstance(plan, ConstantGroup):
-                continue
-            found, stat = _patches(image, plan, each, rng)
-            if found:
-                levels.setdefault(plan.model.digest, []).extend(found)
-                stats.setdefault(plan.model.digest, []).extend([stat] * len(found))
-                plans.setdefault(plan.model.digest, []).append((image, plan))
-    return {
-        digest: (
-            PatchSet(np.stack(levels[digest]).astype(np.float32), np.array(stats[digest], np.float32)),
-            plans[digest],
-        )
-        for digest in levels
-    }
-
-
-def _straight_through(value: Tensor) -> Tensor:
-    """Rounded to steps in the forward pass, identity in the backward pass."""
-    rounded = torch.round(value).clamp(-FACTOR_LIMIT, FACTOR_LIMIT)
-    return value + (rounded - value).detach()
-
-
-def _weight_bits(values: list[Tensor], scale: float) -> Tensor:
-    """Rate of factor differences, in steps: uniform noise, zero-mean logistic prior of ``scale`` steps."""
-    flat = torch.cat([v.reshape(-1) for v in values])
-    noisy = (flat + torch.rand_like(flat) - 0.5).abs()
-    upper, lower = (0.5 - noisy) / scale, (-0.5 - noisy) / scale
-    mass = torch.sigmoid(upper) - torch.sigmoid(lower)
-    return -torch.log2(mass.clamp_min(1e-9)).sum()
-
-
-class _Factors:
-    """Factor differences (in steps) as parameters, and the float weights they make."""
-
-    def __init__(self, base: MGCF, shape: AdapterShape, device: str) -> None:
-        self.config = base.config
-        self.shapes = shape.factors(base.config)
-        self.start = {
-            n: torch.from_numpy(start_factor(n, s)).float().to(device) for n, s in self.shapes.items()
-        }
-        self.values = {n: torch.zeros(s, device=device, requires_grad=True) for n, s in self.shapes.items()}
-        self.base = {n: p.detach() for n, p in base.named_parameters()}
-        radius = base.config.kernel // 2
-        taps = causal_taps(base.config.kernel, include_group=True)
-        self.rows = torch.tensor([di + radius for di, _ in taps], device=device)
-        self.columns = torch.tensor([dj + radius for _, dj in taps], device=device)
-
-    def weights(self) -> dict[str, Tensor]:
-        """Parameters of the float model with the quantised factors merged in."""
-        unit = 2.0**-STEP_BITS
-        factor = {n: (self.start[n] + _straight_through(v)) * unit for n, v in self.values.items()}
-        merged = dict(self.base)
-        for i in range(self.config.depth):
-            for part, name in (
-                ("a", f"blocks.{i}.mcg.a.weight"),
-                ("v", f"blocks.{i}.mcg.v.weight"),
-                ("up", f"blocks.{i}.up.weight"),
-            ):
-                if f"{i}.{part}.B" in factor:
-                    merged[name] = merged[name] + factor[f"{i}.{part}.B"] @ factor[f"{i}.{part}.A"]
-            if f"{i}.dw.X" in factor:
-                plane = factor[f"{i}.dw.Y"][self.rows] * factor[f"{i}.dw.Z"][self.columns]  # (taps, rank)
-                name = f"blocks.{i}.mcg.kernel"
-                merged[name] = merged[name] + plane @ factor[f"{i}.dw.X"].t()
-        return merged
-
-    def integers(self) -> dict[str, NDArray[np.int32]]:
-        """Factor differences as they will be coded."""
-        return {
-            n: torch.round(v.detach()).clamp(-FACTOR_LIMIT, FACTOR_LIMIT).to(torch.int32).cpu().numpy()
-            for n, v in self.values.items()
-        }
 
 
 class _Bits(torch.nn.Module):
@@ -274,13 +68,6 @@ def _rates(model: MGCF, patches: PatchSet, device: str) -> NDArray[np.float64]:
             x, stats = patches.tensors(np.arange(start, min(start + 16, len(patches.levels))), device)
             rates.append(model.bits(x, stats).sum(dim=(1, 2)).double().cpu().numpy())
     return np.concatenate(rates)
-
-
-def patch_order(descending: NDArray[np.int64], options: AdaptOptions) -> NDArray[np.int64]:
-    """Patches (by index) in the order in which the schedule takes them up, from that by descending rate."""
-    if options.order == "random":
-        return np.random.default_rng(options.seed).permutation(descending)
-    return descending[::-1] if options.order == "ascending" else descending
 
 
 def _autocast(device: str) -> torch.autocast:
@@ -318,7 +105,7 @@ def _fit(
     for parameter in base.parameters():
         parameter.requires_grad_(False)
     shape = options.shape or (SMALL_SHAPE if total_pixels < LARGE_FROM else LARGE_SHAPE)
-    factors, network = _Factors(base, shape, device), _Bits(base)
+    factors, network = Factors(base, shape, device), _Bits(base)
     order = np.argsort(-_rates(base, patches, device), kind="stable")
     rate = (options.rate or usual_rate(total_pixels)) * 2**STEP_BITS
     optimizer: torch.optim.Optimizer = (FactorAdam if options.per_factor else torch.optim.Adam)(
@@ -339,7 +126,7 @@ def _fit(
                 pixel_bits = functional_call(network, weights, (x, stats)).mean()
             (pixel_bits * (len(x) / len(batch))).backward()
         # Description length per pixel: the factors' bits are shared by all pixels that will use them.
-        (_weight_bits(list(factors.values.values()), prior) / total_pixels).backward()
+        (weight_bits(list(factors.values.values()), prior) / total_pixels).backward()
         optimizer.step()
         if progress:
             progress(step + 1, options.steps)
@@ -376,7 +163,7 @@ def fit_image(
         start_share=0.2 if engine.device != "cpu" else 1.0,  # whole shares are the paper's, and cost time
     )
     rng = np.random.default_rng(0)
-    found, stat = _patches(image, plan, options.max_patches, rng)
+    found, stat = patches_of(image, plan, options.max_patches, rng)
     if not found:
         return None
     patches = PatchSet(np.stack(found).astype(np.float32), np.array([stat] * len(found), np.float32))

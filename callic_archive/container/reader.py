@@ -251,6 +251,26 @@ class ShardReader:
         pieces = list(self.chunks(ref, key=key, size=max(1, ref.length)))
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def read_unproven(self, ref: RecordRef, key: str, most: int) -> bytes:
+        """The payload of ``ref`` without any check, for those whose payloads prove themselves in parts.
+
+        ``key`` is the record's own, should its header be damaged; blocks that the storage cannot give are zeros.
+        Raises WrongRecord where the payload would have more than ``most`` bytes, or none; ShardTruncated, ReadFailure.
+        """
+        if ref.offset + ref.length > self.size:
+            raise errors.ShardTruncated(f"{self.name} ends before the record at byte {ref.offset}")
+        header = layout.decode_record_header(self._pread_lenient(ref.offset, layout.RECORD_HEADER_SIZE))
+        start = layout.RECORD_HEADER_SIZE + len(layout.encode_key(key))
+        if header is not None and header.total_length == ref.length:
+            head = self._pread_lenient(ref.offset, header.payload_start)
+            start = header.payload_start if layout.head_is_intact(header, head) else start
+        size = ref.length - start - layout.CHECKSUM_SIZE
+        if not 0 < size <= most:
+            raise errors.WrongRecord(
+                f"the record at byte {ref.offset} of {self.name} has another key, or is too long"
+            )
+        return self._pread_lenient(ref.offset + start, size)
+
     # -- all records ----------------------------------------------------------------------------------------
 
     @property

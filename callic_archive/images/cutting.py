@@ -2,13 +2,14 @@
 
 A piece holds rectangles of samples, whole blocks where these are tiles or packed, of about ``PIECE`` bytes, and names
 the places of the file where its bytes lie; so blocks may lie there in any order. Small images share a piece. What lies
-between blocks goes with the block behind it, larger gaps (headers, directories, other pages) are pieces without images.
+between blocks goes with the block behind it, larger gaps (headers, directories, other pages) are pieces without images. A
+slide of JPEG tiles is nothing but such pieces.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +30,8 @@ _MANY_GAPS = 256  # gaps from which several share a piece
 
 Rect = tuple[int, int, int, int]  # first row, end row, first column, end column of a stored raster
 Spans = list[tuple[int, int]]  # (offset, length) in the file
+# How many of the bytes (offset, length) of a file make a piece, where more follow; at least one.
+Ends = Callable[[int, int], int]
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,15 @@ class Piece:
 
 
 def is_large(found: Outline, piece: int = PIECE) -> bool:
-    """Whether a file is cut at all."""
-    return found.decoded_bytes >= piece * (CUT_FROM // PIECE)
+    """Whether a file is cut at all; one without rasters is measured by its own bytes."""
+    return (found.decoded_bytes if found.rasters else found.size) >= piece * (CUT_FROM // PIECE)
 
 
-def cut(found: Outline, piece: int = PIECE) -> list[Piece] | None:
+def cut(found: Outline, piece: int = PIECE, ends: Ends | None = None) -> list[Piece] | None:
     """The pieces of a file, in order of their first bytes; together they are the whole of it.
 
-    None where that cannot be: a block is too large, or blocks overlap or lie beyond the file.
+    ``ends`` tells where pieces without images may end. None where there are no pieces: a block is too large, or blocks
+    overlap or lie beyond the file.
     """
     layouts = [raster.layout for raster in found.rasters]
     try:
@@ -87,7 +91,7 @@ def cut(found: Outline, piece: int = PIECE) -> list[Piece] | None:
             first += raster.layout.images
         if pending:
             pieces.append(_piece(pending))
-        pieces += _rest(pieces, found.size)
+        pieces += _rest(pieces, found.size, REST if found.rasters else min(piece, REST), ends)
     except SourceError:
         return None
     return sorted(pieces, key=lambda p: p.first)
@@ -263,8 +267,10 @@ def _made(spans: Spans, form: dict[str, Any], images: tuple[Placed, ...]) -> Pie
     return Piece(offsets, lengths, sum(length for _, length in joined), form, images)
 
 
-def _rest(pieces: Sequence[Piece], size: int) -> list[Piece]:
-    """Everything that is in no piece yet. Raises MalformedSource where two pieces hold the same bytes."""
+def _rest(pieces: Sequence[Piece], size: int, most: int, until: Ends | None) -> list[Piece]:
+    """Everything that is in no piece yet, ``most`` bytes a piece. Raises MalformedSource where two pieces hold the same
+    bytes.
+    """
     spans = [span for piece in pieces for span in spans_of(piece)]
     table = np.array(sorted([*spans, (size, 0)]), np.int64).reshape(-1, 2)
     ends = np.concatenate([np.zeros(1, np.int64), table[:-1].sum(axis=1)])
@@ -274,13 +280,18 @@ def _rest(pieces: Sequence[Piece], size: int) -> list[Piece]:
     found: Spans = []
     for at in np.flatnonzero(gaps).tolist():
         start, length = int(ends[at]), int(gaps[at])
-        found += [(start + n, min(REST, length - n)) for n in range(0, length, REST)]
+        while length:
+            taken = min(most, length)
+            if until is not None and taken < length:
+                taken = until(start, taken)
+            found.append((start, taken))
+            start, length = start + taken, length - taken
     if len(found) <= _MANY_GAPS:
         return [_made([span], {}, ()) for span in found]
     rest: list[Piece] = []
     some: Spans = []
     for span in found:
-        if some and sum(length for _, length in some) + span[1] > REST:
+        if some and sum(length for _, length in some) + span[1] > most:
             rest.append(_made(some, {}, ()))
             some = []
         some.append(span)

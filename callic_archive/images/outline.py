@@ -104,11 +104,16 @@ def has_outline(head: memoryview | bytes) -> bool:
 
 
 def outline(
-    data: memoryview | bytes, context: Context | None = None, limits: Limits | None = None
+    data: memoryview | bytes,
+    context: Context | None = None,
+    limits: Limits | None = None,
+    *,
+    empty: bool = False,
 ) -> Outline | None:
     """The outline of a file; None where its format has none, or it is broken in any way.
 
-    ``parse`` tells what is wrong with a broken file. ``context`` as for ``parse``.
+    ``parse`` tells what is wrong with a broken file. ``context`` as for ``parse``. With ``empty`` also one without any
+    raster, of a sound file that has none which a model takes.
     """
     view = memoryview(data).cast("B")
     # no more than a piece of it will ever be in memory
@@ -129,7 +134,7 @@ def outline(
         limits.check_decoded(found.decoded_bytes, len(view))
     except _BROKEN:
         return None
-    return found if rasters else None
+    return found if rasters or empty else None
 
 
 def form_of(rasters: Sequence[Raster]) -> dict[str, Any]:

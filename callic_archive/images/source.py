@@ -27,6 +27,10 @@ Image = NDArray[Any]
 T = TypeVar("T")
 
 
+# Why there is a limit for files that are not cut into pieces, and what to do.
+WHOLE = "it would lie in memory as a whole, so uncompress it first (files of TIFF, NIfTI or NPY are cut), or use fewer workers"
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a file may ask for before it is refused with ``SourceTooLarge``.
@@ -50,7 +54,7 @@ class Limits:
         """
         if decoded > self.max_decoded_bytes:
             raise SourceTooLarge(
-                f"the file promises {decoded} bytes of samples, the limit is {self.max_decoded_bytes}"
+                f"the file promises {decoded} bytes of samples, the limit is {self.max_decoded_bytes}; {WHOLE}"
             )
         if decoded > self.max_ratio * max(source, 1):
             raise SourceTooLarge(

@@ -14,7 +14,7 @@ from callic_archive.errors import MalformedSource, RebuildMismatch, SourceTooLar
 from callic_archive.images.deflate import describe, recreate
 from callic_archive.images.deflate.parameters import Deflate, Stored
 from callic_archive.images.layout import unrun
-from callic_archive.images.source import Limits
+from callic_archive.images.source import WHOLE, Limits
 
 Named = Mapping[str, Any]  # how a stream is made: zlib's parameters, lengths of stored blocks, or differences
 
@@ -50,7 +50,7 @@ def inflate(stream: memoryview, limits: Limits, spent: int = 0) -> tuple[memoryv
                 out += part
                 if len(out) > most:
                     raise SourceTooLarge(
-                        f"the file holds more than {limits.max_member_bytes} bytes when it is unpacked, the limit"
+                        f"the file holds more than {most} bytes when it is unpacked, the limit; {WHOLE}"
                     )
                 todo = engine.unconsumed_tail
                 if not todo and len(part) < _STEP:

@@ -6,9 +6,13 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from callic_archive.cli import resources
 from callic_archive.cli.main import EXIT_CODES
 from callic_archive.errors import Interrupted, NoSuchDevice, StoppedEarly
 from tests.command import Ran, finish, run, start, use_double
@@ -357,3 +361,40 @@ def test_the_codes_are_documented() -> None:
     text = " ".join(run("--help").out.split())
     for line in EXIT_CODES.splitlines()[2:9]:
         assert " ".join(line.split()) in text
+
+
+@pytest.mark.parametrize("option", ["--append", "--update", "-u"])
+def test_whoever_wants_to_add_to_an_archive_is_told_what_to_do(tmp_path: Path, option: str) -> None:
+    ran = run("pack", tmp_path, "-o", tmp_path / "x.callic", option, "--json")
+    assert ran.code == 2
+    assert ran.summary["error"]["code"] == "E001"
+    for text in (ran.err, ran.summary["error"]["message"]):
+        assert option in text
+        assert "Nothing is added to a finished archive" in text
+        assert "callic-archive diff" in text
+    assert "Nothing is added" not in run("pack", tmp_path, "-o", tmp_path / "x.callic", "--whatever").err
+    assert "Nothing is added" not in run("unpack", tmp_path, "-o", tmp_path / "y", option).err
+
+
+def test_what_would_not_fit_into_memory_is_kept_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    Image.fromarray(smooth(300, 300)).save(tree / "a.png")
+    np.savez_compressed(tree / "b.npz", a=smooth(300, 300))
+    Image.fromarray(smooth(50, 50)).save(tree / "small.png")
+    monkeypatch.setattr("callic_archive.cli.resources.LEAST_WHOLE", 1000)
+    memory = SimpleNamespace(total=60_000 * resources.COPIES * 2)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    ran = run("pack", tree, "-o", tmp_path / "x.callic", "--workers", 2, "--json")
+    assert ran.code == 1
+    problems = {Path(e["path"]).name: e for e in ran.events if e["event"] == "problem"}
+    assert set(problems) == {"a.png", "b.npz"}
+    for problem in problems.values():
+        assert (problem["code"], problem["kept"]) == ("E103", True)
+        assert "the limit is 54000" in problem["message"] or "more than 54000 bytes" in problem["message"]
+        assert "uncompress it first" in problem["message"]
+    assert run("unpack", tmp_path / "x.callic", "-o", tmp_path / "out").code == 0
+    assert snapshot(tmp_path / "out" / "tree") == snapshot(tree)
+    assert run("pack", tree, "-o", tmp_path / "y.callic", "--workers", 1, "--json").code == 0

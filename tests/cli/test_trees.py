@@ -15,12 +15,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 
 from callic_archive.archive import estimate as estimate_module
+from callic_archive.archive import jpeg_sampling
 from callic_archive.archive.scan import scan
 from callic_archive.archive.subset import parse_subset
 from callic_archive.errors import UsageError
 from tests.command import run, use_double
+from tests.slides import jpeg, picture, slide
 from tests.streams import capricious
 from tests.trees import make_tree, smooth, snapshot, write_pnm
 
@@ -191,8 +194,9 @@ def test_names_never_reach_the_terminal_raw(tmp_path: Path) -> None:
 # -- estimates -----------------------------------------------------------------------------------------------
 
 
-def test_an_estimate_comes_close_and_writes_nothing(tmp_path: Path) -> None:
+def test_an_estimate_comes_close_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = tmp_path / "tree"
+    monkeypatch.setattr(estimate_module.estimate, "__defaults__", (300.0,))
     for number in range(12):
         write_pnm(tree / f"{number}.pgm", smooth(400, 500, seed=number))
     (tree / "words").write_text("some words and others " * 20_000)
@@ -207,6 +211,39 @@ def test_an_estimate_comes_close_and_writes_nothing(tmp_path: Path) -> None:
     assert guess["stored_bytes"] == pytest.approx(packed["stored_bytes"], rel=0.15)
     assert guess["archive_bytes"] == pytest.approx(packed["archive_bytes"], rel=0.15)
     assert guess["source_bytes"] == packed["source_bytes"]
+
+
+@pytest.mark.parametrize(("window", "error"), [(1 << 20, 0.05), (40_000, 0.15)])
+def test_an_estimate_knows_jpeg_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int, error: float
+) -> None:
+    """Of slides, of documents, of what surrounds images, and of a broken file: as wholes, or through windows."""
+    pytest.importorskip("imagecodecs")
+    monkeypatch.setattr(jpeg_sampling, "WINDOW", window)
+    monkeypatch.setattr(jpeg_sampling, "WHOLE", 3 * window)
+    monkeypatch.setattr(estimate_module.estimate, "__defaults__", (300.0,))
+    tiles = [jpeg(picture(64, 64, seed), quality=80) for seed in range(240)]
+    label = io.BytesIO()
+    with tifffile.TiffWriter(label) as file:
+        file.write(picture(512, 512), photometric="rgb", compression="jpeg", tile=(64, 64))
+        file.write(smooth(200, 200, 3), photometric="rgb")
+    files = {
+        "slide.svs": slide([tiles], 64, 16),
+        "label.tif": label.getvalue(),
+        "paper.pdf": b"%PDF" + b"".join(b"some words" * 9 + tile for tile in tiles[100:]),
+        "cut.tif": slide([tiles[::-1]], 64, 16, tables=False)[:-700],
+    }
+    for name, data in files.items():
+        tree = tmp_path / name[:3]
+        tree.mkdir()
+        (tree / name).write_bytes(data)
+        ran = run("pack", tree, "-o", tmp_path / f"{name}.callic", "--dry-run", "--json")
+        assert ran.code == 0
+        packed = run("pack", tree, "-o", tmp_path / f"{name}.callic", "--json").summary
+        assert packed["stored_bytes"] < 0.9 * len(data)
+        guess = ran.summary["estimate"]
+        assert guess["stored_bytes"] == pytest.approx(packed["stored_bytes"], rel=error), name
+        assert guess["seconds"] > 0
 
 
 def test_an_estimate_takes_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

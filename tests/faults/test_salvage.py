@@ -178,7 +178,9 @@ def test_whole_images_of_a_damaged_file_are_kept(tmp_path: Path, outside: None) 
     ran = salvage(tmp_path / "x.callic", tmp_path / "out")
     assert ran.code == 3
     kept = sorted((tmp_path / "out" / "callic-fragments" / "tree").iterdir())
-    assert [path.name for path in kept] == ["three.pgm.image-0.npy", "three.pgm.image-2.npy"]
+    names = ["three.pgm.image-0.npy", "three.pgm.image-2.npy", "three.pgm.surround"]
+    assert [path.name for path in kept] == names
+    assert kept[2].read_bytes() == 3 * b"P5\n50 40\n255\n"
     assert np.array_equal(np.load(kept[1]), images[2])
 
 
@@ -409,3 +411,36 @@ def test_without_its_models_an_archive_of_this_programs_models_comes_back(
     assert salvage(tmp_path / "x.callic", tmp_path / "new.callic").code == 0
     assert run("verify", tmp_path / "new.callic").code == 0
     assert list((tmp_path / "new.callic" / "data" / "models").iterdir())
+
+
+@pytest.mark.slow
+def test_a_damaged_model_costs_its_own_images_alone(
+    tmp_path: Path, real: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from callic_archive.model.weights import ModelSet
+
+    write_pnm(tmp_path / "tree" / "a.pgm", smooth(160, 160))
+    write_pnm(tmp_path / "tree" / "c.ppm", smooth(120, 120, 3))
+    assert run("pack", tmp_path / "tree", "-o", tmp_path / "x.callic", "--adapt", "none").code == 0
+    colour = entry(tmp_path / "x.callic", "tree/c.ppm").models()
+    assert colour
+    assert not colour & entry(tmp_path / "x.callic", "tree/a.pgm").models()
+    (damaged,) = (p for p in (tmp_path / "x.callic/data/models").iterdir() if p.name[:64] in colour)
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    # the model ships, so nothing is lost
+    assert run("unpack", tmp_path / "x.callic", "-o", tmp_path / "out").code == 0
+    assert snapshot(tmp_path / "out" / "tree") == snapshot(tmp_path / "tree")
+    ran = run("verify", tmp_path / "x.callic", "--json")
+    assert ran.code == 3
+    assert [e["path"] for e in ran.events if e["event"] == "problem" and e["code"] == "E434"] == [
+        f"data/models/{damaged.name}"
+    ]
+    # where it does not, the other model's images come back
+    left = [model for model in ModelSet.default() if model.digest not in colour]
+    monkeypatch.setattr(ModelSet, "default", classmethod(lambda cls: left))
+    ran = run("unpack", tmp_path / "x.callic", "-o", tmp_path / "some", "--json")
+    assert ran.code == 3
+    (problem,) = [e for e in ran.events if e["event"] == "problem"]
+    assert (problem["path"], problem["code"]) == ("tree/c.ppm", "E301")
+    assert f"the model file {damaged.name[:16]} of the archive is damaged" in problem["message"]
+    assert (tmp_path / "some/tree/a.pgm").read_bytes() == (tmp_path / "tree/a.pgm").read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 
 import numpy as np
 import pydicom
@@ -14,7 +15,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
-from callic_archive.archive import jpeg_parts, pack_one
+from callic_archive.archive import jpeg_form, jpeg_parts, pack_one
 from callic_archive.archive.pack_one import expand, stored_pieces, streamed_pieces
 from callic_archive.errors import ForeignCodecFailed
 from callic_archive.images import tiff_jpeg
@@ -47,9 +48,9 @@ def test_small_tiles_become_one_stream(big, tables):
     data = slide([tiles(30, 64), tiles(12, 64, quality=40)], 64, 3, tables=tables, big=big)
     payload = packed(data)
     assert len(payload) < 0.85 * len(data)
-    table, at = jpeg_parts._frame(payload, 0, 1 << 20)
-    _, at = jpeg_parts._frame(payload, at, len(data))
-    read = jpeg_parts._read_table(table, len(payload) - at)
+    table, at = jpeg_form.frame(payload, 0, 1 << 20)
+    _, at = jpeg_form.frame(payload, at, len(data))
+    read = jpeg_form.read_table(table, len(payload) - at)
     assert [group.count for group in read.groups] == [30, 12]
 
 
@@ -70,6 +71,15 @@ def test_rgb_gray_progressive_and_several_pages_by_tifffile():
         file.write(picture(200, 200), photometric="rgb", compression="jpeg", rowsperstrip=48)
     data = out.getvalue() + jpeg(picture(200, 200), progressive=True) + b"tail"
     assert len(packed(data)) < len(data)
+
+
+def test_tiles_with_tables_of_their_own_become_files_of_their_own():
+    every = [jpeg(picture(160, 160, seed), optimize=True, quality=85 + seed) for seed in range(4)]
+    data = slide([every], 160, 2, tables=False)
+    payload = packed(data)
+    table, _ = jpeg_form.frame(payload, 0, 1 << 20)
+    assert [group.count for group in jpeg_form.read_table(table, None).groups] == [0] * 4
+    assert len(payload) < 0.95 * len(data)
 
 
 def test_equal_tiles_are_kept_once():
@@ -202,6 +212,59 @@ def test_damaged_payloads_are_refused():
         expand(good, "jpegs", 1 << 40)
 
 
+def regions(payload):
+    """Where table, rest and each JPEG XL file lie in a payload."""
+    head, table = jpeg_form.frame(payload, 0, 1 << 20)
+    _, rest = jpeg_form.frame(payload, table, 1 << 30)
+    ends = [table, rest]
+    for group in jpeg_form.read_table(head, None).groups:
+        ends.append(ends[-1] + group.packed)
+    assert ends[-1] == len(payload)
+    return [(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def test_of_a_damaged_payload_all_is_left_that_proves_itself():
+    data = slide([tiles(8, 64), tiles(12, 64, quality=40), tiles(5, 64, subsampling=0)], 64, 4) + jpeg(
+        picture(200, 200)
+    )
+    good = packed(data)
+    assert jpeg_parts.left_of(good, len(data)) == [(0, data)]
+    assert jpeg_parts.size_of(good, 1 << 20) == len(data)
+    assert jpeg_parts.size_of(good, len(data) - 1) is None
+    places = regions(good)
+    assert len(places) == 2 + 4
+    lost = []
+    for number, (begin, end) in enumerate(places):
+        broken = bytearray(good)
+        broken[(begin + end) // 2] ^= 16
+        runs = jpeg_parts.left_of(bytes(broken), len(data))
+        for offset, run in runs:
+            assert data[offset : offset + len(run)] == run
+        assert all(a + len(run) < b for (a, run), (b, _) in pairwise(runs))
+        lost.append(len(data) - sum(len(run) for _, run in runs))
+        assert jpeg_parts.size_of(bytes(broken), 1 << 20) == (len(data) if number > 1 else None)
+    assert lost[0] == len(data)  # nothing tells what lies where
+    assert 0 < lost[1] < len(data) / 2  # streams are left
+    # each file has its streams alone, all of which are lost with it
+    assert sum(lost[2:]) == len(data) - lost[1]
+    assert min(lost[2:]) > 0
+    assert jpeg_parts.left_of(good[:40], len(data)) == jpeg_parts.left_of(b"", 5) == []
+
+
+def test_whatever_happens_to_a_payload_no_wrong_byte_is_left():
+    data = slide([tiles(20, 64), tiles(6, 64, quality=40)], 64, 4)
+    good = packed(data)
+    rng = np.random.default_rng(5)
+    for n in range(60):
+        broken = bytearray(good)
+        for _ in range(1 + n % 3):
+            broken[int(rng.integers(len(good) if n % 2 else 60))] ^= int(rng.integers(1, 256))
+        if n % 5 == 0:
+            del broken[int(rng.integers(len(good))) :]
+        for offset, run in jpeg_parts.left_of(bytes(broken), len(data)):
+            assert data[offset : offset + len(run)] == run
+
+
 @pytest.mark.parametrize(
     ("groups", "gaps", "lengths", "streams"),
     [
@@ -215,11 +278,12 @@ def test_damaged_payloads_are_refused():
     ],
 )
 def test_impossible_tables_are_refused_before_memory_is_taken(groups, gaps, lengths, streams):
-    table = jpeg_parts._Table(
-        tuple(jpeg_parts._Group(*g) for g in groups), tuple(gaps), tuple(lengths), tuple(streams)
+    table = jpeg_form.Table(
+        tuple(jpeg_form.Group(*g, 0) for g in groups), tuple(gaps), tuple(lengths), tuple(streams)
     )
-    head = jpeg_parts._zstd(jpeg_parts._table_bytes(table))
-    rest = jpeg_parts._zstd(b"")
+    head = jpeg_form.zstd(jpeg_form.table_bytes(table))
+    rest = jpeg_form.zstd(b"")
     payload = bytes([len(head)]) + head + bytes([len(rest)]) + rest
     with pytest.raises(ValueError, match="part with JPEG streams"):
         jpeg_parts.decode(payload, 100)
+    assert jpeg_parts.left_of(payload, 100) == []

@@ -15,10 +15,9 @@ from callic_archive.codec.adapt import (
     collect,
     fit,
     fit_image,
-    patch_order,
-    share,
     train_adapters,
 )
+from callic_archive.codec.adapt_schedule import patch_order, share
 from callic_archive.codec.adapter_syntax import read_adapter, write_adapter
 from callic_archive.codec.codestream import inspect, parse
 from callic_archive.codec.decoder import decode_image
