@@ -52,8 +52,8 @@ class Entry:
 
     @property
     def packed_size(self) -> int:
-        """Bytes of the places that hold this entry's content, headers of records included."""
-        return sum(part.place.stored for part in self.parts)
+        """Bytes of the places that hold this entry's content, headers of records included; of a band set its share."""
+        return sum(part.stored for part in self.parts)
 
     @property
     def is_image(self) -> bool:

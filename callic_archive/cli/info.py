@@ -33,9 +33,9 @@ def _info(report: Report, *, archive: Path) -> None:
         files = [entry for entry in entries if entry.kind == "file"]
         images = [entry for entry in files if entry.is_image]
         unique = {part.place: part for entry in files for part in entry.parts}
-        coded = {part.place: part for entry in images for part in entry.parts}
+        coded = {(part.place, part.stream): part for entry in images for part in entry.parts}
         samples = sum(part.stream.samples for part in coded.values() if part.stream is not None)
-        code_bytes = sum(place.stored for place in coded)
+        code_bytes = sum(part.stored for part in coded.values())
         source = sum(entry.size for entry in files)
         stored = sum(place.stored for place in unique)
         fields: dict[str, Any] = {

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 @options.null_option
 @options.one_file_system_option
 @options.dry_run_option
+@options.no_bands_option
 @options.no_verify_option
 @options.common_options
 def pack(common: Common, **values: Any) -> None:
@@ -101,6 +102,7 @@ def _pack(
     null: bool,
     one_file_system: bool,
     dry_run: bool,
+    no_bands: bool,
     no_verify: bool,
 ) -> None:
     from callic_archive.archive.effort import effort_of
@@ -138,7 +140,8 @@ def _pack(
             tick=progress.found,
         )
     found.problems += refused
-    pack_options = PackOptions(fidelity=fidelity, verify=not no_verify)  # type: ignore[arg-type]
+    bands = chosen.bands and not no_bands
+    pack_options = PackOptions(fidelity=fidelity, verify=not no_verify, bands=bands)  # type: ignore[arg-type]
     if dry_run:
         bare = replace(chosen, adapt="none")  # what an adapter gives cannot be told from a few crops
         plan = codec_plan(coder=coder, effort=bare, models=model, device="cuda" if on_gpu else "cpu")
@@ -266,8 +269,8 @@ def _idle_models(report: Report, run: PackRun, named: dict[str, str]) -> None:
 def _summary(report: Report, run: PackRun, finished: Finished, output: Path, adapt: str) -> None:
     counts = report.summary
     images = [entry for entry in run.entries.values() if entry.is_image]
-    unique = {part.place: part for entry in images for part in entry.parts}
-    image_bytes = sum(place.stored for place in unique)
+    unique = {(part.place, part.stream): part for entry in images for part in entry.parts}
+    image_bytes = sum(part.stored for part in unique.values())
     samples = sum(part.stream.samples for part in unique.values() if part.stream is not None)
     bits = 8 * image_bytes / samples if samples else None
     adapters = sorted({digest for entry in images for digest in entry.adapters()})
