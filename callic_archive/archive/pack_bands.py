@@ -39,7 +39,7 @@ from callic_archive.errors import CallicError, ProofFailed, SourceError
 from callic_archive.images.planes import DecodedPlanes
 
 BLOCKS, SIDE = 12, 96  # of the look for what two bands have in common
-LEAST_CORRELATION = 0.6  # of the detail of two bands; slices of CT and MR have 0.4 to 0.7 (decision 0014)
+MUCH, LITTLE = 0.75, 0.1  # correlations of detail; slices of CT and MR have 0.3 to 0.7 (decisions 0014, 0016)
 
 
 @dataclass(frozen=True)
@@ -106,17 +106,35 @@ def related(members: Sequence[Member]) -> list[list[Member]]:
         alike[tuple((image.shape, image.dtype.name) for image in member.images)].append(member)
     result = []
     for some in alike.values():
-        left = list(zip(some, _details([member.images[0] for member in some]), strict=True))
-        while left:
-            found = [left.pop(0)]
-            for one in found:  # grows meanwhile
-                near = [other for other in left if _correlation(one[1], other[1]) >= LEAST_CORRELATION]
-                left = [other for other in left if not any(other is taken for taken in near)]
-                found += near
-            if len(found) > 1:
-                order = {id(member): number for number, member in enumerate(some)}
-                result.append(sorted((member for member, _ in found), key=lambda m: order[id(m)]))
+        details = _details([member.images[0] for member in some])
+        near = np.abs(np.array([[a @ b for b in details] for a in details]))
+        result += [[some[number] for number in numbers] for numbers in clusters(near)]
     return result
+
+
+def clusters(near: NDArray[np.float64]) -> list[list[int]]:
+    """Numbers of related images, by their correlations ``near`` (n, n): sets of two or more, each ascending.
+
+    Those that are much alike, or alike to a third, are a set; what is related to some image of a set, but to none much,
+    joins the set of the one that it is most alike. Near infrared is such a band, beside visible light.
+    """
+    left = list(range(len(near)))
+    found: list[list[int]] = []
+    while left:
+        one = [left.pop(0)]
+        for number in one:  # grows meanwhile
+            more = [other for other in left if near[number, other] >= MUCH]
+            left = [other for other in left if other not in more]
+            one += more
+        found.append(one)
+    sets = [one for one in found if len(one) > 1]
+    cores = [(number, one) for one in sets for number in tuple(one)]
+    for one in found:
+        if len(one) == 1 and cores:
+            best, into = max(cores, key=lambda core: near[one[0], core[0]])
+            if near[one[0], best] >= LITTLE:
+                into += one
+    return [sorted(one) for one in sets]
 
 
 def _details(images: Sequence[Image]) -> list[NDArray[np.float64]]:
@@ -133,10 +151,6 @@ def _details(images: Sequence[Image]) -> list[NDArray[np.float64]]:
         detail -= detail.mean() if detail.size else 0.0
         details.append(detail / (np.linalg.norm(detail) or 1.0))
     return details
-
-
-def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    return abs(float(a @ b))
 
 
 def code_bands(members: Sequence[Member], codec: Codec, options: PackOptions) -> CodedBands | CallicError:
