@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 
-from callic_archive.archive.codecs import Box, Decoder, Image
+from callic_archive.archive.codecs import Box, Decoder, Image, StreamInfo
 from callic_archive.archive.image_coding import DTYPES
 from callic_archive.archive.parts import Part, Place
 from callic_archive.errors import EntryDamaged
@@ -24,29 +25,31 @@ class DecodedBands:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Place, DecodedPlanes] = OrderedDict()
 
-    def image(self, decoder: Decoder, payload: bytes, part: Part, region: Box | None = None) -> Image:
-        """The image (H, W) of a part that is a plane, or its ``region``; ``payload`` is the whole codestream.
+    def image(
+        self, decoder: Decoder, read: Callable[[], bytes], part: Part, region: Box | None = None
+    ) -> Image:
+        """The image (H, W) of a part that is a plane, or its ``region``; ``read`` gives the whole codestream.
 
         Raises CallicError, ValueError.
         """
         stream = part.stream
         if stream is None or stream.plane is None:
             raise EntryDamaged("a part that is no plane of a codestream was to be decoded as one")
-        number, count = stream.plane
-        info = decoder.inspect(payload)
-        if (info.shape, info.dtype) != ((*stream.shape, count), stream.dtype) or info.dtype not in DTYPES:
-            raise EntryDamaged("a codestream holds planes of another number, shape or type than the index says")
+        number = stream.plane[0]
         known = self._known(part.place, number, take=region is None)
-        if region is not None:
-            if known is not None:
-                top, left, bottom, right = region
-                return np.array(known.samples[top:bottom, left:right, number], order="C")
-            found = decoder.decode_plane(payload, number, None, region)
-            return np.array(found.samples[:, :, number], order="C")
-        if known is None or number not in known.done:
+        if known is not None and number in known.done:
+            _check(known.samples.shape, known.samples.dtype.name, stream)
+        else:
+            payload = read()
+            info = decoder.inspect(payload)
+            _check(info.shape, info.dtype, stream)
+            if region is not None:
+                part_of = decoder.decode_plane(payload, number, None, region)
+                return np.array(part_of.samples[:, :, number], order="C")
             known = decoder.decode_plane(payload, number, known)
             self._keep(part.place, known)
-        return np.array(known.samples[:, :, number], order="C")
+        top, left, bottom, right = region or (0, 0, *stream.shape)
+        return np.array(known.samples[top:bottom, left:right, number], order="C")
 
     def _known(self, place: Place, number: int, *, take: bool) -> DecodedPlanes | None:
         """Planes of a codestream, this one among them; or, to ``take``, others, which then nobody else adds to."""
@@ -69,3 +72,9 @@ class DecodedBands:
         """Forget them all."""
         with self._lock:
             self._kept.clear()
+
+
+def _check(shape: tuple[int, ...], dtype: str, stream: StreamInfo) -> None:
+    count = stream.plane[1] if stream.plane is not None else 0
+    if (shape, dtype) != ((*stream.shape, count), stream.dtype) or dtype not in DTYPES:
+        raise EntryDamaged("a codestream holds planes of another number, shape or type than the index says")

@@ -175,6 +175,8 @@ class Entry:
                 raise ValueError("its parts do not add up to its extents")
         elif sum(part.size for part in entry.parts) != entry.size:
             raise ValueError("its parts do not add up to its size")
+        if method != "image" and any(p.stream is not None and p.stream.plane is not None for p in entry.parts):
+            raise ValueError("only whole images are planes of a codestream")
         return entry
 
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, cast
@@ -296,7 +297,7 @@ class Archive:
         if part.stream.samples * np.dtype(part.stream.dtype).itemsize != part.size:
             raise EntryDamaged("an image holds more or fewer bytes of samples than the index says")
         if part.stream.plane is not None:
-            return self._bands.image(self.decoder(), self.read(part.place), part, region)
+            return self._bands.image(self.decoder(), partial(self.read, part.place), part, region)
         decoder = self.decoder() if part.coding == "codestream" else None
         return decode_image(self.read(part.place), part.coding, part.stream, decoder, region)
 

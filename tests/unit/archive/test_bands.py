@@ -15,7 +15,6 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 
-from callic_archive import open_archive
 from callic_archive.access.archive import OpenArchive
 from callic_archive.archive import pack_bands
 from callic_archive.archive.band_sets import MOST_BANDS, band_candidates
@@ -170,8 +169,8 @@ def test_bands_share_one_record_and_come_back(dtype: str, options: dict[str, Any
     shutil.copy(tree / "LC08_B2.tif", tree / "copy.tif")
     entries = pack(tree, tmp_path / "x.callic")
     found = planes(entries)
-    assert found["LC08_B1.tif"] == (0, 2) and found["LC08_B3.tif"] == (1, 2), "equal files stay together instead"
-    assert found["LC08_B2.tif"] is None and found["copy.tif"] is None
+    together = {"LC08_B1.tif": (0, 2), "LC08_B3.tif": (1, 2)}
+    assert found == {**together, "LC08_B2.tif": None, "copy.tif": None}, "equal files share more"
     (tree / "copy.tif").unlink()
     entries = pack(tree, tmp_path / "y.callic")
     assert planes(entries) == {f"LC08_B{n}.tif": (n - 1, 3) for n in (1, 2, 3)}
@@ -185,6 +184,8 @@ def test_bands_share_one_record_and_come_back(dtype: str, options: dict[str, Any
     shown = [event for event in listed.events if event.get("kind") == "tiff"]
     assert [event["images"] for event in shown] == 3 * [[[SIDE, SIDE + 7]]]
     info = next(e for e in run("info", tmp_path / "y.callic", "--json").events if e["event"] == "archive")
+    assert info["bands"] == {"files": 3, "codestreams": 1}
+    assert "3 files that share 1 codestream" in run("info", tmp_path / "y.callic").out
     held = sum(entry.packed_size for entry in files)
     assert info["bits_per_sample"] == pytest.approx(8 * held / (3 * SIDE * (SIDE + 7)), abs=1e-4)
     for words in ((), ("--quick",)):
@@ -236,7 +237,8 @@ def test_regions_of_one_band(tmp_path: Path) -> None:
         some = archive.read_array("tree/LC08_B3.tif", region=np.s_[10:50, 20:90])
         assert np.array_equal(some, bands[2, 10:50, 20:90])
         whole = archive.read_array("tree/LC08_B2.tif")
-        assert np.array_equal(whole, bands[1]) and whole.shape == bands[1].shape
+        assert np.array_equal(whole, bands[1])
+        assert whole.shape == bands[1].shape
         again = archive.read_array("tree/LC08_B1.tif", region=(0, 0, 5, 5))
         assert np.array_equal(again, bands[0, :5, :5]), "out of the planes that are decoded"
         again[:] = 0
@@ -254,11 +256,14 @@ def test_what_is_no_band_stays_a_file_of_its_own(tmp_path: Path) -> None:
     packed = run("pack", tree, "-o", tmp_path / "x.callic", "--json", "--workers", "1")
     assert packed.code == 1
     problems = [event for event in packed.events if event["event"] == "problem"]
-    assert len(problems) == 1 and "LC08_B8" in problems[0]["path"]
-    assert packed.summary["files"] == 5 and packed.summary["missing"] == 0
+    assert len(problems) == 1
+    assert "LC08_B8" in problems[0]["path"]
+    assert packed.summary["files"] == 5
+    assert packed.summary["missing"] == 0
     with Archive(tmp_path / "x.callic") as opened:
         found = planes(opened.entries)
-    assert found.pop("LC08_B1.tif") == (0, 2) and found.pop("LC08_B2.tif") == (1, 2)
+    assert found.pop("LC08_B1.tif") == (0, 2)
+    assert found.pop("LC08_B2.tif") == (1, 2)
     assert set(found.values()) == {None}
     assert run("verify", tmp_path / "x.callic", "--against", tmp_path).code == 0
 
@@ -347,7 +352,8 @@ def test_damage_of_the_record_costs_its_files_and_is_told_of_each(tmp_path: Path
         verified = run("verify", tmp_path / "x.callic", "--json", *words)
         assert verified.code == 3
         named = {e["path"].rsplit("/", 1)[-1] for e in verified.events if e["event"] == "problem"}
-        assert {f"LC08_B{n}.tif" for n in (1, 2, 3)} <= named and "notes.txt" not in named
+        assert {f"LC08_B{n}.tif" for n in (1, 2, 3)} <= named
+        assert "notes.txt" not in named
     with OpenArchive(tmp_path / "x.callic", plan=DeflatePlan()) as archive, pytest.raises(EntryDamaged):
         archive.read_array("tree/LC08_B2.tif")
     assert run("unpack", tmp_path / "x.callic", "-o", tmp_path / "out").code == 3
@@ -442,5 +448,29 @@ def test_a_set_of_which_some_entries_are_written_goes_on_with_the_others(tmp_pat
     ]  # fmt: skip
 
 
-def test_open_archive_is_exported() -> None:
-    assert open_archive.__name__ == "open_archive"
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_workers_pack_sets_and_a_file_that_ends_them_costs_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_double(monkeypatch, joins=True)
+    tree = tmp_path / "tree"
+    for number in range(9):
+        bands = scene(3, seed=number)
+        bands[0, 0, 0] = 4242 if number == 4 else 0
+        write_scene(tree / f"scene{number}", bands)
+    tifffile.imwrite(tree / "scene0" / "LC08_B9.tif", scene(1, seed=77)[0], metadata=None, rowsperstrip=64)
+    words = ("pack", tree, "-o", tmp_path / "x.callic", "--json", "--workers", "2")
+    packed = finish(start(*words, behaviour="joins=True, dies_on=4242"), timeout=300)
+    assert packed.code == 1, packed.err
+    problems = [event for event in packed.events if event["event"] == "problem"]
+    assert ["scene4/LC08_B1.tif" in event["path"] for event in problems] == [True]
+    told = [event["path"] for event in packed.events if event["event"] == "entry"]
+    assert len(told) == len(set(told)) == packed.summary["files"] == 28
+    with Archive(tmp_path / "x.callic") as opened:
+        found = {e.path: next(p.stream.plane for p in e.parts if p.stream) for e in opened.entries if e.is_image}
+    assert len(found) == 27
+    assert {path for path, plane in found.items() if plane is None} == {
+        "tree/scene0/LC08_B9.tif", "tree/scene4/LC08_B2.tif", "tree/scene4/LC08_B3.tif",
+    }  # fmt: skip
+    assert run("verify", tmp_path / "x.callic", "--against", tmp_path).code == 0
