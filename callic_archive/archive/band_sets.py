@@ -7,6 +7,7 @@ than those of several: where there are too many for one batch, names that have l
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -39,7 +40,7 @@ def band_candidates(sources: Iterable[Source]) -> list[list[Source]]:
     for (_, size), files in alike.items():
         most = min(MOST_BANDS, MOST_BYTES // size.bytes)
         if most > 1:
-            files.sort(key=lambda source: os.fsencode(source.path))
+            files.sort(key=lambda source: _in_order(source.path))
             result += [list(some) for some in _parted(files, most) if len(some) > 1]
     return result
 
@@ -63,9 +64,16 @@ def _parted(files: Sequence[Source], most: int) -> list[Sequence[Source]]:
             continue
         middle = len(run) / 2
         shared = [_alike(a.path, b.path) for a, b in pairwise(run)]
-        cut = min(range(1, len(run)), key=lambda at: (shared[at - 1], abs(at - middle)))
+        # among equals where full runs come off, so that none is left over
+        cut = min(range(1, len(run)), key=lambda at: (shared[at - 1], at % most > 0, abs(at - middle)))
         pending += [run[:cut], run[cut:]]
     return done
+
+
+def _in_order(path: str) -> list[tuple[int, str]]:
+    """What sorts band 2 before band 10: neighbours are most alike."""
+    words = re.split("([0-9]+)", path)
+    return [(int(word[:18]), word) if at % 2 else (0, word) for at, word in enumerate(words)]
 
 
 def _alike(a: str, b: str) -> int:
