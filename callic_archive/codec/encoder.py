@@ -152,10 +152,11 @@ def encode_bands(
     """Encode those of several images (H, W) of one size and type that take fewer bits together, as one image (H, W, C).
 
     The codestream, and the numbers of the images that are its planes, in order; empty where none gain. What gains is found
-    by exact inference on sampled blocks, as predictions are. Images of a type or size that no codestream takes, and more
-    than 255, raise what ``encode_image`` raises.
+    by exact inference on sampled blocks, as predictions are; without a model for single planes none do. Images of a type
+    or size that no codestream takes, and more than 255, raise what ``encode_image`` raises.
     """
-    chosen = list(range(len(bands)))
+    # Without a model for single planes nobody can say what they would take alone.
+    chosen = list(range(len(bands))) if models.for_channels(1) is not None else []
     while len(chosen) > 1:
         # Plane by plane in memory: each is read on its own, and no second copy is made to look at one.
         image = np.stack([bands[number] for number in chosen]).transpose(1, 2, 0)

@@ -15,6 +15,7 @@ from callic_archive.codec.decoder import decode_image, decode_plane
 from callic_archive.codec.encoder import EncodeOptions, encode_bands, encode_image
 from callic_archive.errors import CodestreamSyntaxError, UnsupportedImage, UsageError
 from callic_archive.images.planes import DecodedPlanes
+from callic_archive.model.weights import ModelSet
 from tests.unit.model.builders import tiny_models
 
 Image = NDArray[Any]
@@ -70,6 +71,11 @@ def test_equal_and_constant_images() -> None:
 
 def test_three_unrelated_planes_of_eight_bits_are_not_coded_jointly() -> None:
     assert coded([noise(seed, "uint8") for seed in range(3)]) == (b"", ())
+
+
+def test_without_a_model_for_single_planes_nothing_is_compared() -> None:
+    colour = ModelSet([model for model in tiny_models() if model.channels == 3])
+    assert encode_bands(scene(3, "uint8"), models=colour, options=OPTIONS) == (b"", ())
 
 
 def test_images_that_no_codestream_takes() -> None:
