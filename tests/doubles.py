@@ -15,6 +15,7 @@ import numpy as np
 
 from callic_archive.archive.codecs import Box, Image, StreamInfo
 from callic_archive.errors import CodestreamError
+from callic_archive.images.planes import DecodedPlanes
 
 
 class DeflateCodec:
@@ -49,6 +50,17 @@ class DeflateCodec:
         samples = differences.cumsum(axis=1, dtype=differences.dtype).cumsum(axis=0, dtype=differences.dtype)
         image: Image = samples.view(kind)
         return image if region is None else image[region[0] : region[2], region[1] : region[3]].copy()
+
+    def encode_bands(self, bands: Sequence[Image]) -> tuple[bytes, tuple[int, ...]]:
+        if not self.plan.joins:
+            return b"", ()
+        return self.encode(np.stack(bands, axis=2)), tuple(range(len(bands)))
+
+    def decode_plane(
+        self, codestream: bytes, plane: int, known: DecodedPlanes | None = None, region: Box | None = None
+    ) -> DecodedPlanes:
+        image = self.decode(codestream, region)
+        return DecodedPlanes(image, set(range(image.shape[2])))
 
     def inspect(self, codestream: bytes) -> StreamInfo:
         shape, dtype = json.loads(codestream.split(b"\n", 1)[0])
@@ -90,6 +102,7 @@ class DeflatePlan:
         return self
 
     level: int = 9  # of deflate
+    joins: bool = False  # whether files that are offered as bands of one scene are coded as one image
 
     def for_pieces(self, payloads: Sequence[bytes]) -> DeflatePlan:
         return replace(self, adapters=(*self.adapters, *payloads))

@@ -120,6 +120,13 @@ def smallest(image: Image, codec: Codec) -> Coded:
     return _drawn(image, codec, tiny)
 
 
+def recorded(image: Image) -> bool:
+    """Whether ``smallest`` leaves an image to the model alone, as a sensor recorded it."""
+    if image.itemsize > 2 or not TINY < image.nbytes <= MOST:
+        return False
+    return not look_at(image).drawn(image.shape[2] if image.ndim == 3 else 1)
+
+
 def _drawn(image: Image, codec: Codec, tiny: bool) -> Coded:
     found = [_foreign(image, "jpegxl", 7)]
     quick = found[0]

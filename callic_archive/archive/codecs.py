@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from callic_archive.images.planes import plane_groups
+from callic_archive.images.planes import DecodedPlanes, plane_groups
 
 Image = NDArray[Any]
 Json = Any
@@ -38,6 +38,7 @@ class StreamInfo:
     adapter_bytes: int = 0  # of an adapter that lies inside it
     coded_dtype: str = ""  # where narrower samples were coded: their type,
     meaning: str = ""  # and whether those of ``dtype`` are their ``integer`` or ``float`` values
+    plane: tuple[int, int] | None = None  # (number, count) where the image is one of the codestream's planes
 
     @property
     def samples(self) -> int:
@@ -58,6 +59,19 @@ class Decoder(Protocol):
         """
         ...
 
+    def decode_plane(
+        self,
+        codestream: bytes,
+        plane: int,
+        known: DecodedPlanes | None = None,
+        region: Box | None = None,
+    ) -> DecodedPlanes:
+        """One plane of an image (H, W, C), or its ``region``, and whatever else had to be decoded for it.
+
+        What an earlier call gave (``known``, of the same codestream and region) is added to. Raises as ``decode``.
+        """
+        ...
+
     def inspect(self, codestream: bytes) -> StreamInfo:
         """Read the header alone."""
         ...
@@ -68,6 +82,13 @@ class Codec(Decoder, Protocol):
 
     def encode(self, image: Image) -> bytes:
         """The codestream of an image of shape (H, W) or (H, W, C), dtype uint8, uint16 or int16."""
+        ...
+
+    def encode_bands(self, bands: Sequence[Image]) -> tuple[bytes, tuple[int, ...]]:
+        """One codestream (H, W, C) for those of several images (H, W) of one size and type that gain by it.
+
+        With it the numbers of the images that are its planes, in order; none where no two gain.
+        """
         ...
 
 
@@ -359,7 +380,21 @@ class _CallicCodec:
         self._adapters = {adapter.digest: adapter for adapter in adapters}
 
     def encode(self, image: Image) -> bytes:
-        from callic_archive.codec.encoder import EncodeOptions, encode_image
+        from callic_archive.codec.encoder import encode_image
+
+        return encode_image(
+            image, models=self._models, adapters=tuple(self._adapters.values()), options=self._options()
+        )
+
+    def encode_bands(self, bands: Sequence[Image]) -> tuple[bytes, tuple[int, ...]]:
+        from callic_archive.codec.encoder import encode_bands
+
+        return encode_bands(
+            bands, models=self._models, adapters=tuple(self._adapters.values()), options=self._options()
+        )
+
+    def _options(self) -> Any:
+        from callic_archive.codec.encoder import EncodeOptions
 
         plan = self._plan
         options: dict[str, Any] = {"coder": plan.coder, "device": plan.device, "threads": self._threads}
@@ -368,12 +403,7 @@ class _CallicCodec:
             steps = plan.image_steps or plan.steps
             if steps is not None:
                 options["steps"] = steps
-        return encode_image(
-            image,
-            models=self._models,
-            adapters=tuple(self._adapters.values()),
-            options=EncodeOptions(**options),
-        )
+        return EncodeOptions(**options)
 
     def decode(self, codestream: bytes, region: Box | None = None) -> Image:
         from callic_archive.codec.decoder import decode_image
@@ -392,6 +422,26 @@ class _CallicCodec:
             if not self._damaged:
                 raise
             raise UnknownModel(f"{error}; {'; '.join(self._damaged)}") from error
+
+    def decode_plane(
+        self,
+        codestream: bytes,
+        plane: int,
+        known: DecodedPlanes | None = None,
+        region: Box | None = None,
+    ) -> DecodedPlanes:
+        from callic_archive.codec.decoder import decode_plane
+
+        return decode_plane(
+            codestream,
+            plane,
+            known,
+            models=self._models,
+            adapters=self._adapters,
+            device=self._plan.device,
+            threads=self._threads,
+            region=region,
+        )
 
     def inspect(self, codestream: bytes) -> StreamInfo:
         from callic_archive.codec.codestream import inspect

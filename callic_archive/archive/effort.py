@@ -15,11 +15,13 @@ MAX_IMAGE_STEPS = 100
 @dataclass(frozen=True)
 class Effort:
     """What to adapt, and how long. ``steps``: of every adaptation, None leaves it to the sizes at hand;
-    ``image_steps``: of an image's own adapter, where that differs."""
+    ``image_steps``: of an image's own adapter, where that differs; ``bands``: whether to look for files that are bands of
+    one scene."""
 
     adapt: AdaptMode
     steps: int | None = None
     image_steps: int | None = None
+    bands: bool = True
 
 
 def effort_of(
@@ -32,4 +34,4 @@ def effort_of(
         "max": "both",
     }
     longer = MAX_IMAGE_STEPS if name == "max" and steps is None else None
-    return Effort(adapt or usual[name], steps, longer)
+    return Effort(adapt or usual[name], steps, longer, name != "fast")

@@ -52,8 +52,8 @@ class Entry:
 
     @property
     def packed_size(self) -> int:
-        """Bytes of the places that hold this entry's content, headers of records included."""
-        return sum(part.place.stored for part in self.parts)
+        """Bytes of the places that hold this entry's content, headers of records included; of a band set its share."""
+        return sum(part.stored for part in self.parts)
 
     @property
     def is_image(self) -> bool:
@@ -175,6 +175,8 @@ class Entry:
                 raise ValueError("its parts do not add up to its extents")
         elif sum(part.size for part in entry.parts) != entry.size:
             raise ValueError("its parts do not add up to its size")
+        if method != "image" and any(p.stream is not None and p.stream.plane is not None for p in entry.parts):
+            raise ValueError("only whole images are planes of a codestream")
         return entry
 
 

@@ -1,7 +1,8 @@
 """What an archive would take, guessed from small crops of a few images, a few JPEG streams and blocks of other files.
 
 The time for it is bounded whatever the tree holds: files are taken in a fixed random order, large ones rather than small
-ones, a kind at a time, until there are enough or the time is up. Files that are equal, and adapters, are not foreseen.
+ones, a kind at a time, until there are enough or the time is up. Equal files, adapters, and bands of one scene are not
+foreseen.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
@@ -25,7 +25,7 @@ from callic_archive.archive.digests import content_sha256, same_image, sha256
 from callic_archive.archive.image_coding import decode_image
 from callic_archive.archive.mapped import blocks
 from callic_archive.archive.parts import Coding
-from callic_archive.container.layout import RecordType
+from callic_archive.container.layout import RecordRef, RecordType
 from callic_archive.errors import (
     CallicError,
     DeviceFailed,
@@ -68,6 +68,7 @@ class PackOptions:
     limits: Limits = field(default_factory=Limits)
     piece_bytes: int = PIECE  # of the pieces of large files, about; files from four times as much are cut
     coder: Coder = smallest  # how images are coded
+    bands: bool = True  # whether files that are bands of one scene are coded as one image
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Piece:
     coding: Coding
     size: int  # bytes before coding
     stream: StreamInfo | None = None
+    written: RecordRef | None = None  # where it lies already, with what it shares its record with
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,9 @@ def pack_one(
         return Packed(digest, 0, "none", "bytes", iter(()))
     failure: CallicError | None = None
     if codec is not None:
-        taken = _attempt(lambda: _take_apart(data, digest, options, context, parser))
-        if isinstance(taken, _Taken):
-            packed = _attempt(partial(_encode, data, digest, taken, codec(), options))
+        taken = attempt(lambda: take_apart(data, digest, options, context, parser))
+        if isinstance(taken, Taken):
+            packed = attempt(partial(_encode, data, digest, taken, codec(), options))
             if isinstance(packed, Packed):
                 return packed
             failure = packed
@@ -181,7 +183,9 @@ def recoded_jpeg(data: bytes | memoryview) -> list[Piece] | None:
 
 
 @dataclass(frozen=True)
-class _Taken:
+class Taken:
+    """A file as images and what surrounds them, of which ``rebuild`` was proven to make it again."""
+
     parsed: Parsed
     fidelity: Literal["bytes", "content"]
     parser: Parser | None
@@ -190,7 +194,7 @@ class _Taken:
 T = TypeVar("T")
 
 
-def _attempt(step: Callable[[], T]) -> T | CallicError:
+def attempt(step: Callable[[], T]) -> T | CallicError:
     """What ``step`` gives, or the failure that it is for this one file."""
     try:
         return step()
@@ -214,13 +218,13 @@ def is_device_failure(error: BaseException) -> bool:
     return bool(names & {"OutOfMemoryError", "AcceleratorError"}) or "CUDA error" in str(error)
 
 
-def _take_apart(
+def take_apart(
     data: bytes | memoryview,
     digest: str,
     options: PackOptions,
     context: Context | None,
     parser: Parser | None,
-) -> _Taken | None:
+) -> Taken | None:
     """The file as images with what ``rebuild`` was proven to give, or None when it should rather be stored."""
     parsed = parse(data, "", options.limits, context) if parser is None else parser(data)
     if parsed is None or not parsed.images:
@@ -230,7 +234,7 @@ def _take_apart(
         return None
     if len(json.dumps(parsed.recipe)) + 600 * len(parsed.images) > MAX_ROW:
         return None
-    return _Taken(parsed, fidelity, parser)
+    return Taken(parsed, fidelity, parser)
 
 
 def _tables(data: bytes | memoryview, options: PackOptions) -> Tables:
@@ -248,7 +252,7 @@ class _Way:
     saved: int  # bytes that JPEG streams in the surround saved; they would in the file as it is as well
 
 
-def _ways(data: bytes | memoryview, taken: _Taken, options: PackOptions) -> list[_Way]:
+def _ways(data: bytes | memoryview, taken: Taken, options: PackOptions) -> list[_Way]:
     """What was proven; where that holds many differences of compressed bytes, also the file without them."""
     size = memoryview(data).nbytes
     tables = Tables(_tables(data, options).streams)  # streams lie at other places in the surround
@@ -264,13 +268,13 @@ def _ways(data: bytes | memoryview, taken: _Taken, options: PackOptions) -> list
         surround = [piece for piece, _ in measured]
         saved = sum(plain - len(piece.payload) for piece, plain in measured)
         total = IMAGE_COST + len(json.dumps(parsed.recipe)) // 3
-        total += sum(_cost(len(piece.payload)) for piece in surround)
+        total += sum(cost_of(len(piece.payload)) for piece in surround)
         ways.append(_Way(parsed, surround, total, saved))
     return ways
 
 
 def _encode(
-    data: bytes | memoryview, digest: str, taken: _Taken, codec: Codec, options: PackOptions
+    data: bytes | memoryview, digest: str, taken: Taken, codec: Codec, options: PackOptions
 ) -> Packed | None:
     """The file through the codec, or None when that is not smaller. Raises what codecs raise."""
     size = memoryview(data).nbytes
@@ -281,11 +285,45 @@ def _encode(
     pixels, least = 0, min(way.cost for way in ways)
     for image in images:
         coded = options.coder(image, codec)
-        pixels += _cost(len(coded.payload))
-        if least + pixels >= _cost(size):  # it has grown: no image after this one can shrink it again
+        pixels += cost_of(len(coded.payload))
+        if least + pixels >= cost_of(size):  # it has grown: no image after this one can shrink it again
             return None
         proofs.append(coded.proven)
         streams.append(Piece(RecordType.CODESTREAM, coded.payload, coded.coding, image.nbytes, coded.stream))
+    packed = _joined(data, digest, taken, ways, streams, pixels, options)
+    if packed is not None and options.verify:
+        for number, (image, piece) in enumerate(zip(images, streams, strict=True)):
+            if not proofs[number] and not same_image(image, _decoded(piece, codec)):
+                raise ProofFailed(f"image {number} did not come back from its codestream as it was")
+    return packed
+
+
+def with_images(
+    data: bytes | memoryview,
+    digest: str,
+    taken: Taken,
+    streams: Sequence[Piece],
+    pixels: int,
+    options: PackOptions,
+) -> Packed | None:
+    """The file with images that others coded, and proved, for about ``pixels`` bytes; None where that is not smaller.
+
+    Raises what putting it together raises.
+    """
+    return _joined(data, digest, taken, _ways(data, taken, options), streams, pixels, options)
+
+
+def _joined(
+    data: bytes | memoryview,
+    digest: str,
+    taken: Taken,
+    ways: Sequence[_Way],
+    streams: Sequence[Piece],
+    pixels: int,
+    options: PackOptions,
+) -> Packed | None:
+    """The file as what surrounds its images, in the best of ``ways``, and the images; or None."""
+    least = min(way.cost for way in ways)
     saved = ways[0].saved
     stored = stored_size(data, stop=2 * max(way.cost for way in ways) - least + pixels + saved) - saved
     if stored <= least + pixels:
@@ -298,24 +336,19 @@ def _encode(
     parsed, fidelity = way.parsed, taken.fidelity
     if parsed is not taken.parsed:
         fidelity = prove_rebuild(parsed, digest, options, taken.parser)
-    surround = way.surround
-    if options.verify:
-        for number, (image, piece) in enumerate(zip(images, streams, strict=True)):
-            if not proofs[number] and not same_image(image, _decoded(piece, codec)):
-                raise ProofFailed(f"image {number} did not come back from its codestream as it was")
     return Packed(
         digest,
-        size,
+        memoryview(data).nbytes,
         "image",
         fidelity,
-        iter([*surround, *streams]),
+        iter([*way.surround, *streams]),
         format=parsed.format,
         recipe=parsed.recipe,
         content_sha256=content_sha256(parsed.format, parsed.recipe, parsed.surround, parsed.images),
     )
 
 
-def _cost(payload: int) -> int:
+def cost_of(payload: int) -> int:
     """Bytes that a piece of ``payload`` bytes costs an archive, about."""
     return payload + PIECE_COST + (RECORD_COST if payload > INLINE else 0)
 
@@ -376,7 +409,7 @@ def stored_size(data: bytes | memoryview, *, stop: int) -> int:
     """Bytes that it costs to store the file verbatim; counting ends early once it exceeds ``stop``."""
     total = 0
     for piece in stored_pieces(data):
-        total += _cost(len(piece.payload))
+        total += cost_of(len(piece.payload))
         if total > stop:
             break
     return total
@@ -440,7 +473,7 @@ def _smallest(
     """A chunk as a piece, and how many bytes that has without a look for JPEG streams."""
     plain = _piece(type, chunk, compressor)
     if tables is not None:
-        payload = _attempt(lambda: jpeg_parts.encode(chunk, tables))
+        payload = attempt(lambda: jpeg_parts.encode(chunk, tables))
         if isinstance(payload, bytes) and len(payload) < len(plain.payload):
             return Piece(type, payload, "jpegs", len(chunk)), len(plain.payload)
     return plain, len(plain.payload)

@@ -11,7 +11,7 @@ import hashlib
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from callic_archive.archive.context import ContextFinder, read_beside
 from callic_archive.archive.digests import sha256
 from callic_archive.archive.entries import Entry, relocated, sparse_digest
 from callic_archive.archive.entry_record import Inline, Position, encode_entry, finished_parts
+from callic_archive.archive.pack_bands import CodedBands, Member, code_bands, read_members, related
 from callic_archive.archive.pack_one import INLINE, Packed, PackOptions, Piece, pack_one, streamed_pieces
 from callic_archive.archive.pack_pieces import (
     CutFile,
@@ -38,7 +39,7 @@ from callic_archive.archive.scan import Problem, Source, unreadable
 from callic_archive.archive.staging import claim_shard
 from callic_archive.container.layout import RecordRef, RecordType
 from callic_archive.container.writer import SealedShard, ShardWriter
-from callic_archive.errors import CallicError, SourceChanged, WorkerKiller
+from callic_archive.errors import CallicError, ProofFailed, SourceChanged, UnexpectedFailure, WorkerKiller
 from callic_archive.images.outline import has_outline
 from callic_archive.images.source import Context, sniff
 
@@ -66,6 +67,7 @@ class Batch:
     sources: tuple[Source, ...]
     known: tuple[Entry, ...] = ()  # packed before, maybe of the same content as one of ``sources``
     verbatim: bool = False  # do not look into the files: one of them ended worker processes
+    bands: bool = False  # they may be bands of one scene; those that are not come back as ``loose``
 
     @property
     def bytes(self) -> int:
@@ -83,6 +85,7 @@ class BatchResult:
     sealed: tuple[SealedShard, ...] = ()  # shards that became full meanwhile
     cuts: tuple[CutFile, ...] = ()  # files too large for one worker: their pieces are still to be packed
     shares: tuple[Entry, ...] = ()  # pieces that were
+    loose: tuple[Source, ...] = ()  # files that are no bands of a scene, or gain nothing by it: not packed yet
     seconds: float = 0.0
 
 
@@ -135,6 +138,9 @@ class ShardSink:
         if packed is not None:
             parts, room = [], INLINE_TOTAL
             for piece in packed.pieces:
+                if piece.written is not None:
+                    parts.append(Part(piece.written, piece.coding, piece.size, piece.stream))
+                    continue
                 part, kind = self._place(piece, entry, room)
                 if isinstance(part, Inline):
                     room -= len(part.payload)
@@ -237,6 +243,47 @@ class Packer:
         seconds = time.monotonic() - begin
         sealed = self.sink.take_sealed()
         return BatchResult(tuple(entries), tuple(problems), left, sealed, tuple(cuts), seconds=seconds)
+
+    def run_bands(self, batch: Batch, watch: Watch | None = None) -> BatchResult:
+        """Pack those files of a batch that are bands of one scene. Raises EnvironmentFailure and ModelError."""
+        begin = time.monotonic()
+        stopping = self.job.stop_file.exists
+        members = read_members(batch.sources, self.job.options, self.job.stop_file.parent, stopping)
+        entries: dict[str, Entry] = {}
+        problems: list[Problem] = []
+        for some in related(members):
+            if stopping():
+                break
+            coded = code_bands(some, self.codec(), self.job.options)
+            if isinstance(coded, (ProofFailed, UnexpectedFailure)):
+                text = f"as one image with {len(some) - 1} other bands it cannot be coded; each is packed alone: {coded}"
+                problems.append(Problem(some[0].source.file, coded.code, _plain(text), kept=True))
+            if isinstance(coded, CallicError):
+                continue  # if it was no failure of the set, each file by itself will tell
+            for member, entry in self._write_bands(coded):
+                entries[entry.path] = entry
+                if watch is not None:
+                    watch(member.source, entry)
+        others = tuple(source for source in batch.sources if source.path not in entries)
+        left, loose = (others, ()) if stopping() else ((), others)
+        sealed, seconds = self.sink.take_sealed(), time.monotonic() - begin
+        done = tuple(entries.values())
+        return BatchResult(done, tuple(problems), left, sealed, seconds=seconds, loose=loose)
+
+    def _write_bands(self, coded: CodedBands) -> Iterator[tuple[Member, Entry]]:
+        """Write a set: first what its files share, then the entries that make it count."""
+        refs = {
+            payload: self.sink.append(RecordType.CODESTREAM, payload, coded.files[0][0].entry.path)
+            for payload in coded.payloads
+        }
+
+        def placed(piece: Piece) -> Piece:
+            shared = piece.stream is not None and piece.stream.plane is not None
+            return replace(piece, written=refs[piece.payload]) if shared else piece
+
+        for member, packed in coded.files:
+            ready = replace(packed, pieces=map(placed, packed.pieces))
+            yield member, self.sink.write(described(member.entry, packed), ready)
 
     def run_pieces(self, batch: PieceBatch) -> BatchResult:
         """Pack pieces of a large file. Raises EnvironmentFailure and ModelError.
@@ -444,7 +491,9 @@ def pack_batch(job: PackJob, batch: Batch | PieceBatch, watch: Watch | None = No
     packer = _packers.get(key)
     if packer is None:
         packer = _packers[key] = Packer(job)
-    return packer.run_pieces(batch) if isinstance(batch, PieceBatch) else packer.run(batch, watch)
+    if isinstance(batch, PieceBatch):
+        return packer.run_pieces(batch)
+    return packer.run_bands(batch, watch) if batch.bands else packer.run(batch, watch)
 
 
 def finish_packers(token: str) -> tuple[SealedShard, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from callic_archive.archive.band_sets import band_candidates
 from callic_archive.archive.codecs import CodecPlan
 from callic_archive.archive.commit import Finished, finish
 from callic_archive.archive.content import look
@@ -31,10 +32,11 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Group:
-    """Files that may be equal, and entries of such files that were packed before."""
+    """Files that may be equal, and entries of such files that were packed before; or files that may be bands."""
 
     sources: tuple[Source, ...]
     known: tuple[Entry, ...]
+    bands: bool = False  # the sources may be bands of one scene
 
 
 @dataclass
@@ -96,7 +98,7 @@ class PackRun:
         return {path: with_whole_digests(entry, digests) for path, entry in entries.items()}
 
     def groups(self) -> list[Group]:
-        """The files still to be packed, candidates for equality together."""
+        """The files still to be packed, candidates for equality together, and files that may be bands of one scene."""
         files = [source for source in self.scan.sources if source.kind == "file" and source.link is None]
         result = []
         for group in group_candidates(files):
@@ -104,6 +106,22 @@ class PackRun:
             if todo:
                 known = (self.entries.get(source.path) for source in group)
                 result.append(Group(todo, tuple(entry for entry in known if entry is not None)))
+        return self._with_bands(result) if self.options.bands else result
+
+    @staticmethod
+    def _with_bands(groups: list[Group]) -> list[Group]:
+        """The same files; of those that are like no other file, the ones that may be bands of one scene together."""
+        alone = {group.sources[0].path: group for group in groups if len(group.sources) == 1 and not group.known}
+        sets = band_candidates(group.sources[0] for group in alone.values())
+        first = {some[0].path: some for some in sets}
+        inside = {source.path for some in sets for source in some}
+        result = []
+        for group in groups:
+            path = group.sources[0].path
+            if path in first:
+                result.append(Group(tuple(first[path]), (), bands=True))
+            elif path not in inside:
+                result.append(group)
         return result
 
     def job(self, threads: int | None) -> PackJob:
@@ -284,5 +302,6 @@ def run_settings(
         "listed": names,
         "one_file_system": one_file_system,
         "fidelity": options.fidelity,
+        "bands": options.bands,
         **plan.settings(),
     }

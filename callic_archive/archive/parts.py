@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 from callic_archive.archive.codecs import StreamInfo
 from callic_archive.container.layout import RecordRef, RecordType
+from callic_archive.images.planes import MAX_CHANNELS
 
 Json = Any
 Coding = Literal["raw", "zstd", "jpeg", "jpegs", "codestream", "jpegxl", "webp", "samples"]
@@ -99,6 +100,21 @@ class Part:
         return Place(self.ref, self.within)
 
     @property
+    def stored(self) -> int:
+        """Bytes that the archive spends on it; of a plane its share of those of the whole codestream."""
+        stored, stream = self.place.stored, self.stream
+        if stream is None or stream.plane is None:
+            return stored
+        number, count = stream.plane
+        return stored * (number + 1) // count - stored * number // count
+
+    @property
+    def decoded(self) -> int:
+        """Bytes of samples that decoding it may need: of a plane those of all planes of its codestream."""
+        planes = 1 if self.stream is None or self.stream.plane is None else self.stream.plane[1]
+        return self.size * planes
+
+    @property
     def shards(self) -> set[str]:
         """Names of the shards without any of which it cannot be decoded."""
         needed = {self.ref.shard}
@@ -132,6 +148,8 @@ def described_part(place: Place, value: Mapping[str, Json]) -> Part:
     if base is not None and coding != "zstd":
         raise ValueError(f"a part of coding {coding!r} has no base")
     stream = _stream(value["stream"]) if coding in IMAGE_CODINGS else None
+    if stream is not None and stream.plane is not None and coding != "codestream":
+        raise ValueError(f"an image of coding {coding!r} is no plane of another")
     return Part(place.ref, coding, size, stream, place.within, base)
 
 
@@ -152,6 +170,8 @@ def description(part: Part) -> dict[str, Json]:
         row["stream"] = {"shape": list(stream.shape), "dtype": stream.dtype, "coder": stream.coder}
         if stream.coded_dtype:
             row["stream"] |= {"coded_dtype": stream.coded_dtype, "meaning": stream.meaning}
+        if stream.plane is not None:
+            row["stream"]["plane"] = list(stream.plane)
         if part.coding == "codestream":
             row["stream"] |= {
                 "models": list(stream.models),
@@ -165,6 +185,9 @@ def _stream(raw: Mapping[str, Json]) -> StreamInfo:
     shape = tuple(whole_number(extent, "shape", MAX_SIZE) for extent in raw["shape"])
     if not 2 <= len(shape) <= 3 or min(shape) < 1:
         raise ValueError(f"an image has the shape {shape}")
+    plane = _plane(raw["plane"]) if "plane" in raw else None
+    if plane is not None and (len(shape) != 2 or "coded_dtype" in raw):
+        raise ValueError("a plane of a codestream is an image of one channel, with samples of its type")
     return StreamInfo(
         shape,
         str(raw["dtype"]),
@@ -174,7 +197,17 @@ def _stream(raw: Mapping[str, Json]) -> StreamInfo:
         whole_number(raw.get("adapter_bytes", 0), "adapter_bytes", MAX_SIZE),
         str(raw.get("coded_dtype", "")),
         str(raw.get("meaning", "")),
+        plane,
     )
+
+
+def _plane(value: Json) -> tuple[int, int]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError("the plane of a codestream is not [number, count]")
+    count = whole_number(value[1], "plane", MAX_CHANNELS)
+    if count < 2:
+        raise ValueError(f"a codestream of {count} planes is that of one image")
+    return whole_number(value[0], "plane", count - 1), count
 
 
 # -- checks of single values, shared with the entries --------------------------------------------------------

@@ -11,12 +11,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self, cast
 
 import numpy as np
 
+from callic_archive.archive.band_reading import DecodedBands
 from callic_archive.archive.codecs import Box, Decoder, DecoderPlan, Image, model_is_whole
 from callic_archive.archive.digests import content_sha256
 from callic_archive.archive.entries import Entry, with_whole_digests
@@ -87,6 +89,7 @@ class Archive:
         self._decoder: Decoder | None = None
         self._readers: dict[str, ShardReader | CallicError] = {}
         self._lock = threading.RLock()  # of what is opened when first needed
+        self._bands = DecodedBands()
         if contents is None:
             check_archive(root)
         self._contents = contents or self._read_index()
@@ -306,7 +309,7 @@ class Archive:
     @staticmethod
     def _check_promise(entry: Entry) -> None:
         # No packer takes a file that promises more than this for its size, so no honest entry does either.
-        promised = sum(part.size for part in entry.parts if part.stream is not None)
+        promised = sum(part.decoded for part in entry.parts if part.stream is not None)
         Limits().check_decoded(promised, entry.size)
 
     def decode(self, part: Part, region: Box | None = None) -> Image:
@@ -315,6 +318,8 @@ class Archive:
             raise EntryDamaged("a part that is no image was to be decoded as one")
         if part.stream.samples * np.dtype(part.stream.dtype).itemsize != part.size:
             raise EntryDamaged("an image holds more or fewer bytes of samples than the index says")
+        if part.stream.plane is not None:
+            return self._bands.image(self.decoder(), partial(self.read, part.place), part, region)
         decoder = self.decoder() if part.coding == "codestream" else None
         return decode_image(self.read(part.place), part.coding, part.stream, decoder, region)
 
@@ -325,6 +330,7 @@ class Archive:
                 if isinstance(reader, ShardReader):
                     reader.close()
             self._readers.clear()
+        self._bands.clear()
 
     def __enter__(self) -> Self:
         return self

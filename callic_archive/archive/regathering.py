@@ -16,7 +16,7 @@ from callic_archive.archive.commit import Finished, finish
 from callic_archive.archive.entries import Entry, with_whole_digests
 from callic_archive.archive.pack_one import Packed, Piece, verbatim_piece
 from callic_archive.archive.packer import SHARD_BYTES, ShardSink
-from callic_archive.archive.parts import Part, record_type
+from callic_archive.archive.parts import Part, Place, record_type
 from callic_archive.archive.reading import Archive
 from callic_archive.archive.salvaging import relinked
 from callic_archive.archive.staging import Staging
@@ -63,9 +63,10 @@ def regather(
             sink = ShardSink(staging.data, shard_bytes)
             adapters = _adapters(archive, kept, sink)
             moved: dict[tuple[Part, ...], tuple[Part, ...]] = {}
+            bands: dict[Place, RecordRef] = {}  # codestreams of several entries, old place to new
             rows = []
             for entry in kept:
-                rows.append(_copy(archive, entry, sink, moved))
+                rows.append(_copy(archive, entry, sink, moved, bands))
                 progress(entry)
             sink.seal()
             wanted = {digest for row in rows for digest in row.models()}
@@ -85,16 +86,38 @@ def regather(
 
 
 def _copy(
-    archive: Archive, entry: Entry, sink: ShardSink, moved: dict[tuple[Part, ...], tuple[Part, ...]]
+    archive: Archive,
+    entry: Entry,
+    sink: ShardSink,
+    moved: dict[tuple[Part, ...], tuple[Part, ...]],
+    bands: dict[Place, RecordRef],
 ) -> Entry:
     """Copy an entry; content that several entries share is copied once."""
     known = moved.get(entry.parts)
     if known is not None or not entry.parts:
         return sink.write(replace(entry, parts=known or ()))
-    pieces = (_piece(archive, entry, part) for part in entry.parts)
+    pieces = (
+        _piece(archive, entry, part) if _alone(part) else _plane(archive, entry, part, sink, bands)
+        for part in entry.parts
+    )
     new = sink.write(replace(entry, parts=()), Packed("", entry.size, entry.method, entry.fidelity, pieces))
     moved[entry.parts] = new.parts
     return new
+
+
+def _alone(part: Part) -> bool:
+    return part.stream is None or part.stream.plane is None
+
+
+def _plane(
+    archive: Archive, entry: Entry, part: Part, sink: ShardSink, bands: dict[Place, RecordRef]
+) -> Piece:
+    """A part that is a plane of a codestream, which is copied with the first of them."""
+    if part.place not in bands:
+        payload = archive.read(part.place)
+        bands[part.place] = sink.append(RecordType.CODESTREAM, payload, entry.path)
+    ref = bands[part.place]
+    return Piece(RecordType.CODESTREAM, b"", part.coding, part.size, part.stream, ref)
 
 
 def _piece(archive: Archive, entry: Entry, part: Part) -> Piece:

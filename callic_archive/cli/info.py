@@ -33,9 +33,11 @@ def _info(report: Report, *, archive: Path) -> None:
         files = [entry for entry in entries if entry.kind == "file"]
         images = [entry for entry in files if entry.is_image]
         unique = {part.place: part for entry in files for part in entry.parts}
-        coded = {part.place: part for entry in images for part in entry.parts}
+        coded = {(part.place, part.stream): part for entry in images for part in entry.parts}
         samples = sum(part.stream.samples for part in coded.values() if part.stream is not None)
-        code_bytes = sum(place.stored for place in coded)
+        code_bytes = sum(part.stored for part in coded.values())
+        shared = {p.place for p in coded.values() if p.stream is not None and p.stream.plane is not None}
+        bands = sum(any(part.place in shared for part in entry.parts) for entry in images)
         source = sum(entry.size for entry in files)
         stored = sum(place.stored for place in unique)
         fields: dict[str, Any] = {
@@ -53,6 +55,7 @@ def _info(report: Report, *, archive: Path) -> None:
             "stored_bytes": stored,
             "archive_bytes": sum(p.stat().st_size for p in archive.rglob("*") if p.is_file()),
             "bits_per_sample": round(8 * code_bytes / samples, 4) if samples else None,
+            "bands": {"files": bands, "codestreams": len(shared)},
             "shards": [{"name": path.name, "bytes": path.stat().st_size} for path in opened.shards()],
             "models": [
                 {"sha256": path.name.split(".")[0], "bytes": path.stat().st_size} for path in opened.models()
@@ -83,6 +86,9 @@ def _lines(f: dict[str, Any], images: int) -> list[str]:
     ]
     if f["bits_per_sample"] is not None:
         lines.append(f"images       {plural(images, 'file')}, {f['bits_per_sample']:.3f} bits a sample")
+    if f["bands"]["files"]:
+        several = plural(f["bands"]["codestreams"], "codestream")
+        lines.append(f"bands        {plural(f['bands']['files'], 'file')} that share {several}")
     if settings:
         told = {name: value for name, value in settings.items() if name != "models" and value is not None}
         lines.append(f"settings     {', '.join(f'{name} {value}' for name, value in told.items())}")

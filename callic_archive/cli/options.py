@@ -168,6 +168,11 @@ exclude_option = click.option(
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Show what would be packed and estimate the result; write nothing."
 )
+no_bands_option = click.option(
+    "--no-bands",
+    is_flag=True,
+    help="Code each file by itself, also where files are bands of one scene.",
+)
 no_verify_option = click.option(
     "--no-verify", is_flag=True, help="Do not decode each codestream to prove it; not advised."
 )

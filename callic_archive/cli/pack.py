@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 @options.null_option
 @options.one_file_system_option
 @options.dry_run_option
+@options.no_bands_option
 @options.no_verify_option
 @options.common_options
 def pack(common: Common, **values: Any) -> None:
@@ -106,6 +107,7 @@ def _pack(
     null: bool,
     one_file_system: bool,
     dry_run: bool,
+    no_bands: bool,
     no_verify: bool,
 ) -> None:
     from callic_archive.archive.effort import effort_of
@@ -155,8 +157,13 @@ def _pack(
     if include and not any(source.kind == "file" for source in found.sources):
         text = "no file matches --include, or all that do are excluded" if exclude else "no file matches --include"
         raise UsageError(f"nothing to pack: {text} {', '.join(report.shown(glob) for glob in include)}")
-    limits = limits_of(resources)
-    pack_options = PackOptions(fidelity=fidelity, verify=not no_verify, limits=limits)  # type: ignore[arg-type]
+    limits, bands = limits_of(resources), chosen.bands and not no_bands
+    pack_options = PackOptions(
+        fidelity=fidelity,  # type: ignore[arg-type]
+        verify=not no_verify,
+        limits=limits,
+        bands=bands,
+    )
     if dry_run or output is None or staging is None:
         bare = replace(chosen, adapt="none")  # what an adapter gives cannot be told from a few crops
         plan = codec_plan(
@@ -303,8 +310,8 @@ def _declined(report: Report, run: PackRun) -> None:
 def _summary(report: Report, run: PackRun, finished: Finished, output: Path, adapt: str) -> None:
     counts = report.summary
     images = [entry for entry in run.entries.values() if entry.is_image]
-    unique = {part.place: part for entry in images for part in entry.parts}
-    image_bytes = sum(place.stored for place in unique)
+    unique = {(part.place, part.stream): part for entry in images for part in entry.parts}
+    image_bytes = sum(part.stored for part in unique.values())
     samples = sum(part.stream.samples for part in unique.values() if part.stream is not None)
     bits = 8 * image_bytes / samples if samples else None
     adapters = sorted({digest for entry in images for digest in entry.adapters()})

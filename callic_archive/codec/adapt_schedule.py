@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from callic_archive.model.adapter import AdapterShape
 
-#: Steps for a collection grow with its pixels (decision 0019): a fifth of the time that coding and proving them takes, more for small ones.
+#: Steps for a collection grow with its pixels (decision 0019): a fifth of the time that coding and proving them takes.
 LEAST_STEPS, MOST_STEPS, STEPS_PER_MEGAPIXEL = 120, 800, 15.0
 
 #: Ranks and learning rate by the pixels that share an adapter's bits (decision 0009).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from callic_archive.errors import (
     UnknownModel,
     UsageError,
 )
-from callic_archive.images.planes import Packing
+from callic_archive.images.planes import DecodedPlanes, Packing
 from callic_archive.model.adapter import Adapter
 from callic_archive.model.integer import Geometry, Plane
 from callic_archive.model.weights import IntegerModel, ModelSet
@@ -109,12 +109,19 @@ def _decode_into(
     models: ModelSet,
     adapters: Mapping[str, Adapter],
     engine: Engine,
+    wanted: Collection[int] | None = None,
 ) -> None:
-    """Write the samples of ``tiles`` into out (H, W, C), whose pixel (0, 0) is ``origin`` of the image."""
+    """Write the samples of ``tiles`` into out (H, W, C), whose pixel (0, 0) is ``origin`` of the image.
+
+    Given ``wanted``, only these channels, with their whole groups; what they draw on must be among them, or in ``out``.
+    """
     boxes = stream.boxes()
     packings: dict[int, Packing] = {}  # of the planes decoded so far
     earlier = EarlierPlanes(out, packings)
     for group, channels, streams in zip(stream.groups, stream.group_channels(), stream.streams, strict=True):
+        if wanted is not None and not any(channel in wanted for channel in channels):
+            packings |= zip(channels, own_packings(group), strict=True)
+            continue
         if not group.learned:
             for channel, packing in zip(channels, group.packings, strict=True):
                 out[:, :, channel] = packing.unpack(np.array([packing.low], np.int32), stream.dtype)[0]
@@ -156,7 +163,7 @@ def _decode_into(
         engine.map(decode_number, tiles, "decoded")
         packings |= zip(channels, own_packings(group), strict=True)
     for channel, source in enumerate(stream.copies):
-        if source != channel:
+        if source != channel and (wanted is None or channel in wanted):
             out[:, :, channel] = out[:, :, source]
 
 
@@ -181,21 +188,8 @@ def decode_image(
     """
     engine = Engine(backend, device, threads)
     stream = parse(codestream, max_pixels=max_pixels, region=region)
-    height, width = stream.shape[:2]
-    tiles = list(range(len(stream.boxes())))
-    origin, size = (0, 0), (height, width)
-    if region is not None:
-        top, left, bottom, right = region
-        if not (0 <= top < bottom <= height and 0 <= left < right <= width):
-            raise UsageError(
-                f"the region {region} does not lie within the image of {height} x {width} pixels"
-            )
-        tiles = stream.tiles_of(region)
-        origin, size = (top, left), (bottom - top, right - left)
-    try:
-        out: Image = np.empty((*size, stream.channels), stream.dtype)
-    except MemoryError as error:
-        raise CodestreamError(f"an image of {height} x {width} pixels does not fit into memory") from error
+    tiles, origin, size = _part(stream, region)
+    out = _room((*size, stream.channels), stream)
     _decode_into(out, origin, tiles, stream, models, adapters, engine)
     image = out if len(stream.shape) == 3 else out[:, :, 0]
     if region is None and digest_pixels(image) != stream.pixel_digest:
@@ -203,3 +197,77 @@ def decode_image(
             "the decoded pixels do not have the recorded digest: the codestream or a model is damaged"
         )
     return image
+
+
+def decode_plane(
+    codestream: bytes | memoryview,
+    plane: int,
+    known: DecodedPlanes | None = None,
+    *,
+    models: ModelSet,
+    adapters: Mapping[str, Adapter] = {},
+    backend: Backend = "auto",
+    device: str = "cpu",
+    threads: int | None = None,
+    region: Box | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> DecodedPlanes:
+    """Decode plane number ``plane`` of an image (H, W, C), or the ``region`` of it, and what it depends on.
+
+    ``known``: planes that an earlier call for the same codestream and region gave; no plane is decoded twice, and the new ones
+    are added to it. Every tile that is read has its CRC checked, the digest of all samples is not.
+    Raises: as ``decode_image``, but for PixelMismatch; UsageError where the image has no such plane.
+    """
+    engine = Engine(backend, device, threads)
+    stream = parse(codestream, max_pixels=max_pixels, region=region)
+    if not 0 <= plane < stream.channels:
+        raise UsageError(f"the codestream has {stream.channels} planes, and none numbered {plane}")
+    tiles, origin, size = _part(stream, region)
+    if known is None:
+        # Planes one after another: what nobody asks for is never touched, and takes no memory.
+        known = DecodedPlanes(_room((stream.channels, *size), stream).transpose(1, 2, 0), set())
+    elif known.samples.shape != (*size, stream.channels):
+        raise UsageError("the planes that are known belong to another codestream")
+    needed = _needed(stream, plane) - known.done
+    _decode_into(known.samples, origin, tiles, stream, models, adapters, engine, needed)
+    known.done |= needed
+    return known
+
+
+def _needed(stream: Codestream, plane: int) -> set[int]:
+    """The channels that must be decoded for one: itself, its group, and all that these are predicted or copied from."""
+    groups = {
+        channel: (channels, group.prediction.planes if group.prediction is not None else ())
+        for group, channels in zip(stream.groups, stream.group_channels(), strict=True)
+        for channel in channels
+    }
+    found: set[int] = set()
+    pending = [plane]
+    while pending:
+        channel = pending.pop()
+        if channel in found:
+            continue
+        found.add(channel)
+        source = stream.copies[channel]
+        together, drawn_on = groups[source]
+        pending += [source, *together, *drawn_on]
+    return found
+
+
+def _part(stream: Codestream, region: Box | None) -> tuple[list[int], tuple[int, int], tuple[int, int]]:
+    """Tiles, origin and size of a region, or of the whole image. Raises UsageError."""
+    height, width = stream.shape[:2]
+    if region is None:
+        return list(range(len(stream.boxes()))), (0, 0), (height, width)
+    top, left, bottom, right = region
+    if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+        raise UsageError(f"the region {region} does not lie within the image of {height} x {width} pixels")
+    return stream.tiles_of(region), (top, left), (bottom - top, right - left)
+
+
+def _room(shape: tuple[int, ...], stream: Codestream) -> Image:
+    try:
+        return np.empty(shape, stream.dtype)
+    except MemoryError as error:
+        height, width = stream.shape[:2]
+        raise CodestreamError(f"an image of {height} x {width} pixels does not fit into memory") from error

@@ -158,17 +158,18 @@ class ImagePlan:
     groups: tuple[Group, ...]
 
 
-def plan_image(image: Image, models: ModelSet, engine: Engine) -> ImagePlan:
+def plan_image(image: Image, models: ModelSet, engine: Engine, *, separate: bool = False) -> ImagePlan:
     """Decide for a whole image (H, W, C). Raises UnknownModel.
 
-    Three planes of 8 bits are coded jointly, as colour images are what the joint model knows best. Wider ones are coded
-    jointly, or each alone with predictions from those before it: whatever takes fewer bits on the sampled blocks.
+    Three planes of 8 bits are coded jointly, as colour images are what the joint model knows best. Wider ones, and those
+    that are ``separate`` images rather than colours of one, are coded jointly, or each alone with predictions from those
+    before it: whatever takes fewer bits on the sampled blocks.
     """
     copies = find_copies(image)
     coded = [c for c, source in enumerate(copies) if source == c]
     planner = _Planner(image, models, engine)
     split = [coded[first : first + count] for first, count in plane_groups(len(coded))]
-    alone = image.dtype.itemsize > 1 and models.for_channels(1) is not None
+    alone = (separate or image.dtype.itemsize > 1) and models.for_channels(1) is not None
     if len(split) < len(coded) and alone and models.for_channels(len(split[0])) is None:
         return ImagePlan(True, copies, tuple(planner.each_alone(coded, ())))
     if len(split) < len(coded) and alone:
@@ -178,6 +179,19 @@ def plan_image(image: Image, models: ModelSet, engine: Engine) -> ImagePlan:
             return ImagePlan(True, copies, (*singly, *planner.each_alone(coded[3:], coded[:3])))
     groups = [planner.group(members, coded[: coded.index(members[0])]) for members in split]
     return ImagePlan(False, copies, tuple(groups))
+
+
+def tied(plan: ImagePlan) -> list[int]:
+    """Channels, ascending, that take fewer bits as they are coded with others, or with which others do."""
+    found = {channel for pair in enumerate(plan.copies) if pair[0] != pair[1] for channel in pair}
+    for group in plan.groups:
+        if isinstance(group, ConstantGroup):
+            continue
+        if len(group.channels) > 1:
+            found.update(group.channels)
+        if group.prediction is not None:
+            found.update(group.channels, group.prediction.planes)
+    return sorted(found)
 
 
 class _Planner:

@@ -60,6 +60,14 @@ class Packing:
         return self.values[levels].astype(dtype)
 
 
+@dataclass
+class DecodedPlanes:
+    """Planes of an image (H, W, C) as far as they were asked for: those numbered in ``done`` are decoded."""
+
+    samples: Samples
+    done: set[int]
+
+
 def _histogram(samples: Samples) -> tuple[int, NDArray[np.int64]]:
     """(least sample, counts from there to the largest), read in pieces so that no int64 copy of the image
     appears."""

@@ -20,7 +20,7 @@ from callic_archive.archive.packer import (
     finish_packers,
     pack_batch,
 )
-from callic_archive.archive.packing import PackRun
+from callic_archive.archive.packing import Group, PackRun
 from callic_archive.archive.scan import Source
 from callic_archive.archive.worth import weigh
 from callic_archive.errors import StoppedEarly
@@ -151,19 +151,25 @@ class _Work:
     def __init__(self, run: PackRun, batches: Iterable[Batch], most: int) -> None:
         self._run = run
         self._most = max(1, most)
+        self._costs = costs_of(run.plan)
         self._large: deque[Batch] = deque()
         self._begun: set[str] = set()  # paths of files that may have to be cut
         self.waiting: deque[AnyBatch] = deque()
+        self._add(batches)
+        self._refill()
+
+    def _add(self, batches: Iterable[Batch]) -> None:
         for batch in batches:
             large = any(source.size >= WHOLE_BELOW for source in batch.sources)
             (self._large if large else self.waiting).append(batch)
-        self._refill()
 
     def accept(self, batch: AnyBatch, result: BatchResult, watch: PackWatch) -> None:
         """Take a result, and let wait what follows from it."""
         self._run.accept(result)
         if isinstance(batch, Batch):
             self._begun.difference_update(source.path for source in batch.sources)
+            # files that may have been bands of one scene and are not: as any other files
+            self._add(plan_batches((Group((s,), ()) for s in result.loose), self._most, self._costs).batches)
         else:
             done, total = self._run.cuts.pieces
             if total:
@@ -227,7 +233,7 @@ def _pack_on_workers(
 
 def _tell(batch: Batch, result: BatchResult, watch: PackWatch) -> None:
     entries = {entry.path: entry for entry in result.entries}
-    left = {source.path for source in result.left} | {cut.source.path for cut in result.cuts}
+    left = {source.path for source in (*result.left, *result.loose)} | {cut.source.path for cut in result.cuts}
     for source in batch.sources:
         if source.path not in left:
             watch.packed(source, entries.get(source.path))

@@ -78,7 +78,10 @@ class Plan:
 
 
 def plan_batches(groups: Iterable[Group], workers: int, costs: Costs | None = None) -> Plan:
-    """Cut the files into batches; candidates for equality stay together. Very long batches come first."""
+    """Cut the files into batches; candidates for equality stay together, and what may be bands of one scene is a batch.
+
+    Very long batches come first.
+    """
     costs = costs or Costs()
     weighted = [(group, sum(costs.of(source) for source in group.sources)) for group in groups]
     total = sum(weight for _, weight in weighted)
@@ -88,6 +91,9 @@ def plan_batches(groups: Iterable[Group], workers: int, costs: Costs | None = No
     known: list[Entry] = []
     weight = 0.0
     for group, more in weighted:
+        if group.bands:
+            batches.append((more, Batch(group.sources, group.known, bands=True)))
+            continue
         if sources and weight + more > target:
             batches.append((weight, _batch(sources, known)))
             sources, known, weight = [], [], 0.0

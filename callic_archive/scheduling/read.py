@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar
 from callic_archive.archive.codecs import DecoderPlan
 from callic_archive.archive.entries import Entry, shares_of
 from callic_archive.archive.links import plan_links, without_mixed_up
+from callic_archive.archive.parts import Place
 from callic_archive.archive.reading import Archive, Contents
 from callic_archive.archive.rejoining import check_whole
 from callic_archive.archive.scan import Problem
@@ -63,11 +64,15 @@ def read_batches(entries: Iterable[Entry], workers: int, cheap: bool = False) ->
     target = min(BATCH_SECONDS, max(SHORTEST_BATCH, total / (PER_WORKER * max(1, workers))))
     batches: list[Batch] = []
     batch: list[Entry] = []
+    shared: set[Place] = set()  # codestreams of which the batch has some planes: who has one, has them all
     filled = 0.0
     for entry, weight in weighted:
-        if batch and filled + weight > target:
+        own = {p.place for p in entry.parts if p.stream is not None and p.stream.plane is not None}
+        if batch and filled + weight > target and not own & shared:
             batches.append(tuple(batch))
             batch, filled = [], 0.0
+            shared.clear()
+        shared |= own
         batch.append(entry)
         filled += weight
     if batch:

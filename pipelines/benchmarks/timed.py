@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from callic_archive.archive.codecs import Box, Codec, CodecPlan, Image, StreamInfo
+from callic_archive.images.planes import DecodedPlanes
 
 T = TypeVar("T")
 
@@ -89,6 +90,16 @@ class TimedCodec:
     def decode(self, codestream: bytes, region: Box | None = None) -> Image:
         """Timed."""
         return _timed(self._times, lambda: self._codec.decode(codestream, region))
+
+    def encode_bands(self, bands: Sequence[Image]) -> tuple[bytes, tuple[int, ...]]:
+        """Timed."""
+        return _timed(self._times, lambda: self._codec.encode_bands(bands))
+
+    def decode_plane(
+        self, codestream: bytes, plane: int, known: DecodedPlanes | None = None, region: Box | None = None
+    ) -> DecodedPlanes:
+        """Timed."""
+        return _timed(self._times, lambda: self._codec.decode_plane(codestream, plane, known, region))
 
     def inspect(self, codestream: bytes) -> StreamInfo:
         """Of the codec inside."""

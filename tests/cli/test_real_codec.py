@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from callic_archive import open_archive
 from tests.command import ROOT, run
 from tests.trees import SHARED, smooth, snapshot, write_pnm
 
@@ -79,3 +80,28 @@ def test_packing_one_small_image_takes_little_time_once_warm(tmp_path: Path) -> 
     once("cold.callic")  # compiles and caches where that was not done yet
     # Processor time, not time on the wall: other work on the machine must not fail the test.
     assert min(once("warm.callic"), once("warmer.callic")) < 5.0
+
+
+@pytest.mark.slow
+def test_bands_of_a_scene_in_files_of_their_own(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    detail = random.normal(0, 60, (96, 100)) + np.linspace(4000, 7000, 100)
+    (tmp_path / "tree").mkdir()
+    for number, gain in enumerate((1.0, 1.3), 1):
+        band = (gain * detail + random.normal(0, 4, detail.shape)).astype(np.uint16)
+        Image.fromarray(band).save(tmp_path / "tree" / f"scene_B{number}.tif")
+    sizes = {}
+    for words in ((), ("--no-bands",)):
+        archive = tmp_path / f"x{len(words)}.callic"
+        packed = run("pack", tmp_path / "tree", "-o", archive, "--json", "--adapt", "none", *words)
+        assert packed.code == 0, packed.err
+        sizes[words] = packed.summary["image_bytes"]
+    assert sizes[()] < 0.9 * sizes[("--no-bands",)]
+    archive = tmp_path / "x0.callic"
+    assert run("verify", archive, "--against", tmp_path).code == 0
+    with open_archive(archive) as opened:
+        second = opened.read_array("tree/scene_B2.tif", region=(10, 20, 90, 99))
+        assert np.array_equal(second, np.asarray(Image.open(tmp_path / "tree/scene_B2.tif"))[10:90, 20:99])
+    assert run("unpack", archive, "*_B2.tif", "-o", tmp_path / "out").code == 0
+    back = (tmp_path / "out/tree/scene_B2.tif").read_bytes()
+    assert back == (tmp_path / "tree/scene_B2.tif").read_bytes()

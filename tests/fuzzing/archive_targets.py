@@ -20,7 +20,7 @@ from callic_archive.archive.entries import Entry
 from callic_archive.archive.entry_record import DICTIONARY, decode_entry
 from callic_archive.archive.reading import contents_of
 from callic_archive.codec.adapter_syntax import read_adapter
-from callic_archive.codec.decoder import decode_image
+from callic_archive.codec.decoder import decode_image, decode_plane
 from callic_archive.codec.encoder import EncodeOptions, encode_image
 from callic_archive.container.bag import validate_bag
 from callic_archive.container.index import read_index
@@ -30,11 +30,12 @@ from callic_archive.images import parse, rebuild
 from callic_archive.images.deflate.differences import Reader, Writer
 from callic_archive.images.source import Parsed
 from callic_archive.model.weights import load_model
+from tests.doubles import DeflatePlan
 from tests.fuzzing import seeds
 from tests.fuzzing.mutate import broken, broken_json
 from tests.fuzzing.targets import LIMITS, Target, Wrong, break_document, settled
 from tests.streams import COMPRESSORS
-from tests.trees import make_tree, pack_tree
+from tests.trees import grainy, make_tree, pack_tree, write_pnm
 from tests.unit.model.builders import CONFORMANCE, tiny_models
 
 # -- recipes ------------------------------------------------------------------------------------------------------
@@ -124,10 +125,15 @@ _kept: list[Any] = []
 
 @lru_cache(maxsize=1)
 def _archive() -> Path:
-    """A small archive."""
+    """A small archive, with two bands of a scene among its files."""
     root = _folder() / "packing"
     made = _folder() / "a.callic"
-    pack_tree(make_tree(root / "tree"), made)
+    tree = make_tree(root / "tree")
+    band = grainy(120, 140)
+    for number in (1, 2):
+        write_pnm(tree / "scene" / f"B{number}.pgm", band + np.uint8(number))
+    run = pack_tree(tree, made, plan=DeflatePlan(joins=True))
+    assert any(part.stream.plane for e in run.entries.values() for part in e.parts if part.stream is not None)
     shutil.rmtree(root)
     return made
 
@@ -242,8 +248,18 @@ def bag_seeds() -> list[bytes]:
 
 
 def codestream(data: bytes) -> str:
-    """A codestream, with models small enough to decode it."""
-    return settled(lambda: str(decode_image(data, models=tiny_models(), threads=1, max_pixels=1 << 14).shape))
+    """A codestream, with models small enough to decode it; and its last plane by itself."""
+
+    def step() -> str:
+        image = decode_image(data, models=tiny_models(), threads=1, max_pixels=1 << 14)
+        if image.ndim == 3:
+            last = image.shape[2] - 1
+            alone = decode_plane(data, last, models=tiny_models(), threads=1, max_pixels=1 << 14)
+            if not np.array_equal(alone.samples[:, :, last], image[:, :, last]):
+                raise Wrong("a plane by itself has other samples than in its image")
+        return str(image.shape)
+
+    return settled(step)
 
 
 @lru_cache(maxsize=1)
