@@ -18,8 +18,8 @@ import click
 import numpy as np
 import tifffile
 
-from pipelines.scenes import SCENES, scene
 from pipelines.benchmarks.eval_sets import centre, shared_data
+from pipelines.scenes import SCENES, scene
 
 UNRELATED = {"two places, panchromatic": [f"gray16/sat-misc/worldview-pan{i}.png" for i in (1, 2)]}
 
