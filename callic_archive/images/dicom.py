@@ -120,7 +120,7 @@ class _Element:
 def _pixel_element(data: memoryview, at: int, syntax: str) -> _Element:
     """The element of samples that begins at ``at``. Raises MalformedSource, TruncatedSource."""
     tag = _tag(data, at, syntax)
-    if at + 12 > len(data):
+    if at + (8 if syntax == _IMPLICIT_LITTLE else 12) > len(data):
         raise TruncatedSource("the DICOM file ends inside the head of its Pixel Data")
     if syntax == _IMPLICIT_LITTLE:
         return _Element(b"OW", at + 8, _word(data, at + 4, 4, syntax), tag)
@@ -172,6 +172,8 @@ def _examined(data: memoryview, limits: Limits, native_only: bool = False) -> Pa
     if not native and (native_only or syntax not in dicom_coded.SYNTAXES):
         raise NotTaken(_why(syntax))
     element = _pixel_element(data, at, syntax)
+    if not element.length:
+        raise NotTaken("no-pixels")
     if (element.length == 0xFFFFFFFF) == native:
         raise NotTaken("variant")  # not as the transfer syntax says
     form = _form(dataset, element, syntax)

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 #: Code -> what it says of a file. The index, ``list`` and ``info`` name the codes; docs/format/archive.md lists them.
 REASONS = {
-    "not-smaller": "understood, but as images it takes no less than as it is",
-    "no-pixels": "a file of its format that holds no image, such as a DICOM directory or report",
+    "not-smaller": "understood, but takes no less as images than as it is",
+    "no-pixels": "one of its format that holds no image, such as a DICOM directory or report",
     "lossy": "coded with loss, which no codec without loss makes smaller; JPEG streams in it may become JPEG XL",
     "encoder": "coded without loss by an encoder that none at hand repeats",
-    "coding": "its samples are coded in a way that is not read",
-    "samples": "its samples are of a type, size or arrangement that is not read",
-    "colour": "its colours are stored in a way that is not read, such as subsampled chroma",
-    "sparse": "blocks of samples that were never written",
+    "coding": "coded in a way that is not read, such as fax codes",
+    "samples": "one whose samples have a type, size or arrangement that is not read",
+    "colour": "one whose colours are stored in a way that is not read, such as subsampled chroma",
+    "sparse": "one with blocks of samples that were never written",
     "constant": "so uniform that next to nothing is stored of it",
     "axes": "an array with fewer than two axes",
-    "members": "a compressed file without an image file in it that can be taken apart",
-    "few-samples": "a large file of which samples are a small part",
+    "members": "a compressed file in which no image file lies that can be taken apart",
+    "few-samples": "large, and samples are a small part of it",
     "variant": "a variant of its format that is not read: animated, detached, with data behind its end, and the like",
-    "content-only": "only its content would come back, and `--fidelity bytes` was given",
-    "many-images": "its description would be longer than an index line may be",
+    "content-only": "one of which only the content would come back, and `--fidelity bytes` was given",
+    "many-images": "of so many images that its description would be longer than an index line may be",
 }
 
 
