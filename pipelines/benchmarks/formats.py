@@ -332,9 +332,9 @@ def grids(record: dict[str, Any]) -> list[Grid]:
     large = f"; {found['left_out']} files of more than {found['limit_megapixels']} megapixels were left out"
     wrong = len(came["problems"])
     back = (
-        f"Made with {_CODECS[found['codec']]}{large if found['limit_megapixels'] else ''}. Bytes: coded as images, and the very file "
-        "comes back. Content: equal pixels and metadata, other compressed bytes. JPEG XL: JPEG files as JPEG XL that gives "
-        "back their bytes. Not smaller: understood, kept verbatim as that is smaller. Named: broken, or of a kind that "
+        f"Made with {_CODECS[found['codec']]}{large if found['limit_megapixels'] else ''}. Bytes: coded as images, and the "
+        "very file comes back. Content: equal pixels and metadata, other compressed bytes. JPEG XL: JPEG files as JPEG XL that "
+        "gives back their bytes. Not smaller: understood, kept verbatim as that is smaller. Named: broken, or of a kind that "
         "is not coded in a format that is; kept verbatim. Exact: of the files coded as images those with their very "
         "bytes. Files that repeat an earlier one take nothing, and do not count in MB/s (one process, with proofs). "
         f"Restored: {wrong or 'nothing'} "

@@ -111,13 +111,13 @@ def test_floats_are_smaller_than_the_file_in_zstandard() -> None:
     """Smooth floats, and floats that hold small integers, gain over the file as it is."""
     rng = np.random.default_rng(0)
     field = rng.normal(0, 1, (200, 220)).cumsum(axis=0).cumsum(axis=1)
-    for array in (field.astype("f4"), field, np.round(field).astype("f4"), field.astype("f2"), np.round(field * 9) / 9):
+    for array in (field.astype("f4"), field, np.round(field).astype("f4"), field.astype("f2"), np.round(field * 8) / 8):
         out = io.BytesIO()
         np.save(out, array)
-        packed = pack_one(out.getvalue(), codec=codec())
+        packed = pack_one(out.getvalue(), codec=codec(), options=PackOptions())
         assert (packed.method, packed.fidelity) == ("image", "bytes")
         stored = sum(len(piece.payload) for piece in stored_pieces(out.getvalue(), level=19))
-        assert sum(len(piece.payload) for piece in packed.pieces) < 0.95 * stored
+        assert sum(len(piece.payload) for piece in packed.pieces) < 0.9 * stored
 
 
 def test_the_codec_is_not_asked_for_when_there_is_no_image() -> None:

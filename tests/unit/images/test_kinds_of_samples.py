@@ -12,7 +12,13 @@ import pytest
 import tifffile
 from PIL import Image as Pillow
 from pydicom.pixels import pack_bits as packed_by_pydicom
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000, RLELossless
+from pydicom.uid import (
+    JPEG2000,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from callic_archive.errors import RebuildMismatch
 from callic_archive.images import parse, rebuild
