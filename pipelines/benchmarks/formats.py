@@ -175,9 +175,9 @@ def why(entry: dict[str, Any], became: str) -> str:
     """Why an entry is not coded as images that give back its bytes; empty where it is, or became JPEG XL."""
     if became == "verbatim":
         return str(entry.get("reason", _NO_IMAGE))
-    return {"named": entry.get("problem", {}).get("code", ""), "not smaller": "not-smaller"}.get(
-        became, _CONTENT if became == "content" else ""
-    )
+    if became == "named":
+        return str(entry["problem"]["code"])
+    return {"not smaller": "not-smaller", "content": _CONTENT}.get(became, "")
 
 
 def _restored(root: Path, again: Path, content: set[str]) -> dict[str, Any]:
