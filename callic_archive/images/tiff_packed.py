@@ -95,10 +95,10 @@ def _parse_packed(
         missed -= helped
     fidelity: Literal["bytes", "content"] = "bytes"
     if missed > _KEPT_SHARE * total:
-        fidelity = "content"
-        missed = _repack(layouts, packs, images, pads, chosen)
-        if missed > _HOPELESS_SHARE * total:
+        left = _repack(layouts, packs, images, pads, chosen)
+        if left > _HOPELESS_SHARE * total:
             raise NotTaken("encoder")
+        fidelity = "content" if left < missed else "bytes"
     kept = [frozenset(k for k, e in enumerate(column) if e is None) for column in chosen]
     encoders = sorted({e for column in chosen for e in column if e is not None})
     recipe = {
