@@ -28,7 +28,8 @@ from callic_archive.images.zarr_codecs import (
     libraries,
     variants,
 )
-from callic_archive.images.zarr_metadata import ChunkForm, Step
+from callic_archive.images.zarr_metadata import ChunkForm
+from callic_archive.images.zarr_steps import Step
 
 _KEPT_SHARE = 0.1  # of the chunks' bytes may stay as they are before taking the file apart gains nothing
 _MOST_CHAINS = 1 << 12  # different chains of steps in one recipe

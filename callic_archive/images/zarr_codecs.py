@@ -17,7 +17,7 @@ import numpy as np
 import zstandard
 
 from callic_archive.errors import MalformedSource, RebuildMismatch
-from callic_archive.images.zarr_metadata import Step
+from callic_archive.images.zarr_steps import Step
 
 GZIP_HEADER = 10  # bytes before the deflate stream: magic, method, flags, time, hints; kept as they are
 _GZIP_START = b"\x1f\x8b\x08\x00"  # no flags: nothing else stands between header and stream

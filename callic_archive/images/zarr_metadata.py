@@ -20,8 +20,8 @@ import numpy as np
 
 from callic_archive.errors import MalformedSource
 from callic_archive.images.reasons import NotTaken
+from callic_archive.images.zarr_steps import Step, check_outermost, step_of
 
-Step = tuple[str | int, ...]  # a codec's name and its numbers, as it stands in a recipe
 Json = Any
 MAX_DOCUMENT = 4 << 20  # bytes of a metadata document
 DOCUMENTS = (".zarray", "zarr.json")
@@ -35,8 +35,6 @@ _V3_TYPES = {
     "bool": "u1", "uint8": "u1", "int8": "i1", "uint16": "u2", "int16": "i2", "uint32": "u4", "int32": "i4",
     "uint64": "u8", "int64": "i8", "float16": "f2", "float32": "f4", "float64": "f8", "complex64": "c8",
 }  # fmt: skip
-_BLOSC = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
-_BLOSC_SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
 
 @dataclass(frozen=True)
@@ -170,12 +168,6 @@ def _mapping(value: Json, what: str) -> Mapping[str, Json]:
     return value
 
 
-def _integer(value: Json, low: int, high: int, what: str) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{what} is {str(value)[:40]}, not a whole number from {low} to {high}")
-    return value
-
-
 def _fill(value: Json, kind: str) -> int:
     """The value of missing chunks as a sample of the type of ``_stored``; 0 where it cannot be told."""
     size = 8 * int(kind[1:])
@@ -232,13 +224,13 @@ def _version_2(found: Mapping[str, Json]) -> ArrayForm:
         if len(steps) == _MAX_CODECS:
             raise NotTaken("coding")
         config = _mapping(config, "a codec")
-        steps.append(_step(config["id"], config, order_of_bytes + kind))
+        steps.append(step_of(config["id"], config, order_of_bytes + kind))
     axes = tuple(range(len(chunk)))
     axes = axes[::-1] if order == "F" else axes
     fill = _fill(found["fill_value"], kind)
     stored = order_of_bytes + _stored(kind)
     form = ChunkForm(tuple(chunk[a] for a in axes), axes, stored, tuple(steps), 0, fill)
-    _check_outermost(form.steps)
+    check_outermost(form.steps)
     return ArrayForm(form, _grid(shape, chunk), "", separator)
 
 
@@ -310,13 +302,13 @@ def _through(codecs: Json, form: ChunkForm, kind: str, depth: int = 0) -> ChunkF
             form = replace(form, tail=form.tail + 4)
         else:
             order = form.dtype[0] if serialised else "<" if form.itemsize > 1 else "|"
-            step = _step(name.removeprefix("numcodecs."), config, order + kind, serialised)
+            step = step_of(name.removeprefix("numcodecs."), config, order + kind, serialised)
             if form.tail:
                 raise NotTaken("coding")
             form = replace(form, steps=(*form.steps, step))
     if not serialised:
         raise NotTaken("coding")
-    _check_outermost(form.steps)
+    check_outermost(form.steps)
     return form
 
 
@@ -351,69 +343,3 @@ def _list(value: Json) -> Sequence[Json]:
     if not isinstance(value, list):
         raise TypeError("a list of codecs is none")
     return value
-
-
-# -- codecs --------------------------------------------------------------------------------------------------
-
-
-def _check_outermost(steps: Sequence[Step]) -> None:
-    """Raises NotTaken unless gzip, whose header stays beside its code, comes last if at all."""
-    if any(step[0] == "gzip" for step in steps[:-1]):
-        raise NotTaken("coding")
-
-
-def _step(name: Json, config: Mapping[str, Json], dtype: str, serialised: bool = True) -> Step:
-    """A codec as a step; ``dtype`` is that of the array. Raises NotTaken, and ValueError on nonsense."""
-    step = _known_step(name, config, dtype, serialised)
-    if step is None:
-        raise NotTaken("coding")
-    return step
-
-
-def _known_step(name: Json, config: Mapping[str, Json], dtype: str, serialised: bool) -> Step | None:
-    size = int(dtype[2])
-    if name == "delta":
-        same = all(
-            isinstance(t, str) and t.lstrip("<|=") == dtype[1:]
-            for t in (config["dtype"], config.get("astype") or config["dtype"])
-        )
-        return ("delta", size) if same and dtype[0] != ">" and dtype[1] in "ui" else None
-    if not serialised:
-        return None
-    if name == "shuffle":
-        return ("shuffle", _integer(config.get("elementsize", 4), 1, 64, "elementsize"))
-    if name in ("crc32", "adler32"):
-        return (name,) if config.get("location", "start") in ("start", None) else None
-    if name in ("zlib", "gzip"):
-        return (name, _integer(config.get("level", 1), -1, 9, "level"))
-    if name == "bz2":
-        return (name, _integer(config.get("level", 1), 1, 9, "level"))
-    if name == "lz4":
-        return (name, _integer(config.get("acceleration", 1), -(1 << 30), 1 << 30, "acceleration"))
-    if name == "zstd":
-        level = _integer(config.get("level", 0), -(1 << 20), 22, "level")
-        return (name, level, int(bool(config.get("checksum", False))))
-    if name == "blosc":
-        return _blosc(config, size)
-    return None
-
-
-def _blosc(config: Mapping[str, Json], size: int) -> Step:
-    cname, shuffle = config.get("cname", "lz4"), config.get("shuffle", 1)
-    if cname not in _BLOSC:
-        raise ValueError("blosc names a compressor that there is not")
-    if isinstance(shuffle, str):
-        shuffle = _BLOSC_SHUFFLES[shuffle]
-    size = _integer(config.get("typesize") or size, 1, 255, "typesize")
-    shuffle = _integer(shuffle, -1, 2, "shuffle")
-    if shuffle == -1:
-        shuffle = 2 if size == 1 else 1
-    level = _integer(config.get("clevel", 5), 0, 9, "clevel")
-    return (
-        "blosc",
-        cname,
-        level,
-        shuffle,
-        _integer(config.get("blocksize", 0), 0, 1 << 31, "blocksize"),
-        size,
-    )
