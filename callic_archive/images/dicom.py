@@ -166,7 +166,6 @@ def _examined(data: memoryview, limits: Limits, native_only: bool = False) -> Pa
     native = syntax in (_IMPLICIT_LITTLE, _EXPLICIT_LITTLE, _EXPLICIT_BIG)
     if syntax is None:
         raise NotTaken("no-pixels")
-    # encapsulated pixels are in explicit little-endian data sets
     if _tag(data, at, syntax) not in (_PIXEL_DATA, *_WIDE):
         raise NotTaken("no-pixels")
     if not native and (native_only or syntax not in dicom_coded.SYNTAXES):
