@@ -274,6 +274,9 @@ def _fates(
         became = outcome(entry)
         if entry["kind"] == "zarr" and what == "no image":
             what = "zarr chunk"
+        if what == "no image" and became == "not smaller":
+            became = "verbatim"  # it repeats a chunk of an array, whose reason it has
+            entry = {**entry, "reason": _NO_IMAGE}
         problem = problems.get(str(path))
         repeats = entry["sha256"] in seen
         seen.add(entry["sha256"])
