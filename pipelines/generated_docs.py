@@ -2,7 +2,7 @@
 
     python -m pipelines.generated_docs
 
-Made are ``docs/format/errors.md`` from the error classes, the list of decisions from the notes' headings, and
+Made are ``docs/format/errors.md`` from the error classes and the reasons, the list of decisions from the notes' headings, and
 the list of modules in ``docs/architecture.md`` from the first line of each docstring.
 ``tests/architecture/test_docs.py`` fails where one of them is out of date.
 """
@@ -14,6 +14,7 @@ import inspect
 from pathlib import Path
 
 from callic_archive import errors
+from callic_archive.images.reasons import REASONS
 
 ROOT = Path(__file__).parents[1]
 ERROR_PAGE = ROOT / "docs/format/errors.md"
@@ -25,11 +26,23 @@ DECISIONS_HEADING = "| Note | Decision |\n|---|---|\n"
 ERROR_HEAD = """\
 # Error codes
 
-Made by `python -m pipelines.generated_docs` from `callic_archive/errors.py`; edit that file, not this page.
+Made by `python -m pipelines.generated_docs` from `callic_archive/errors.py` and `callic_archive/images/reasons.py`;
+edit those files, not this page.
 
 Each failure that a user can tell apart has a code of its own. It stands in the message, in the `--json`
 events and in the archive's index where a file had to be kept verbatim. The exit code is that of the
 command line when the failure ends the run; a single source file that fails never ends one.
+"""
+
+REASONS_HEAD = """\
+## Reasons
+
+No failures: why a file that claims to be an image is kept as it is all the same. They stand in the archive's index
+(`reason`), in what `list`, `info` and `pack --verbose` show, and in the `--json` events of `list` and `pack`. A code
+keeps its meaning; later versions may have more of them.
+
+| Reason | The file is |
+|---|---|
 """
 
 MODULES_HEAD = """
@@ -69,6 +82,7 @@ def error_page() -> str:
                 meaning = " ".join((error.__doc__ or "").split()).replace("``", "`").replace("|", "\\|")
                 lines.append(f"| {error.code} | `{error.__name__}` | {error.exit_code} | {meaning} |")
         lines.append("")
+    lines.append(REASONS_HEAD + "\n".join(f"| `{code}` | {text} |" for code, text in REASONS.items()))
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -26,6 +27,7 @@ Method = Literal["image", "stored", "sparse", "pieces", "none"]
 _KINDS = ("file", "directory", "symlink")
 _METHODS = ("image", "stored", "sparse", "pieces", "none")
 _FIDELITIES = ("bytes", "content")
+_REASON = re.compile(r"[a-z][a-z-]{0,31}")  # later versions may know more of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Entry:
     content_sha256: str | None = None  # and digest of pixels, recipe and surrounding bytes
     parts: tuple[Part, ...] = ()
     problem: tuple[str, str] | None = None  # error code and sentence, where packing had to fall back
+    reason: str | None = None  # a code of ``images.reasons``: why an image file is stored verbatim
     extents: Extents | None = None  # where the file has data; all else of it is a hole
     link: str | None = None  # path of the entry that is another name of the same file
     pieces: tuple[PieceRow, ...] = ()  # of a file that was cut into pieces
@@ -113,6 +116,8 @@ class Entry:
             row["pieces"] = [piece.as_json() for piece in self.pieces]
         if self.problem is not None:
             row["problem"] = {"code": self.problem[0], "message": self.problem[1]}
+        if self.reason is not None:
+            row["reason"] = self.reason
         return row
 
     @classmethod
@@ -154,6 +159,8 @@ class Entry:
             method=method,
             parts=tuple(Part.from_json(part) for part in _list(row, "parts")),
         )
+        if "reason" in row:
+            entry = replace(entry, reason=_reason(row["reason"]))
         if "extents" in row:
             entry = replace(entry, extents=_extents(_list(row, "extents"), entry.size))
         if "link" in row:
@@ -236,6 +243,12 @@ def sparse_digest(size: int, extents: Extents) -> hashlib._Hash:
     """
     head = json.dumps([size, [list(extent) for extent in extents]], separators=(",", ":"))
     return hashlib.sha256(head.encode() + b"\n")
+
+
+def _reason(value: Json) -> str:
+    if not isinstance(value, str) or not _REASON.fullmatch(value):
+        raise ValueError("its reason is no short code")
+    return value
 
 
 def _extents(values: list[Json], size: int) -> Extents:

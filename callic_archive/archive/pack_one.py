@@ -39,7 +39,16 @@ from callic_archive.errors import (
 from callic_archive.images import tiff_jpeg
 from callic_archive.images.cutting import PIECE
 from callic_archive.images.jpeg_streams import Tables, find
-from callic_archive.images.source import Context, Limits, Parsed, images_equal, parse, parse_again, rebuild
+from callic_archive.images.reasons import NotTaken
+from callic_archive.images.source import (
+    Context,
+    Limits,
+    Parsed,
+    examine,
+    images_equal,
+    parse_again,
+    rebuild,
+)
 
 # bytes of a file in one STORED or SURROUND record: bounds memory, and what one damaged record costs
 CHUNK = 64 << 20
@@ -97,7 +106,8 @@ class Packed:
     format: str | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     content_sha256: str | None = None
-    failure: CallicError | None = None  # why a file that claims to be an image was stored verbatim
+    failure: CallicError | None = None  # what went wrong with a file that claims to be an image, or
+    reason: str | None = None  # one of ``REASONS``, why it was stored verbatim
 
 
 class HashSink:
@@ -148,22 +158,26 @@ def pack_one(
     size = memoryview(data).nbytes
     if size == 0:
         return Packed(digest, 0, "none", "bytes", iter(()))
-    failure: CallicError | None = None
-    if codec is not None:
-        taken = attempt(lambda: take_apart(data, digest, options, context, parser))
-        if isinstance(taken, Taken):
-            packed = attempt(partial(_encode, data, digest, taken, codec(), options))
-            if isinstance(packed, Packed):
-                return packed
-            failure = packed
-        else:
-            failure = taken
     if codec is None:
         return Packed(digest, size, "stored", "bytes", stored_pieces(data))
+    failure: CallicError | None = None
+    reason: str | None = None
+    taken = attempt(lambda: take_apart(data, digest, options, context, parser))
+    if isinstance(taken, Taken):
+        packed = attempt(partial(_encode, data, digest, taken, codec(), options))
+        if isinstance(packed, Packed):
+            return packed
+        failure, reason = packed, "not-smaller"
+    elif isinstance(taken, NotTaken):
+        reason = taken.reason
+    else:
+        failure = taken
     pieces = stored_pieces(data, tables=_tables(data, options))
     if is_jpeg(data):
         pieces = iter(recoded_jpeg(data) or pieces)
-    return Packed(digest, size, "stored", "bytes", pieces, failure=failure)
+    return Packed(
+        digest, size, "stored", "bytes", pieces, failure=failure, reason=None if failure else reason
+    )
 
 
 def is_jpeg(data: bytes | memoryview) -> bool:
@@ -224,16 +238,21 @@ def take_apart(
     options: PackOptions,
     context: Context | None,
     parser: Parser | None,
-) -> Taken | None:
-    """The file as images with what ``rebuild`` was proven to give, or None when it should rather be stored."""
-    parsed = parse(data, "", options.limits, context) if parser is None else parser(data)
-    if parsed is None or not parsed.images:
-        return None
+) -> Taken | NotTaken | None:
+    """The file as images with what ``rebuild`` was proven to give, or why it should rather be stored.
+
+    None of what claims to be no image.
+    """
+    parsed = examine(data, "", options.limits, context) if parser is None else parser(data)
+    if parsed is None or isinstance(parsed, NotTaken):
+        return parsed
+    if not parsed.images:
+        return NotTaken("no-pixels")
     fidelity = prove_rebuild(parsed, digest, options, parser)
     if fidelity == "content" and options.fidelity == "bytes":
-        return None
+        return NotTaken("content-only")
     if len(json.dumps(parsed.recipe)) + 600 * len(parsed.images) > MAX_ROW:
-        return None
+        return NotTaken("many-images")
     return Taken(parsed, fidelity, parser)
 
 

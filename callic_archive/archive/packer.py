@@ -470,6 +470,7 @@ def described(entry: Entry, packed: Packed) -> Entry:
         format=packed.format,
         recipe=packed.recipe,
         content_sha256=packed.content_sha256,
+        reason=packed.reason,
     )
 
 

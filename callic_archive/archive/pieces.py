@@ -12,6 +12,10 @@ Json = Any
 Runs = tuple[tuple[int, int, int], ...]  # (first, step, count)
 MOST_SPANS = 1 << 24  # of all pieces of a file
 MOST_IMAGES = 1 << 16  # of a file
+_RANGES = {
+    "uint8": (0, 0xFF), "uint16": (0, 0xFFFF), "int16": (-0x8000, 0x7FFF),
+    "uint32": (0, 0xFFFFFFFF), "uint64": (0, (1 << 64) - 1),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,12 @@ class Picture:
         shape = tuple(whole_number(extent, "shape", MAX_SIZE) for extent in row["shape"])
         if not 2 <= len(shape) <= 3 or min(shape) < 1:
             raise ValueError(f"an image has the shape {shape}")
-        dtype = one_of(row, "dtype", ("uint8", "uint16", "int16", "uint32", "uint64"))
-        return cls(shape, dtype, whole_number(row.get("fill", 0), "fill", None))
+        dtype = one_of(row, "dtype", tuple(_RANGES))
+        fill = row.get("fill", 0)
+        low, high = _RANGES[dtype]
+        if type(fill) is not int or not low <= fill <= high:
+            raise ValueError(f"an image of {dtype} is filled with {str(fill)[:40]}")
+        return cls(shape, dtype, fill)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from callic_archive.cli import options
 from callic_archive.cli.options import Common
 from callic_archive.cli.report import Report, plural, size_text
 from callic_archive.cli.running import run_verb
+
+if TYPE_CHECKING:
+    from callic_archive.archive.entries import Entry
 
 
 @click.command(short_help="Show what an ARCHIVE holds as a whole.")
@@ -51,6 +54,7 @@ def _info(report: Report, *, archive: Path) -> None:
             "symlinks": sum(entry.kind == "symlink" for entry in entries),
             "kinds": dict(sorted(Counter(entry.format or entry.method for entry in files).items())),
             "fidelity": dict(sorted(Counter(entry.fidelity for entry in files).items())),
+            "verbatim": dict(sorted(Counter(filter(None, map(_why, files))).items())),
             "source_bytes": source,
             "stored_bytes": stored,
             "archive_bytes": sum(p.stat().st_size for p in archive.rglob("*") if p.is_file()),
@@ -70,6 +74,11 @@ def _info(report: Report, *, archive: Path) -> None:
             report.text(line, always=True)
 
 
+def _why(entry: Entry) -> str | None:
+    """Why an image file is stored as it is: an error code, or one of ``images.reasons``."""
+    return entry.problem[0] if entry.problem is not None else entry.reason
+
+
 def _lines(f: dict[str, Any], images: int) -> list[str]:
     ratio = f"ratio {f['source_bytes'] / f['stored_bytes']:.2f}" if f["stored_bytes"] else "nothing stored"
     settings = f["settings"]
@@ -81,6 +90,7 @@ def _lines(f: dict[str, Any], images: int) -> list[str]:
         f"{plural(f['symlinks'], 'link')}",
         f"files        {', '.join(f'{count} {kind}' for kind, count in f['kinds'].items()) or 'none'}",
         f"come back    {', '.join(f'{count} {name}' for name, count in f['fidelity'].items()) or 'none'}",
+        f"verbatim     {', '.join(f'{count} {name}' for name, count in f['verbatim'].items()) or 'no image files'}",
         f"size         {size_text(f['source_bytes'])} -> {size_text(f['stored_bytes'])}, {ratio}; "
         f"{size_text(f['archive_bytes'])} with models, index and specification",
     ]

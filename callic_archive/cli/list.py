@@ -24,7 +24,7 @@ def list_(common: Common, **values: Any) -> None:
     """List the entries of an ARCHIVE, or those that match any PATTERN.
 
     Columns: bytes of the file, bytes it takes in the archive, how it is stored, how exactly it comes back,
-    and its path.
+    and its path; behind that, in brackets, why an image file is stored as it is.
     """
     run_verb("list", common, lambda report: _list(report, **values))
 
@@ -59,7 +59,9 @@ def _line(report: Report, entry: Entry) -> str:
         target = report.shown(entry.target or "")
         return f"{'':>14} {'':>14} {'link':8} {'':7}  {path} -> {target}"
     link = f" = {report.shown(entry.link)}" if entry.link is not None else ""
-    return f"{entry.size:>14,} {entry.packed_size:>14,} {_kind(entry):8} {entry.fidelity:7}  {path}{link}"
+    why = entry.problem[0] if entry.problem is not None else entry.reason
+    end = f"{link}  [{why}]" if why is not None else link
+    return f"{entry.size:>14,} {entry.packed_size:>14,} {_kind(entry):8} {entry.fidelity:7}  {path}{end}"
 
 
 def _kind(entry: Entry) -> str:
@@ -90,6 +92,8 @@ def _fields(report: Report, entry: Entry) -> dict[str, Any]:
             "adapters": sorted(entry.adapters()),
             "models": sorted(entry.models()),
         }
+        if entry.reason is not None:
+            fields["reason"] = entry.reason
         if entry.link is not None:
             fields["link"] = report.path(entry.link)
         if entry.extents is not None:

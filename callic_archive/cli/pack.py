@@ -216,11 +216,15 @@ class _Watch:
             fidelity=entry.fidelity,
             source_bytes=entry.size,
             stored_bytes=entry.packed_size,
+            **({"reason": entry.reason} if entry.reason is not None else {}),
         )
         if self._report.verbose:
+            from callic_archive.images.reasons import REASONS
+
             shown = self._report.shown(entry.path)
             sizes = f"{size_text(entry.size)} -> {size_text(entry.packed_size)}"
-            self._report.detail(f"{shown}: {entry.format or entry.method}, {entry.fidelity}, {sizes}")
+            why = f" ({REASONS[entry.reason]})" if entry.reason in REASONS else ""
+            self._report.detail(f"{shown}: {entry.format or entry.method}{why}, {entry.fidelity}, {sizes}")
 
 
 def _dry_run(

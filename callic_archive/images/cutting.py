@@ -132,7 +132,7 @@ def _rects(layout: Layout, piece: int) -> Iterator[Rect]:
         yield 0, height, 0, width
         return
     free = _free(layout)
-    unpadded = layout.pitch == width * layout.spp * layout.itemsize
+    unpadded = not layout.bits and layout.pitch == width * layout.spp * layout.itemsize
     down = 1 if free else layout.block_rows
     across = 1 if free and unpadded else layout.block_columns if layout.across > 1 else width
     if min(down, height) * min(across, width) * pixel > _LARGEST * piece:

@@ -1,5 +1,6 @@
 """DICOM with native pixels, deflated, or coded as ``dicom_coded`` knows: any VR and byte order, with or without preamble.
 
+Native samples have 1, 8, 16, 32 or 64 bits and are integers or floats.
 pydicom finds Pixel Data and the attributes that describe it; it never writes. The pixel cells are cut out as
 they lie, all allocated bits, so overlays and rubbish above Bits Stored survive (DICOM PS3.5, chapter 8).
 Everything around them stays as it is, group lengths and private elements included.
@@ -9,28 +10,30 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from callic_archive.errors import MalformedSource, SourceError, TruncatedSource
 from callic_archive.images import dicom_coded
 from callic_archive.images.layout import Image, Layout
-from callic_archive.images.members import Member, join, rebuild_members, usable
+from callic_archive.images.members import Member, join, rebuild_members
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Limits, Parsed, ViewFile
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
 from callic_archive.images.stacks import stacked
 from callic_archive.images.streams import find, inflate
 
-_PIXEL_DATA = 0x7FE00010
+_PIXEL_DATA, _FLOATS, _DOUBLES = 0x7FE00010, 0x7FE00008, 0x7FE00009
+_WIDE = {_FLOATS: (b"OF", 32), _DOUBLES: (b"OD", 64)}  # VR, and bits allocated
 _IMPLICIT_LITTLE, _EXPLICIT_LITTLE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _EXPLICIT_BIG, _DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
-_GRAY = ("MONOCHROME1", "MONOCHROME2")
-_COLOUR = (
-    "RGB",
-    "YBR_FULL",
-)  # one sample of each kind a pixel; subsampled chroma is not native in this sense
+_JPEG_FAMILY, _LOSSY = "1.2.840.10008.1.2.4.", ("50", "51", "53", "55", "91", "93", "203", "111", "112")
+_FILMS = tuple(str(n) for n in range(100, 110))  # MPEG-2, MPEG-4 and HEVC
+_ONE = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")  # samples of one kind: gray values, or indices
+_THREE = ("RGB", "YBR_FULL")  # one sample of each kind a pixel
+_HALVED = "YBR_FULL_422"  # two luma samples, then the chroma that both pixels share
 
 
 @contextmanager
@@ -95,112 +98,165 @@ def _transfer_syntax(dataset: Any) -> str | None:
     return _EXPLICIT_LITTLE if little else _EXPLICIT_BIG
 
 
-def _pixel_element(data: memoryview, at: int, syntax: str) -> tuple[str, int, int] | None:
-    """(VR, offset of the value, its length) of Pixel Data at ``at``, or None when it is not there."""
+def _word(data: memoryview, at: int, size: int, syntax: str) -> int:
+    return int.from_bytes(data[at : at + size], "big" if syntax == _EXPLICIT_BIG else "little")
 
-    def number(start: int, size: int) -> int:
-        return int.from_bytes(data[start : start + size], "big" if syntax == _EXPLICIT_BIG else "little")
 
-    if at + 12 > len(data) or number(at, 2) << 16 | number(at + 2, 2) != _PIXEL_DATA:
-        return None
+def _tag(data: memoryview, at: int, syntax: str) -> int:
+    """The tag of the element at ``at``; no tag of pixels at the end of the file."""
+    return _word(data, at, 2, syntax) << 16 | _word(data, at + 2, 2, syntax)
+
+
+@dataclass(frozen=True)
+class _Element:
+    """The element that holds the samples."""
+
+    vr: bytes
+    start: int  # of its value
+    length: int
+    tag: int = _PIXEL_DATA
+
+
+def _pixel_element(data: memoryview, at: int, syntax: str) -> _Element:
+    """The element of samples that begins at ``at``. Raises MalformedSource, TruncatedSource."""
+    tag = _tag(data, at, syntax)
+    if at + (8 if syntax == _IMPLICIT_LITTLE else 12) > len(data):
+        raise TruncatedSource("the DICOM file ends inside the head of its Pixel Data")
     if syntax == _IMPLICIT_LITTLE:
-        return "OW", at + 8, number(at + 4, 4)
+        return _Element(b"OW", at + 8, _word(data, at + 4, 4, syntax), tag)
     vr = bytes(data[at + 4 : at + 6])
-    if vr not in (b"OB", b"OW", b"UN"):
+    if vr not in ((b"OB", b"OW", b"UN") if tag == _PIXEL_DATA else (_WIDE[tag][0], b"UN")):
         raise MalformedSource(f"DICOM Pixel Data has the value representation {vr!r}")
-    return vr.decode(), at + 12, number(at + 8, 4)
+    return _Element(vr, at + 12, _word(data, at + 8, 4, syntax), tag)
 
 
-def parse(data: memoryview, limits: Limits) -> Parsed | None:
-    """See ``source.parse``.
-
-    Other compressed transfer syntaxes, palettes and files without pixels give None.
-    """
-    certain = bytes(data[128:132]) == b"DICM"
+def parse(data: memoryview, limits: Limits) -> Parsed:
+    """See ``source.parse``. Other compressed transfer syntaxes and files without pixels are not taken."""
     try:
         with _quiet():
-            return _parse(data, limits)
-    except SourceError:
-        if certain:
+            found = _examined(data, limits)
+            if isinstance(found, Parsed):
+                return found
+            return parse_spliced("dicom", data, found, limits)
+    except SourceError as error:
+        if bytes(data[128:132]) == b"DICM":
             raise
-        return None  # without the magic it was only a guess that this is DICOM
+        raise NotTaken("variant") from error  # without the magic it was only a guess that this is DICOM
 
 
 def layouts(data: memoryview, limits: Limits) -> list[Layout]:
-    """Where native samples lie; empty for all other DICOM. Raises SourceError subclasses."""
-    found: list[Layout] = []
-    try:
-        with _quiet():
-            _parse(data, limits, found.extend)
-    except SourceError:
-        if bytes(data[128:132]) == b"DICM":
-            raise
-    return found
+    """Where native samples lie. Raises NotTaken for all other DICOM, and SourceError subclasses."""
+    with _quiet():
+        found = _examined(data, limits, native_only=True)
+    return found if isinstance(found, list) else []
 
 
-def _parse(
-    data: memoryview, limits: Limits, native_only: Callable[[list[Layout]], None] | None = None
-) -> Parsed | None:
-    """The file taken apart; with ``native_only`` that hears of native samples, and nothing else is done."""
+def _examined(data: memoryview, limits: Limits, native_only: bool = False) -> Parsed | list[Layout]:
+    """Where native samples lie, or the file taken apart where they are coded.
+
+    Raises NotTaken, with ``native_only`` of all that is coded, and SourceError subclasses.
+    """
     named, end = _meta(data)
     if named == _DEFLATED:
-        return _deflated(data, end, limits) if native_only is None else None
+        if native_only:
+            raise NotTaken("coding")
+        return _deflated(data, end, limits)
     dataset, at = _read(data)
     syntax = _transfer_syntax(dataset)
     native = syntax in (_IMPLICIT_LITTLE, _EXPLICIT_LITTLE, _EXPLICIT_BIG)
-    if syntax is None or not (native or (native_only is None and syntax in dicom_coded.SYNTAXES)):
-        return None
+    if syntax is None:
+        raise NotTaken("no-pixels")
+    if _tag(data, at, syntax) not in (_PIXEL_DATA, *_WIDE):
+        raise NotTaken("no-pixels")
+    if not native and (native_only or syntax not in dicom_coded.SYNTAXES):
+        raise NotTaken(_why(syntax))
     element = _pixel_element(data, at, syntax)
-    if element is None:
-        return None
-    vr, start, length = element
-    if (length == 0xFFFFFFFF) == native:
-        return None  # not as the transfer syntax says
-    allocated = _number(dataset, "BitsAllocated")
+    if not element.length:
+        raise NotTaken("no-pixels")
+    if (element.length == 0xFFFFFFFF) == native:
+        raise NotTaken("variant")  # not as the transfer syntax says
+    form = _form(dataset, element, syntax)
+    limits.check_images(form.frames)
+    if not native:
+        return _coded(data, dataset, element, syntax, form, limits)
+    if form.allocated < 8 or (syntax == _EXPLICIT_BIG and form.allocated == 8):
+        swapped = syntax == _EXPLICIT_BIG and element.vr == b"OW"  # each pair of bytes
+        if swapped or (form.allocated == 1 and form.columns % 8):
+            raise NotTaken("samples")
+    planar = form.samples == 3 and _number(dataset, "PlanarConfiguration", 0) == 1
+    layout = _layout(form, syntax == _EXPLICIT_BIG, planar)
+    size = layout.count * layout.raw_length(0)
+    if size * form.frames > element.length:
+        raise MalformedSource(
+            f"DICOM Pixel Data has {element.length} bytes, its attributes promise {size * form.frames}"
+        )
+    start = element.start
+    if start + element.length > len(data):
+        raise TruncatedSource(f"DICOM Pixel Data promises {element.length} bytes, {len(data) - start} follow")
+    return stacked(
+        [
+            replace(layout, offsets=tuple(start + i * size + o for o in layout.offsets))
+            for i in range(form.frames)
+        ]
+    )
+
+
+def _why(syntax: str) -> str:
+    """The reason why a transfer syntax is not read."""
+    family, _, last = syntax.rpartition(".")
+    lossy = family + "." == _JPEG_FAMILY and (last in _LOSSY or last in _FILMS)
+    return "lossy" if lossy else "coding"
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What the attributes say of the samples; ``samples`` and ``columns`` as they lie in the file."""
+
+    frames: int
+    rows: int
+    columns: int
+    samples: int
+    allocated: int  # bits: 1, 8, 16, 32 or 64
+    signed: bool
+
+
+def _form(dataset: Any, element: _Element, syntax: str) -> _Form:
+    """The attributes. Raises NotTaken for what no image is made of, MalformedSource."""
+    if element.tag in _WIDE:
+        allocated = _WIDE[element.tag][1]
+    else:
+        allocated = _number(dataset, "BitsAllocated")
     samples = _number(dataset, "SamplesPerPixel", 1)
     photometric = _text(dataset, "PhotometricInterpretation")
-    if syntax == dicom_coded.JPEG_2000 and photometric == "YBR_RCT":
+    if syntax in dicom_coded.JPEG_2000 and photometric in ("YBR_RCT", "YBR_ICT"):
         photometric = "RGB"  # the colour transform is undone in decoding
-    if (allocated not in (8, 16)) or (samples, photometric in _GRAY, photometric in _COLOUR) not in (
-        (1, True, False),
-        (3, False, True),
-    ):
-        return None
+    if allocated not in (1, 8, 16, 32, 64) or (allocated == 1 and samples != 1):
+        raise NotTaken("samples")
     rows, columns = _number(dataset, "Rows"), _number(dataset, "Columns")
     frames = _number(dataset, "NumberOfFrames", 1)
     if not 0 < rows < 1 << 16 or not 0 < columns < 1 << 16 or frames < 1:
         raise MalformedSource(f"DICOM with {rows} rows, {columns} columns and {frames} frames")
-    limits.check_images(frames)
+    halved = samples == 3 and photometric == _HALVED and allocated == 8 and not columns % 2
+    if halved and syntax in (_IMPLICIT_LITTLE, _EXPLICIT_LITTLE, _EXPLICIT_BIG):
+        columns, samples = columns // 2, 4
+    elif (samples, photometric in _ONE, photometric in _THREE) not in ((1, True, False), (3, False, True)):
+        raise NotTaken("colour")
     signed = _number(dataset, "PixelRepresentation", 0) == 1
-    if not native:
-        # Lossless JPEG stores its samples in no more than BitsStored bits, as non-negative numbers.
-        kind = (
-            "uint8"
-            if allocated == 8
-            else "int16"
-            if signed and _number(dataset, "BitsStored", 16) == 16
-            else "uint16"
-        )
-        geometry = dicom_coded.Geometry(frames, rows, columns, samples, kind)
-        return dicom_coded.parse(
-            data, start, syntax, geometry, _bytes(dataset, "ExtendedOffsetTable"), limits
-        )
-    if syntax == _EXPLICIT_BIG and allocated == 8 and vr == "OW":
-        return None  # pairs of samples are swapped
-    planar = samples == 3 and _number(dataset, "PlanarConfiguration", 0) == 1
-    layout = _layout(rows, columns, samples, allocated // 8, signed, syntax == _EXPLICIT_BIG, planar)
-    size = layout.decoded_bytes
-    if size * frames > length:
-        raise MalformedSource(f"DICOM Pixel Data has {length} bytes, its attributes promise {size * frames}")
-    if start + length > len(data):
-        raise TruncatedSource(f"DICOM Pixel Data promises {length} bytes, {len(data) - start} follow")
-    found = stacked(
-        [replace(layout, offsets=tuple(start + i * size + o for o in layout.offsets)) for i in range(frames)]
-    )
-    if native_only is not None:
-        native_only(found)
-        return None
-    return parse_spliced("dicom", data, found, limits)
+    return _Form(frames, rows, columns, samples, allocated, signed and allocated <= 16)
+
+
+def _coded(
+    data: memoryview, dataset: Any, element: _Element, syntax: str, form: _Form, limits: Limits
+) -> Parsed:
+    """Encapsulated pixels. Raises NotTaken and SourceError subclasses."""
+    if form.allocated not in (8, 16) and (form.allocated, syntax) != (32, dicom_coded.RLE):
+        raise NotTaken("samples")
+    # Lossless JPEG stores its samples in no more than BitsStored bits, as non-negative numbers.
+    signed = form.allocated == 16 and form.signed and _number(dataset, "BitsStored", 16) == 16
+    kind = f"{'int' if signed else 'uint'}{form.allocated}"
+    geometry = dicom_coded.Geometry(form.frames, form.rows, form.columns, form.samples, kind)
+    extended = _bytes(dataset, "ExtendedOffsetTable")
+    return dicom_coded.parse(data, element.start, syntax, geometry, extended, limits)
 
 
 def _meta(data: memoryview) -> tuple[str, int]:
@@ -222,15 +278,16 @@ def _meta(data: memoryview) -> tuple[str, int]:
     return named, at
 
 
-def _deflated(data: memoryview, at: int, limits: Limits) -> Parsed | None:
+def _deflated(data: memoryview, at: int, limits: Limits) -> Parsed:
     """A file whose data set, from byte ``at`` on, is one deflate stream (PS3.5, annex A.5)."""
     raw, used = inflate(data[at:], limits)
-    inner = _parse(raw, limits) if _meta(raw)[1] == 0 else None
-    if inner is None or not usable(inner):
-        return None
+    if _meta(raw)[1]:
+        raise NotTaken("variant")
+    found = _examined(raw, limits)
+    inner = found if isinstance(found, Parsed) else parse_spliced("dicom", raw, found, limits)
     named = find(raw, data[at : at + used])
     if named is None:
-        return None
+        raise NotTaken("encoder")
     return join("dicom", data, [Member(at, at + used, named[0], inner, named[1])], limits)
 
 
@@ -242,11 +299,13 @@ def _bytes(dataset: Any, name: str) -> bytes:
         raise MalformedSource(f"the DICOM attribute {name} cannot be read") from error
 
 
-def _layout(
-    rows: int, columns: int, samples: int, itemsize: int, signed: bool, big: bool, planar: bool
-) -> Layout:
+def _layout(form: _Form, big: bool, planar: bool) -> Layout:
     """One frame as if it began at offset 0."""
-    letter = f"{'i' if signed else 'u'}{itemsize}"
+    rows, columns, samples = form.rows, form.columns, form.samples
+    if form.allocated == 1:
+        return Layout(rows, columns, 1, "|u1", rows, columns, columns // 8, (0,), bits=1, lowest_first=True)
+    itemsize = form.allocated // 8
+    letter = f"{'i' if form.signed else 'u'}{itemsize}"
     dtype = "|" + letter if itemsize == 1 else (">" if big else "<") + letter
     plane = rows * columns * itemsize
     offsets = tuple(plane * s for s in range(samples)) if planar else (0,)

@@ -6,7 +6,7 @@ padding. Each code that is cut out was made from the pixels once before; what di
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
@@ -17,16 +17,18 @@ from callic_archive.errors import MalformedSource, RebuildMismatch
 from callic_archive.images import dicom_rle, jpeg2000, jpeg_lossless, jpeg_ls
 from callic_archive.images.dicom_items import Span, frames, items, part
 from callic_archive.images.layout import Image, runs_of, unrun
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.stacks import stacks
 
 RLE = "1.2.840.10008.1.2.5"
 JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
-JPEG_2000 = "1.2.840.10008.1.2.4.90"  # the lossless one
+JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")  # the second may be without loss, too
 JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
-SYNTAXES = (RLE, *JPEG, *JPEG_LS, JPEG_2000)
+SYNTAXES = (RLE, *JPEG, *JPEG_LS, *JPEG_2000)
 # samples' bytes to code bytes: RLE cannot pass 64, JPEG with a bit a sample 16; JPEG-LS has runs of whole rows
 _RATIO = 160
+_DTYPES = ("uint8", "uint16", "int16", "uint32")
 _MOST_ENCODERS = 1 << 16
 _MOST_KEPT = 0.5  # share of the coded bytes; beyond it taking the file apart gains nothing
 # ["rle", name], ["jpeg", precision, predictor, restart, pad, [table in hexadecimal, ..]],
@@ -42,7 +44,7 @@ class Geometry:
     height: int
     width: int
     samples: int
-    dtype: str  # "uint8", "uint16" or "int16"
+    dtype: str  # "uint8", "uint16" or "int16"; of RLE "uint32" too
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,18 +69,21 @@ _KEPT = _Code([], [])
 
 def parse(
     data: memoryview, start: int, syntax: str, geometry: Geometry, extended: bytes, limits: Limits
-) -> Parsed | None:
-    """The file with its encapsulated pixels (first item at ``start``) taken apart; None where that cannot be done."""
+) -> Parsed:
+    """The file with its encapsulated pixels (first item at ``start``) taken apart.
+
+    Raises NotTaken where that cannot be done, and SourceError subclasses.
+    """
     found = items(data, start, limits)
     if not found:
         raise MalformedSource("the encapsulated DICOM pixels have no offset table")
     total = geometry.frame_bytes * geometry.count
     ratio = limits.max_ratio if syntax in JPEG_LS else min(limits.max_ratio, _RATIO)
     replace(limits, max_ratio=ratio).check_decoded(total, len(data))
-    first = b"" if syntax == RLE else b"\xff\x4f\xff\x51" if syntax == JPEG_2000 else b"\xff\xd8\xff"
+    first = b"" if syntax == RLE else b"\xff\x4f\xff\x51" if syntax in JPEG_2000 else b"\xff\xd8\xff"
     fragments = frames(data, found, geometry.count, extended, first)
     if fragments is None:
-        return None
+        raise NotTaken("variant")
     images = [
         np.empty((n * geometry.height, *geometry.shape[1:]), geometry.dtype) for _, n in _stacks(geometry)
     ]
@@ -86,14 +91,10 @@ def parse(
     for frame, spans in enumerate(fragments):
         code = memoryview(b"".join(data[o : o + n] for o, n in spans))
         target = _frame(images, geometry, frame)
-        take = {RLE: _rle, JPEG_2000: _jpeg_2000, **dict.fromkeys(JPEG_LS, _jpeg_ls)}.get(syntax, _jpeg)
-        coded = take(code, spans, target, geometry)
-        if coded is None:
-            return None
-        codes += coded
+        codes += _TAKERS[syntax](code, spans, target, geometry)
     lost = sum(n for _, n in found[1:]) - sum(n for code in codes for _, n in code.spans)
     if lost > _MOST_KEPT * sum(n for _, n in found[1:]) + 64 * len(found):
-        return None
+        raise NotTaken("encoder")
     return _joined(data, geometry, images, codes)
 
 
@@ -117,7 +118,7 @@ def _plane(frame: Image, k: int) -> NDArray[np.uint8]:
     return plane
 
 
-def _rle(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code] | None:
+def _rle(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code]:
     size = frame.dtype.itemsize
     codes: list[_Code] = []
     frame[...] = 0
@@ -139,10 +140,10 @@ def _rle(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) 
     return codes
 
 
-def _jpeg(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code] | None:
+def _jpeg(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code]:
     header = jpeg_lossless.read_header(bytes(code))
     if header is None:
-        return None
+        raise NotTaken("coding")
     size = frame.dtype.itemsize
     told = (header.height, header.width, len(header.scan.tables))
     if told != (geometry.height, geometry.width, geometry.samples) or (header.scan.precision > 8) != (
@@ -154,7 +155,7 @@ def _jpeg(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry)
     frame[...] = wide.view(np.int16) if frame.dtype == np.int16 else wide
     own = code[header.begin : header.end]
     if size == 1 and (wide > 255).any():
-        return None
+        raise NotTaken("variant")
     scan = header.scan
     for pad in (1, 0):
         try:
@@ -174,17 +175,18 @@ def _jpeg(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry)
     return [_KEPT]
 
 
-def _jpeg_2000(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code] | None:
+def _jpeg_2000(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code]:
     header = jpeg2000.read_header(bytes(code))
-    if header is None:
-        return None
-    if (header.height, header.width, header.samples) != (geometry.height, geometry.width, geometry.samples):
+    if header.shape != (geometry.height, geometry.width, geometry.samples):
         raise MalformedSource("a JPEG 2000 frame has another size than the DICOM attributes tell")
     image = jpeg2000.decode(bytes(code), header)
     if image is None or image.dtype.itemsize != frame.dtype.itemsize:
-        return None
+        raise NotTaken("variant")
     frame[...] = image.view(frame.dtype)
-    made = jpeg2000.encode(image, header.choices)
+    try:
+        made = jpeg2000.encode(image, header.choices)
+    except RebuildMismatch:
+        return [_KEPT]
     if not made or code[header.begin : header.begin + len(made)] != made:
         return [_KEPT]
     use = header.choices
@@ -192,14 +194,14 @@ def _jpeg_2000(code: memoryview, spans: list[Span], frame: Image, geometry: Geom
     return [_Code(encoder, part(spans, header.begin, header.begin + len(made)))]
 
 
-def _jpeg_ls(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code] | None:
+def _jpeg_ls(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code]:
     whole = bytes(code)
     header = jpeg_ls.read_header(whole)
-    if (header.height, header.width, header.samples) != (geometry.height, geometry.width, geometry.samples):
+    if header.shape != (geometry.height, geometry.width, geometry.samples):
         raise MalformedSource("a JPEG-LS frame has another size than the DICOM attributes tell")
     image = jpeg_ls.decode(whole, header)
     if image is None or image.itemsize > frame.dtype.itemsize:
-        return None
+        raise NotTaken("variant")
     frame[...] = image.astype(f"u{frame.dtype.itemsize}").view(frame.dtype)
     try:
         made = jpeg_ls.encode(image, header.choices)
@@ -210,6 +212,13 @@ def _jpeg_ls(code: memoryview, spans: list[Span], frame: Image, geometry: Geomet
     use = header.choices
     encoder = ["charls", use.bits, use.near, use.interleave]
     return [_Code(encoder, part(spans, header.begin, header.begin + len(made)))]
+
+
+_Taker = Callable[[memoryview, list[Span], Image, Geometry], list[_Code]]
+_TAKERS: dict[str, _Taker] = {
+    RLE: _rle, **dict.fromkeys(JPEG, _jpeg), **dict.fromkeys(JPEG_LS, _jpeg_ls),
+    **dict.fromkeys(JPEG_2000, _jpeg_2000),
+}  # fmt: skip
 
 
 def _joined(data: memoryview, geometry: Geometry, images: Sequence[Image], codes: Sequence[_Code]) -> Parsed:
@@ -249,7 +258,7 @@ def _geometry(recipe: Mapping[str, Any], images: Sequence[Image]) -> Geometry:
     numbers = [int(recipe[name]) for name in ("frames", "height", "width", "samples")]
     count, height, width, samples = numbers
     geometry, each = Geometry(count, height, width, samples, str(recipe["dtype"])), int(recipe["stack"])
-    if min(*numbers, each) < 1 or geometry.samples > 4 or geometry.dtype not in ("uint8", "uint16", "int16"):
+    if min(*numbers, each) < 1 or geometry.samples > 4 or geometry.dtype not in _DTYPES:
         raise RebuildMismatch("the recipe names frames that cannot be")
     if len(images) != -(-geometry.count // each):
         raise RebuildMismatch(f"the recipe needs {-(-geometry.count // each)} images, got {len(images)}")

@@ -9,7 +9,8 @@ from typing import Any, BinaryIO
 from callic_archive.errors import MalformedSource, SourceError, TruncatedSource
 from callic_archive.images import gzip_chain, source
 from callic_archive.images.layout import Image
-from callic_archive.images.members import Member, join, rebuild_members, usable
+from callic_archive.images.members import Member, join, rebuild_members
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import HEAD, Limits, Parsed
 from callic_archive.images.streams import BEST, DEFAULT, FAST, find, inflate, inflate_head
 
@@ -62,39 +63,34 @@ def unpack(data: memoryview, limits: Limits, at: int = 0, spent: int = 0) -> tup
     return raw, start, end
 
 
-def parse(data: memoryview, limits: Limits) -> Parsed | None:
-    """See ``source.parse``.
-
-    Other contents than images, and streams that cannot be made again, give None.
-    """
+def parse(data: memoryview, limits: Limits) -> Parsed:
+    """See ``source.parse``. Other contents than images, and streams that cannot be made again, are not taken."""
     head = inflate_head(data[body_start(data) :], HEAD)
     claimed = source.is_member(head)
     if not claimed and len(head) >= HEAD:
-        return None
+        raise NotTaken("members")
     try:
         return _parse(data, limits)
-    except SourceError:
+    except SourceError as error:
         if claimed:
             raise
-        return None  # the first member was too short to tell
+        raise NotTaken("members") from error  # the first member was too short to tell
 
 
-def _parse(data: memoryview, limits: Limits) -> Parsed | None:
+def _parse(data: memoryview, limits: Limits) -> Parsed:
     raw, start, end = unpack(data, limits)
     if bytes(data[end + 8 : end + 11]) == _MAGIC:
         return _parse_chain(data, raw, gzip_chain.Piece(start, end, len(raw)), limits)
     inner = source.parse_member(raw, limits)
-    if inner is None or not usable(inner):
-        return None
     named = find(raw, data[start:end], likely_level(data))
     if named is None:
-        return None
+        raise NotTaken("encoder")
     return join("gzip", data, [Member(start, end, named[0], inner, named[1])], limits)
 
 
 def _parse_chain(
     data: memoryview, first: memoryview, piece: gzip_chain.Piece, limits: Limits
-) -> Parsed | None:
+) -> Parsed:
     """A file of several members; what follows the last, zeros mostly, is kept."""
     pieces, whole = [piece], bytearray(first)
     looked = False
@@ -102,24 +98,22 @@ def _parse_chain(
         if not looked and len(whole) >= HEAD:
             looked = True
             if not source.is_member(bytes(whole[:HEAD])):
-                return None
+                raise NotTaken("members")
         at = pieces[-1].end + 8
         if bytes(data[at : at + 3]) != _MAGIC:
             break
         if len(pieces) >= _MOST_MEMBERS:
-            return None
+            raise NotTaken("variant")
         raw, start, end = unpack(data, limits, at, len(whole))
         pieces.append(gzip_chain.Piece(start, end, len(raw)))
         whole += raw
     if not looked and not source.is_member(bytes(whole[:HEAD])):
-        return None
+        raise NotTaken("members")
     joined = memoryview(whole).toreadonly()
     inner = source.parse_member(joined, limits)
-    if inner is None or not usable(inner):
-        return None
     found = gzip_chain.describe(data, pieces, joined, int.from_bytes(likely_level(data), "big"))
     if found is None:
-        return None
+        raise NotTaken("encoder")
     return join("gzip", data, [Member(piece.start, pieces[-1].end, found[0], inner, found[1])], limits)
 
 

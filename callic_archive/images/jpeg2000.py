@@ -5,6 +5,7 @@ The format leaves an encoder many choices, so only what OpenJPEG writes (and Jas
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.errors import MalformedSource, RebuildMismatch, TruncatedSource
+from callic_archive.images.frame_code import Header
+from callic_archive.images.reasons import NotTaken
 
 _SIZ, _COD, _SOT, _SOD = 0x51, 0x52, 0x90, 0x93
 
@@ -26,24 +29,13 @@ class Choices:
     signed: bool
 
 
-@dataclass(frozen=True)
-class Header:
-    """What the headers of a code say, and where the bytes behind them begin."""
+def read_header(code: bytes) -> Header[Choices]:
+    """The headers of a code.
 
-    height: int
-    width: int
-    samples: int
-    choices: Choices
-    begin: int
-
-
-def read_header(code: bytes) -> Header | None:
-    """The headers of a code, or None for one that OpenJPEG as it is called here does not make.
-
-    Raises MalformedSource and TruncatedSource.
+    Raises NotTaken for one that OpenJPEG as it is called here does not make, MalformedSource and TruncatedSource.
     """
     if code[4:8] == b"jP  ":
-        return None  # in boxes, which DICOM does not allow
+        raise NotTaken("variant")  # in boxes, which DICOM does not allow
     if code[:4] != b"\xff\x4f\xff\x51":
         raise MalformedSource("a frame said to be JPEG 2000 does not begin as one")
     at = 2
@@ -60,12 +52,8 @@ def read_header(code: bytes) -> Header | None:
             raise MalformedSource("a JPEG 2000 frame has broken headers")
         if marker == _SIZ:
             size = _size(body)
-            if size is None:
-                return None
         elif marker == _COD:
             coding = _coding(body)
-            if coding is None:
-                return None
         at += 2 + length
     if size is None or coding is None:
         raise MalformedSource("a JPEG 2000 frame has no headers")
@@ -73,8 +61,8 @@ def read_header(code: bytes) -> Header | None:
     return Header(height, width, samples, Choices(coding[0], coding[1], bits, signed), at + 2)
 
 
-def _size(body: bytes) -> tuple[int, int, int, int, bool] | None:
-    """(height, width, samples, bits, signed) of an image in one tile, or None."""
+def _size(body: bytes) -> tuple[int, int, int, int, bool]:
+    """(height, width, samples, bits, signed) of an image in one tile. Raises NotTaken for others."""
     if len(body) < 36:
         raise MalformedSource("a JPEG 2000 frame has broken headers")
     width, height, x, y, across, down, tx, ty = (
@@ -83,24 +71,26 @@ def _size(body: bytes) -> tuple[int, int, int, int, bool] | None:
     samples = int.from_bytes(body[34:36], "big")
     parts = body[36 : 36 + 3 * samples]
     if len(parts) != 3 * samples or not samples or any((x, y, tx, ty)) or across < width or down < height:
-        return None
+        raise NotTaken("encoder")
     if parts != parts[:3] * samples or parts[1:3] != b"\1\1" or (parts[0] & 127) > 15:
-        return None
+        raise NotTaken("encoder")
     return height, width, samples, (parts[0] & 127) + 1, bool(parts[0] & 128)
 
 
-def _coding(body: bytes) -> tuple[int, bool] | None:
-    """(resolutions, colour transform) of the coding that is done here, or None."""
+def _coding(body: bytes) -> tuple[int, bool]:
+    """(resolutions, colour transform) of the coding that is done here. Raises NotTaken for others."""
     if len(body) < 10:
         raise MalformedSource("a JPEG 2000 frame has broken headers")
+    if body[9] != 1:
+        raise NotTaken("lossy")
     layers = int.from_bytes(body[2:4], "big")
-    plain = (
-        body[0] == 0 and layers == 1 and body[6:10] == b"\4\4\0\1"
-    )  # blocks of 64 x 64, no styles, reversible
-    return (body[5] + 1, bool(body[4])) if plain and body[5] <= 32 else None
+    # no precincts, one layer, blocks of 64 x 64 without styles
+    if body[0] or layers != 1 or body[6:9] != b"\4\4\0" or body[5] > 32:
+        raise NotTaken("encoder")
+    return body[5] + 1, bool(body[4])
 
 
-def decode(code: bytes, header: Header) -> NDArray[Any] | None:
+def decode(code: bytes, header: Header[Choices]) -> NDArray[Any] | None:
     """The samples (H, W, C): uint8, uint16 or int16. None for others. Raises MalformedSource."""
     import imagecodecs
 
@@ -108,9 +98,9 @@ def decode(code: bytes, header: Header) -> NDArray[Any] | None:
         image: NDArray[Any] = np.asarray(imagecodecs.jpeg2k_decode(code, numthreads=1))
     except RuntimeError as error:
         raise MalformedSource("a JPEG 2000 frame cannot be decoded") from error
-    if image.size != header.height * header.width * header.samples or image.dtype not in ("u1", "u2", "i2"):
+    if image.size != math.prod(header.shape) or image.dtype not in ("u1", "u2", "i2"):
         return None
-    return image.reshape(header.height, header.width, header.samples)
+    return image.reshape(header.shape)
 
 
 def encode(image: NDArray[Any], choices: Choices) -> bytes:
@@ -124,7 +114,7 @@ def encode(image: NDArray[Any], choices: Choices) -> bytes:
             image[..., 0] if image.shape[2] == 1 else image, level=0, codecformat="j2k", reversible=True,
             resolutions=choices.resolutions, mct=choices.mct, bitspersample=choices.bits, numthreads=1,
         )  # fmt: skip
-    except RuntimeError as error:
+        begin = read_header(bytes(code)).begin
+    except (RuntimeError, NotTaken) as error:
         raise RebuildMismatch("the recipe names a JPEG 2000 code that cannot be made") from error
-    header = read_header(bytes(code))
-    return bytes(code[header.begin :]) if header is not None else b""
+    return bytes(code[begin:])

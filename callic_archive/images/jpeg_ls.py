@@ -6,6 +6,7 @@ lossless code once more mostly gives the same code, since every sample lies on a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.errors import MalformedSource, RebuildMismatch, TruncatedSource
+from callic_archive.images.frame_code import Header
 
 _SOF, _SOS, _EOI = 0xF7, 0xDA, 0xD9
 
@@ -31,18 +33,7 @@ class Choices:
         return "uint8" if self.bits <= 8 else "uint16"
 
 
-@dataclass(frozen=True)
-class Header:
-    """What the headers of a code say, and where the bytes behind those of its first scan begin."""
-
-    height: int
-    width: int
-    samples: int
-    choices: Choices
-    begin: int
-
-
-def read_header(code: bytes) -> Header:
+def read_header(code: bytes) -> Header[Choices]:
     """The headers of a code. Raises MalformedSource and TruncatedSource."""
     if code[:2] != b"\xff\xd8":
         raise MalformedSource("a frame said to be JPEG-LS does not begin as one")
@@ -65,11 +56,11 @@ def read_header(code: bytes) -> Header:
             return Header(height, width, samples, Choices(bits, body[-3], body[-2]), at)
 
 
-def decode(code: bytes, header: Header) -> NDArray[Any] | None:
+def decode(code: bytes, header: Header[Choices]) -> NDArray[Any] | None:
     """The samples (H, W, C), uint8 or uint16. None for what CharLS does not take. Raises MalformedSource."""
     import jpeg_ls
 
-    choices, shape = header.choices, (header.height, header.width, header.samples)
+    choices, shape = header.choices, header.shape
     if not (2 <= choices.bits <= 16 and choices.interleave <= 2):
         return None
     try:
@@ -79,7 +70,7 @@ def decode(code: bytes, header: Header) -> NDArray[Any] | None:
     if (told["height"], told["width"], told["components"], told["bits_per_sample"]) != (*shape, choices.bits):
         return None
     flat = np.frombuffer(raw, choices.dtype)
-    if flat.size != header.height * header.width * header.samples:
+    if flat.size != math.prod(shape):
         return None
     if choices.interleave == 0:
         return np.moveaxis(flat.reshape(shape[2], *shape[:2]), 0, 2)

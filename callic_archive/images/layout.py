@@ -7,7 +7,8 @@ padded rows stored bottom up, DICOM a block a frame or a plane, TIFF strips or t
     byte of sample (y, x, s)  =  offsets[k] + (y - by * block_rows) * pitch
                                  + ((x - bx * block_columns) * spp + s) * itemsize
 
-where spp is the samples per pixel inside one block: 1 when planar.
+where spp is the samples per pixel inside one block: 1 when planar. Samples of fewer bits than their type (``bits``)
+follow each other without gaps within a row.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.errors import RebuildMismatch
+from callic_archive.images.bit_packing import pack_bits, packed_bytes, unpack_bits, unused_bits
 
 Image = NDArray[Any]
 DTYPES = ("|u1", "|i1", "<u2", ">u2", "<i2", ">i2", "<u4", ">u4", "<u8", ">u8")
@@ -56,6 +58,8 @@ class Layout:
     transpose: bool = False  # columns are stored one after the other
     split: bool = False  # each sample is an image of its own (``apart``)
     frames: int = 1  # slices or frames of equal height that lie below each other; for information
+    bits: int = 0  # of a sample, where those of a row share bytes: 1..7 of "|u1", 9..15 of ">u2"; 0: whole bytes
+    lowest_first: bool = False  # single bits: the first is the lowest of its byte
 
     @property
     def itemsize(self) -> int:
@@ -95,6 +99,14 @@ class Layout:
         """
         return np.dtype("u1" if self.dtype == "|i1" else self.dtype[1:])
 
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of ``columns`` pixels of a row of a block that belong to them alone."""
+        return columns * self.spp * (self.bits or 8 * self.itemsize) // 8
+
+    def full_row(self, columns: int) -> int:
+        """Bytes of ``columns`` pixels of a row of a block, a last one that they do not fill included."""
+        return packed_bytes(columns * self.spp, self.bits or 8 * self.itemsize)
+
     @property
     def images(self) -> int:
         """How many images the raster gives."""
@@ -123,20 +135,31 @@ class Layout:
     def pad_length(self, k: int) -> int:
         """Bytes of block ``k`` that are no pixel of the image."""
         _, y0, y1, x0, x1 = self.region(k)
-        return self.raw_length(k) - (y1 - y0) * (x1 - x0) * self.spp * self.itemsize
+        return self.raw_length(k) - (y1 - y0) * self.row_bytes(x1 - x0)
 
     def padding(self, k: int, raw: memoryview) -> bytes:
-        """The padding bytes of an uncompressed block, in stored order."""
+        """The padding bytes of an uncompressed block, in stored order.
+
+        A byte of which pixels have but the first bits counts as padding, with these bits 0.
+        """
         _, y0, y1, x0, x1 = self.region(k)
         rows = np.frombuffer(raw, np.uint8, self.raw_length(k)).reshape(-1, self.pitch)
-        valid = (x1 - x0) * self.spp * self.itemsize
-        return rows[: y1 - y0, valid:].tobytes() + rows[y1 - y0 :].tobytes()
+        valid = self.row_bytes(x1 - x0)
+        right = rows[: y1 - y0, valid:]
+        if self._shared(x1 - x0):
+            right = right.copy()
+            right[:, 0] &= np.uint8(unused_bits(self._shared(x1 - x0), self.lowest_first))
+        return right.tobytes() + rows[y1 - y0 :].tobytes()
+
+    def _shared(self, columns: int) -> int:
+        """Bits that the last pixels of a row have in a byte that they do not fill."""
+        return columns * self.spp * self.bits % 8
 
     def pieces(self, k: int, raster: Image, pad: memoryview) -> Iterator[bytes]:
         """Block ``k`` of ``raster`` (H, W, S) as it is stored before compression, in pieces of CHUNK."""
         plane, y0, y1, x0, x1 = self.region(k)
         part = raster[y0:y1, x0:x1, plane : plane + 1] if self.planar else raster[y0:y1, x0:x1]
-        valid = (x1 - x0) * self.spp * self.itemsize
+        valid, full = self.row_bytes(x1 - x0), self.full_row(x1 - x0)
         right = self.pitch - valid
         if (y1 - y0) * right > len(pad):
             raise RebuildMismatch("the recipe pads rows with more bytes than there are")
@@ -145,15 +168,20 @@ class Layout:
             rows = part[y : y + step]
             if self.dtype == "|i1":
                 rows = rows ^ np.uint8(0x80)
-            stored = np.ascontiguousarray(rows, dtype=self.dtype.replace("i1", "u1"))
+            if self.bits:
+                stored = pack_bits(np.ascontiguousarray(rows).reshape(len(rows), -1), self.bits, self.lowest_first)
+            else:
+                stored = np.ascontiguousarray(rows, dtype=self.dtype.replace("i1", "u1"))
             if not right:
                 yield stored.tobytes()
                 continue
             padded = np.empty((len(rows), self.pitch), np.uint8)
-            padded[:, :valid] = stored.reshape(len(rows), -1).view(np.uint8)
             padded[:, valid:] = np.frombuffer(pad, np.uint8, len(rows) * right, y * right).reshape(
                 len(rows), right
             )
+            flat = stored.reshape(len(rows), -1).view(np.uint8)
+            padded[:, :valid] = flat[:, :valid]
+            padded[:, valid:full] |= flat[:, valid:]
             yield padded.tobytes()
         if self.stored_rows(k) > y1 - y0:
             yield bytes(pad[(y1 - y0) * right :])
@@ -183,6 +211,7 @@ class Layout:
         steps = set(np.diff(np.array(self.offsets, dtype=np.int64)).tolist())
         if (
             stored.isnative
+            and not self.bits
             and self.dtype != "|i1"
             and self.across == 1
             and self.down == 1
@@ -202,9 +231,14 @@ class Layout:
     def place(self, k: int, raw: memoryview, raster: Image) -> None:
         """Copy the pixels of the uncompressed block ``k`` into ``raster`` (H, W, S)."""
         plane, y0, y1, x0, x1 = self.region(k)
+        target = raster[y0:y1, x0:x1, plane : plane + 1] if self.planar else raster[y0:y1, x0:x1]
+        if self.bits:
+            rows = np.ndarray((y1 - y0, self.full_row(x1 - x0)), np.uint8, raw, 0, (self.pitch, 1))
+            samples = unpack_bits(rows, (x1 - x0) * self.spp, self.bits, self.lowest_first)
+            target[...] = samples.reshape(y1 - y0, x1 - x0, self.spp)
+            return
         strides = (self.pitch, self.spp * self.itemsize, self.itemsize)
         block = np.ndarray((y1 - y0, x1 - x0, self.spp), self.dtype.replace("i1", "u1"), raw, 0, strides)
-        target = raster[y0:y1, x0:x1, plane : plane + 1] if self.planar else raster[y0:y1, x0:x1]
         target[...] = block ^ np.uint8(0x80) if self.dtype == "|i1" else block
 
     def to_images(self, raster: Image) -> tuple[Image, ...]:
@@ -245,7 +279,8 @@ class Layout:
 
 # What a recipe may ask for, all its layouts together: archives can be hostile too.
 _MOST_LAYOUTS, _MOST_BLOCKS = 1 << 17, 1 << 22
-_FLAGS = ("whole", "planar", "flip", "transpose", "split")
+_FLAGS = ("whole", "planar", "flip", "transpose", "split", "lowest_first")
+_BITS = {"|u1": range(1, 8), ">u2": range(9, 16)}  # of samples that share bytes
 _SIZES = ("height", "width", "samples", "block_rows", "block_columns", "pitch")
 
 
@@ -302,6 +337,8 @@ def layouts_to_json(layouts: Sequence[Layout]) -> list[dict[str, Any]]:
             entry["order"] = list(layout.order)
         if layout.frames > 1:
             entry["frames"] = layout.frames
+        if layout.bits:
+            entry["bits"] = layout.bits
         entries.append(entry)
         previous = layout
     return entries
@@ -316,7 +353,14 @@ def layouts_from_json(entries: Sequence[Mapping[str, Any]]) -> list[Layout]:
             raise RebuildMismatch("the recipe names an unknown sample type or an empty image")
         fields: dict[str, Any] = {name: int(entry[name]) for name in _SIZES}
         fields |= {name: bool(entry.get(name, False)) for name in _FLAGS}
-        bare = Layout(**fields, dtype=entry["dtype"], offsets=(), frames=int(entry.get("frames", 1)))
+        bits = int(entry.get("bits", 0))
+        if "bits" in entry and bits not in _BITS.get(entry["dtype"], ()):
+            raise RebuildMismatch("the recipe names samples of an impossible number of bits")
+        if fields["lowest_first"] and bits != 1:
+            raise RebuildMismatch("the recipe turns the bits of samples that have more than one")
+        bare = Layout(
+            **fields, dtype=entry["dtype"], offsets=(), frames=int(entry.get("frames", 1)), bits=bits
+        )
         times = int(entry.get("times", 1))
         blocks += bare.count * max(1, times)
         if blocks > _MOST_BLOCKS or len(layouts) + times > _MOST_LAYOUTS:
@@ -335,7 +379,7 @@ def layouts_from_json(entries: Sequence[Mapping[str, Any]]) -> list[Layout]:
             len(first.order) != first.samples or sorted(first.order) != list(range(first.samples))
         ):
             raise RebuildMismatch("the recipe orders the samples of a pixel in an impossible way")
-        if first.pitch < min(first.block_columns, first.width) * first.spp * first.itemsize:
+        if first.pitch < first.full_row(min(first.block_columns, first.width)):
             raise RebuildMismatch("the recipe leaves a row of a block too little room")
         layouts.append(first)
         for i in range(1, times):

@@ -32,11 +32,6 @@ class Member:
     side: bytes = b""  # what ``deflate`` needs beside it: differences, of chains what lies between streams
 
 
-def usable(inner: Parsed | None) -> bool:
-    """Whether a member can be made of what its parser gave: all its bytes must come back."""
-    return inner is not None and inner.fidelity == "bytes" and bool(inner.images)
-
-
 def join(kind: str, data: memoryview, members: Sequence[Member], limits: Limits) -> Parsed:
     """The ``Parsed`` of the file ``data`` with ``members`` in ascending order. Raises SourceTooLarge."""
     images = tuple(image for member in members for image in member.inner.images)

@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 in one file (``.nii``), either byte order: integers of 8, 16 and 32 bits, RGB24 and RGBA32.
+"""NIfTI-1 and NIfTI-2 in one file (``.nii``), either byte order: integers, floats and complex numbers, RGB24, RGBA32.
 
 The header is read at the offsets of nifti1.h and nifti2.h. Pairs of ``.hdr`` and ``.img`` are not one file and have no
 magic number at their samples, so they are left.
@@ -13,12 +13,15 @@ from typing import Any, BinaryIO
 
 from callic_archive.errors import MalformedSource, TruncatedSource
 from callic_archive.images.layout import Image, Layout
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
 from callic_archive.images.stacks import volume
 
-_TYPES = {2: ("u1", 1), 256: ("i1", 1), 4: ("i2", 1), 512: ("u2", 1), 8: ("i4", 1), 768: ("u4", 1),
-          128: ("u1", 3), 2304: ("u1", 4)}  # fmt: skip
+# Data type -> how a voxel is taken, and its samples. What is wider than 16 bits is a bit pattern.
+_TYPES = {2: ("u1", 1), 256: ("i1", 1), 4: ("i2", 1), 512: ("u2", 1), 8: ("u4", 1), 768: ("u4", 1), 1024: ("u8", 1),
+          1280: ("u8", 1), 16: ("u4", 1), 64: ("u8", 1), 32: ("u4", 2), 1792: ("u8", 2), 128: ("u1", 3),
+          2304: ("u1", 4)}  # fmt: skip
 _LARGEST = 1 << 40
 
 
@@ -47,17 +50,16 @@ def _header(data: memoryview) -> tuple[str, int, tuple[int, ...], int]:
     raise TruncatedSource("the NIfTI file ends inside its header")
 
 
-def parse(data: memoryview, limits: Limits) -> Parsed | None:
-    """See ``source.parse``. Floating point and complex samples, 64 bits, and single rows of voxels give None."""
-    found = layouts(data, limits)
-    return parse_spliced("nifti", data, found, limits) if found else None
+def parse(data: memoryview, limits: Limits) -> Parsed:
+    """See ``source.parse``. Samples of 128 bits, single bits, and single rows of voxels are not taken."""
+    return parse_spliced("nifti", data, layouts(data, limits), limits)
 
 
 def layouts(data: memoryview, limits: Limits) -> list[Layout]:
-    """Where the samples lie; empty where ``parse`` gives None. Raises SourceError subclasses."""
+    """Where the samples lie. Raises NotTaken and SourceError subclasses."""
     order, code, dim, offset = _header(data)
     if code not in _TYPES:
-        return []
+        raise NotTaken("samples")
     if not 1 <= dim[0] <= 7 or not all(0 < n < _LARGEST for n in dim[1 : dim[0] + 1]):
         raise MalformedSource("the NIfTI dimensions are impossible")
     letter, samples = _TYPES[code]
@@ -70,7 +72,10 @@ def layouts(data: memoryview, limits: Limits) -> list[Layout]:
         raise TruncatedSource(
             f"the NIfTI header promises {size} bytes of samples, {max(0, len(data) - offset)} follow"
         )
-    return volume(dtype, sizes, offset, limits, samples)
+    found = volume(dtype, sizes, offset, limits, samples)
+    if not found:
+        raise NotTaken("axes")
+    return found
 
 
 def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from callic_archive.errors import MalformedSource, TruncatedSource
 from callic_archive.images.layout import DTYPES, MOST_SAMPLES, Image, Layout, apart
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
 from callic_archive.images.stacks import stacked
@@ -59,21 +60,19 @@ def _stored_as(descr: object) -> str:
     return f"{descr[0]}u{descr[2]}" if wide else ""
 
 
-def parse(data: memoryview, limits: Limits) -> Parsed | None:
-    """See ``source.parse``.
-
-    Object arrays, structured types, and fewer than two axes give None.
-    """
-    found = layouts(data, limits)
-    return parse_spliced("npy", data, found, limits) if found else None
+def parse(data: memoryview, limits: Limits) -> Parsed:
+    """See ``source.parse``. Object arrays, structured types, and fewer than two axes are not taken."""
+    return parse_spliced("npy", data, layouts(data, limits), limits)
 
 
 def layouts(data: memoryview, limits: Limits) -> list[Layout]:
-    """Where the samples lie; empty where ``parse`` gives None. Raises SourceError subclasses."""
+    """Where the samples lie. Raises NotTaken and SourceError subclasses."""
     header, start = _header(data)
     dtype, shape = _stored_as(header["descr"]), header["shape"]
-    if dtype not in DTYPES or len(shape) < 2 or 0 in shape:
-        return []
+    if dtype not in DTYPES:
+        raise NotTaken("samples")
+    if len(shape) < 2 or 0 in shape:
+        raise NotTaken("axes")
     size = int(dtype[2])
     if start + math.prod(shape) * size > len(data):
         raise TruncatedSource(

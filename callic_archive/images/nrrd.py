@@ -1,4 +1,4 @@
-"""NRRD with an attached header: integers of 8, 16 and 32 bits, raw or gzip encoding (teem's definition of NRRD 1 to 5).
+"""NRRD with an attached header: integers and floats, raw or gzip encoding (teem's definition of NRRD 1 to 5).
 
 The text header is read for where the samples lie and nothing else; it stays as it is. Detached headers, text, hex and
 bzip2 are left.
@@ -14,6 +14,7 @@ from callic_archive.errors import MalformedSource, TruncatedSource
 from callic_archive.images.gzip_file import likely_level, unpack
 from callic_archive.images.layout import Image, Layout
 from callic_archive.images.members import Member, join, rebuild_members
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
 from callic_archive.images.stacks import volume
@@ -25,9 +26,13 @@ _TYPES = {
     "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
     "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
     "u2": ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
-    "i4": ("int", "signed int", "int32", "int32_t"),
-    "u4": ("uint", "unsigned int", "uint32", "uint32_t"),
-}
+    # as bit patterns:
+    "u4": ("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t", "float"),
+    "u8": (
+        "longlong", "long long", "long long int", "signed long long", "signed long long int", "int64", "int64_t",
+        "ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t", "double",
+    ),
+}  # fmt: skip
 _LETTERS = {name: letter for letter, names in _TYPES.items() for name in names}
 _COLOUR = ("vector", "list", "color", "colour", "point", "normal", "rgb", "rgba", "hsv", "xyz", "complex")
 _MOST_SAMPLES = 64  # samples a voxel, as in TIFF
@@ -57,15 +62,15 @@ def _numbers(text: str, name: str) -> list[int]:
         raise MalformedSource(f"the NRRD field {name} holds no numbers") from error
 
 
-def parse(data: memoryview, limits: Limits) -> Parsed | None:
-    """See ``source.parse``. Floating point, 64 bits, blocks and detached samples give None."""
+def parse(data: memoryview, limits: Limits) -> Parsed:
+    """See ``source.parse``. Blocks, text and detached samples are not taken."""
     fields, start = _header(data)
     if "data file" in fields:
-        return None
+        raise NotTaken("variant")
     letter = _LETTERS.get(" ".join(fields.get("type", "").lower().split()))
     encoding = fields.get("encoding", "").lower()
     if letter is None or encoding not in ("raw", "gz", "gzip"):
-        return None
+        raise NotTaken("samples" if letter is None else "coding")
     sizes = _numbers(fields.get("sizes", ""), "sizes")
     if not sizes or _numbers(fields.get("dimension", ""), "dimension") != [len(sizes)] or min(sizes) < 1:
         raise MalformedSource("the NRRD fields dimension and sizes contradict each other")
@@ -86,17 +91,19 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
         raise MalformedSource("the NRRD's samples are said to be gzipped, and are not")
     raw, begin, end = unpack(data, limits, start)
     if bytes(data[end + 8 : end + 10]) == b"\x1f\x8b":
-        return None  # more members: their joint contents are no single deflate stream
+        raise NotTaken("variant")  # more members: their joint contents are no single deflate stream
     at = _skip_bytes(0, skips[1][0], size, len(raw))
     inner = _spliced(raw, _layouts(dtype, sizes, fields, at, limits), limits)
-    named = find(raw, data[begin:end], likely_level(data, start)) if inner is not None else None
-    if inner is None or named is None:
-        return None
+    named = find(raw, data[begin:end], likely_level(data, start))
+    if named is None:
+        raise NotTaken("encoder")
     return join("nrrd", data, [Member(begin, end, named[0], inner, named[1])], limits)
 
 
-def _spliced(data: memoryview, layouts: list[Layout], limits: Limits) -> Parsed | None:
-    return parse_spliced("nrrd", data, layouts, limits) if layouts else None
+def _spliced(data: memoryview, layouts: list[Layout], limits: Limits) -> Parsed:
+    if not layouts:
+        raise NotTaken("axes")
+    return parse_spliced("nrrd", data, layouts, limits)
 
 
 def _skip_lines(data: memoryview, start: int, lines: int) -> int:

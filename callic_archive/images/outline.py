@@ -14,6 +14,7 @@ import numpy as np
 
 from callic_archive.errors import SourceError
 from callic_archive.images.layout import Layout
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Context, Limits, sniff
 from callic_archive.images.tiff_codecs import Packing
 from callic_archive.images.zarr_blocks import Group
@@ -21,7 +22,7 @@ from callic_archive.images.zarr_blocks import Group
 _MOST = 1 << 50  # bytes of samples of a file
 Rasters = list["Raster"]
 _BROKEN = (
-    SourceError, ValueError, LookupError, TypeError, RecursionError, ArithmeticError, struct.error, zlib.error
+    SourceError, NotTaken, ValueError, LookupError, TypeError, RecursionError, ArithmeticError, struct.error, zlib.error
 )  # fmt: skip
 
 

@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 
 from callic_archive.errors import MalformedSource, RebuildMismatch
 from callic_archive.images.layout import Image, layouts_from_json, unrun
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Limits, Parsed, guarded
 from callic_archive.images.splice import parse_spliced
-from callic_archive.images.tiff_codecs import CODECS, Packing, parse_packed, unpacked
+from callic_archive.images.tiff_codecs import Packing
+from callic_archive.images.tiff_packed import parse_packed, unpacked
 from callic_archive.images.zarr_blocks import Group, decoded, parse_groups
 from callic_archive.images.zarr_codecs import check_step
 
@@ -23,20 +25,22 @@ T = TypeVar("T")
 def parse_piece(
     format: str, form: Mapping[str, Any], data: memoryview | bytes, limits: Limits | None = None
 ) -> Parsed | None:
-    """Like ``source.parse``, of one piece. Raises SourceError subclasses."""
+    """Like ``source.parse``, of one piece; None where that is kept as it is. Raises SourceError subclasses."""
     view = memoryview(data).cast("B")
     limits = limits or Limits()
 
     def step() -> Parsed | None:
         if "steps" in form:
             found = parse_groups(view, _groups(form), limits)
-            # other code of another length has no place in the file
-            return found if found is not None and found.fidelity == "bytes" else None
+            return found if found.fidelity == "bytes" else None  # code of another length has no place in the file
         if "packings" in form:
             return parse_packed(view, _pages(form), limits)
         return parse_spliced(format, view, layouts_from_json(form["layouts"]), limits)
 
-    return _followed(format, step)
+    try:
+        return _followed(format, step)
+    except NotTaken:
+        return None
 
 
 def piece_images(format: str, form: Mapping[str, Any], data: memoryview | bytes) -> tuple[Image, ...]:
@@ -79,8 +83,6 @@ def _pages(form: Mapping[str, Any]) -> list[Any]:
     layouts = layouts_from_json(form["layouts"])
     packings = [Packing(str(codec), int(predictor)) for codec, predictor in form["packings"]]
     for layout, packing in zip(layouts, packings, strict=True):
-        if packing.codec not in CODECS or packing.predictor not in (1, 2):
-            raise MalformedSource("the form of a piece names an unknown packing")
-        if bool(layout.lengths) != (packing.codec != "none"):
+        if not packing.fits(layout):
             raise MalformedSource("the form of a piece names a packing that its layout does not fit")
     return list(zip(layouts, packings, strict=True))

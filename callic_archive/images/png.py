@@ -19,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.errors import MalformedSource, RebuildMismatch, SourceTooLarge, TruncatedSource
+from callic_archive.images.bit_packing import pack_bits, packed_bytes, unpack_bits
 from callic_archive.images.deflate.parameters import FALLBACK, Deflate, Stored
 from callic_archive.images.deflate.recipe import describe, named, recreate, way_of
 from callic_archive.images.layout import Image, runs_of, unrun
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Limits, Parsed
 
 Bytes = NDArray[np.uint8]
@@ -116,8 +118,8 @@ def _passes(width: int, height: int, interlaced: bool) -> list[Pass]:
     return found
 
 
-def parse(data: memoryview, limits: Limits) -> Parsed | None:
-    """See ``source.parse``. Split image data gives None. An image of a palette has its indices as samples."""
+def parse(data: memoryview, limits: Limits) -> Parsed:
+    """See ``source.parse``. Split image data is not taken. An image of a palette has its indices as samples."""
     chunks = list(islice(_chunks(data), limits.max_blocks + 1))
     limits.check_blocks(len(chunks))
     if chunks[0][0] != b"IHDR":
@@ -127,25 +129,25 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
     if not parts:
         raise MalformedSource("the PNG has no image data")
     if parts[-1] - parts[0] + 1 != len(parts) or any(kind == b"fdAT" for kind, _, _ in chunks):
-        return None  # image data in several places, or frames of an animation
+        raise NotTaken("variant")  # image data in several places, or frames of an animation
     itemsize = -(-bits // 8)
     pieces = [data[start : start + length] for kind, start, length in chunks if kind == b"IDAT"]
     packed = sum(len(piece) for piece in pieces)
     passes = _passes(width, height, interlaced)
-    size = sum(rows * (1 + _packed(columns * samples, bits)) for *_, columns, rows in passes)
+    size = sum(rows * (1 + packed_bytes(columns * samples, bits)) for *_, columns, rows in passes)
     limits.check_decoded(size, len(data))
     if bits < 8 and width * height > limits.max_ratio * len(data):
-        return None  # so empty that deflate serves it well; more may not be unfolded from so little
+        raise NotTaken("constant")  # deflate serves it well; more may not be unfolded from so little
     if size > _EXPANSION * packed + 64:
         raise SourceTooLarge(f"{packed} bytes of image data cannot hold {size} bytes of rows")
     flat, behind = _inflate(pieces, size)
     if behind:
-        return None  # bytes behind the end of the stream, but inside its chunks
+        raise NotTaken("variant")  # bytes behind the end of the stream, but inside its chunks
     stream = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
     found = describe(stream[2:-4], flat, int.from_bytes(stream[:2], "big"))
     image, kinds = _unfilter(flat, passes, (height, width), samples, bits)
     if image is None:
-        return None  # bits between the rows that are not 0
+        raise NotTaken("variant")  # bits between the rows that are not 0
     before, after = chunks[parts[0]][1] - 8, chunks[parts[-1]][1] + chunks[parts[-1]][2] + 4
     common: dict[str, Any] = {
         "height": height, "width": width, "samples": samples, "itemsize": itemsize, "before": before,
@@ -188,7 +190,7 @@ def _unfilter(
     parts: list[Image] = []
     at = 0
     for *_, columns, count in passes:
-        pitch = 1 + _packed(columns * samples, bits)
+        pitch = 1 + packed_bytes(columns * samples, bits)
         rows = flat[at : at + count * pitch].reshape(count, pitch)
         at += count * pitch
         kinds.append(rows[:, 0].tobytes())
@@ -196,8 +198,8 @@ def _unfilter(
         if broken >= 0:
             raise MalformedSource(f"row {broken} of the PNG has filter type {kinds[-1][broken]}")
         if bits < 8:
-            parts.append(_unpacked(rows[:, 1:], columns, bits))
-            if not np.array_equal(_repacked(parts[-1], bits), rows[:, 1:]):
+            parts.append(unpack_bits(rows[:, 1:], columns, bits))
+            if not np.array_equal(pack_bits(parts[-1], bits), rows[:, 1:]):
                 return None, b""
         else:
             parts.append(_image(rows, samples, bits // 8))
@@ -207,30 +209,6 @@ def _unfilter(
     for (x, y, dx, dy, _, _), part in zip(passes, parts, strict=True):
         image[y::dy, x::dx] = part
     return image, b"".join(kinds)
-
-
-def _packed(samples: int, bits: int) -> int:
-    """Bytes of a row of ``samples`` samples."""
-    return -(-samples * bits // 8)
-
-
-def _unpacked(rows: Bytes, columns: int, bits: int) -> Bytes:
-    """(H, ``columns``) of samples of 1, 2 or 4 bits, the first in the highest bits of a byte."""
-    shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
-    spread = (rows[:, :, None] >> shifts) & np.uint8((1 << bits) - 1)
-    return np.ascontiguousarray(spread.reshape(len(rows), -1)[:, :columns])
-
-
-def _repacked(samples: Bytes, bits: int) -> Bytes:
-    """The inverse of ``_unpacked``; unused bits are 0."""
-    height, columns = samples.shape
-    whole = np.zeros((height, _packed(columns, bits) * 8 // bits), np.uint8)
-    whole[:, :columns] = samples
-    groups = whole.reshape(height, -1, 8 // bits)
-    packed = np.zeros(groups.shape[:2], np.uint8)
-    for place in range(8 // bits):
-        packed |= groups[:, :, place] << np.uint8(8 - bits * (place + 1))
-    return packed
 
 
 def _image(rows: Bytes, samples: int, itemsize: int) -> Image:
@@ -250,13 +228,13 @@ def _filtered(image: Image, passes: Sequence[Pass], kinds: Bytes, samples: int, 
 
     for x, y, dx, dy, columns, count in passes:
         part = image[y::dy, x::dx]
-        pitch = _packed(columns * samples, bits)
+        pitch = packed_bytes(columns * samples, bits)
         above = np.zeros(pitch, np.uint8)
         step = max(1, _STEP // (1 + pitch))
         for start in range(0, count, step):
             some = np.ascontiguousarray(part[start : start + step], dtype=image.dtype.newbyteorder(">"))
             pixels = some.reshape(len(some), -1).view(np.uint8)
-            pixels = _repacked(pixels, bits) if bits < 8 else pixels
+            pixels = pack_bits(pixels, bits) if bits < 8 else pixels
             yield apply_filters(pixels, above, kinds[start : start + step], bpp)
             above = pixels[-1]
         kinds = kinds[count:]
@@ -316,7 +294,7 @@ def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image],
     end = len(surround) - int(recipe.get("differences", 0))
     if not before + lines <= end <= len(surround):
         raise RebuildMismatch("the surrounding bytes are too short for the recipe")
-    raw = lines + sum(rows * _packed(columns * samples, bits) for *_, columns, rows in passes)
+    raw = lines + sum(rows * packed_bytes(columns * samples, bits) for *_, columns, rows in passes)
     way = None if end < len(surround) else way_of(recipe["deflate"], raw)
     sizes: Iterator[int] = repeat(_STEP)
     header = b"\x78\x9c"

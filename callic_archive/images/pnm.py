@@ -1,4 +1,4 @@
-"""PNM: binary PGM (P5), PPM (P6) and PAM (P7), also several in one file.
+"""PNM: binary PBM (P4), PGM (P5), PPM (P6) and PAM (P7), also several in one file.
 
 Samples above 255 are big-endian (netpbm).
 """
@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 from callic_archive.errors import MalformedSource, SourceError, TruncatedSource
+from callic_archive.images.bit_packing import packed_bytes
 from callic_archive.images.layout import Image, Layout
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
 from callic_archive.images.stacks import stacked
@@ -60,34 +62,35 @@ def _one(data: memoryview, start: int) -> tuple[Layout | None, int]:
     if magic == b"P7":
         width, height, samples, maxval, used = _pam(head, 2)
     else:
-        (width, height, maxval), used = _numbers(head, 2, 3)
+        (width, height, *most), used = _numbers(head, 2, 2 if magic == b"P4" else 3)
+        maxval = most[0] if most else 1
         samples = 3 if magic == b"P6" else 1
         if head[used : used + 1] not in (b" ", b"\t", b"\r", b"\n", b"\v", b"\f"):
             raise TruncatedSource("the PNM header ends before its samples")
         used += 1  # exactly one white space
     if not 1 <= maxval <= 65535:
         raise MalformedSource(f"PNM maxval {maxval} is not in 1..65535")
-    size = 1 if maxval < 256 else 2
-    first, end = start + used, start + used + width * height * samples * size
+    size, bits = (1 if maxval < 256 else 2), int(magic == b"P4")
+    pitch = packed_bytes(width, 1) if bits else width * samples * size
+    first, end = start + used, start + used + height * pitch
     if end > len(data):
         raise TruncatedSource(f"the PNM header promises {end - first} bytes, {len(data) - first} follow")
     if not width * height * samples or samples > 4:
         return None, end
     dtype = "|u1" if size == 1 else ">u2"
-    return Layout(height, width, samples, dtype, height, width, width * samples * size, (first,)), end
+    return Layout(height, width, samples, dtype, height, width, pitch, (first,), bits=bits), end
 
 
-def parse(data: memoryview, limits: Limits) -> Parsed | None:
-    """See ``source.parse``. PAM depths above four give None; bytes behind the last image are kept."""
-    found = layouts(data, limits)
-    return parse_spliced("pnm", data, found, limits) if found else None
+def parse(data: memoryview, limits: Limits) -> Parsed:
+    """See ``source.parse``. PAM depths above four are not taken; bytes behind the last image are kept."""
+    return parse_spliced("pnm", data, layouts(data, limits), limits)
 
 
 def layouts(data: memoryview, limits: Limits) -> list[Layout]:
-    """Where the samples lie; empty where ``parse`` gives None. Raises SourceError subclasses."""
+    """Where the samples lie. Raises NotTaken and SourceError subclasses."""
     first = _TOKEN.match(bytes(data[:_MAX_HEADER]), 2)
     if first is None or not (first[1].isdigit() or bytes(data[:2]) == b"P7"):
-        return []  # a text that happens to begin like this
+        raise NotTaken("variant")  # a text that happens to begin like this
     layout, end = _one(data, 0)
     found = [layout]
     while (
@@ -100,7 +103,10 @@ def layouts(data: memoryview, limits: Limits) -> list[Layout]:
         except SourceError:
             break  # not an image after all: trailing bytes
         found.append(layout)
-    return stacked([x for x in found if x is not None])
+    taken = stacked([x for x in found if x is not None])
+    if not taken:
+        raise NotTaken("samples")
+    return taken
 
 
 def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:

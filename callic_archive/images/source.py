@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.errors import MalformedSource, RebuildMismatch, SourceError, SourceTooLarge
+from callic_archive.images.reasons import NotTaken
 
 Json = Any  # what json.loads may return; kept loose so that recipes stay readable
 Image = NDArray[Any]
@@ -183,7 +184,7 @@ def sniff(data: memoryview | bytes) -> str | None:
         return "npy"
     if head[:3] == b"P7\n":
         return "pnm"
-    if head[:2] in (b"P5", b"P6") and head[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
+    if head[:2] in (b"P4", b"P5", b"P6") and head[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
         return "pnm"
     if _looks_like_bare_dicom(head):
         return "dicom"
@@ -221,25 +222,37 @@ def _looks_like_bare_dicom(head: bytes) -> bool:
 def parse(
     data: memoryview | bytes, name: str = "", limits: Limits | None = None, context: Context | None = None
 ) -> Parsed | None:
-    """Take a file apart.
+    """Take a file apart; None where it is kept as it is (``examine`` tells why).
 
     ``data`` is the whole file, usually a view of a memory map; images may be views of it. ``name`` serves
-    messages only. With a ``context`` the file is what that says, whatever its first bytes look like. Returns
-    None for what no model takes: unknown types, palettes, 1-bit, 32-bit and float samples, lossy compression.
+    messages only. With a ``context`` the file is what that says, whatever its first bytes look like.
     Raises a SourceError subclass when the file claims a supported format but is truncated, lies or asks for
     too much.
     """
+    found = examine(data, name, limits, context)
+    return found if isinstance(found, Parsed) else None
+
+
+def examine(
+    data: memoryview | bytes, name: str = "", limits: Limits | None = None, context: Context | None = None
+) -> Parsed | NotTaken | None:
+    """As ``parse``, with the reason why a file is kept as it is; None of what claims to be no image at all."""
     view = memoryview(data).cast("B")
     kind = "zarr" if context is not None else sniff(view)
     if kind not in _PARSERS:
         return None
     arguments = (limits or Limits(),) if context is None else (context, limits or Limits())
+    first: NotTaken | None = None
     for module in _PARSERS[kind]:
         step: Callable[[], Parsed | None] = partial(import_module(module).parse, view, *arguments)
-        found = guarded(step, name or kind, name)
+        try:
+            found = guarded(step, name or kind, name)
+        except NotTaken as reason:
+            first = first or reason
+            continue
         if found is not None:
             return found
-    return None
+    return first
 
 
 def parse_again(
@@ -253,13 +266,16 @@ def parse_again(
     if format != "zarr":
         return parse(view, "", limits)
     module = import_module(_MODULES[format])
-    return guarded(
-        lambda: cast("Parsed | None", module.parse_again(view, recipe, limits or Limits())), format, ""
-    )
+    try:
+        return guarded(
+            lambda: cast("Parsed | None", module.parse_again(view, recipe, limits or Limits())), format, ""
+        )
+    except NotTaken:
+        return None
 
 
 def guarded(step: Callable[[], T], what: str, name: str) -> T:
-    """What ``step`` gives; whatever a broken file makes it raise is a SourceError."""
+    """What ``step`` gives; whatever a broken file makes it raise is a SourceError. Raises NotTaken too."""
     try:
         return step()
     except SourceError as error:
@@ -274,24 +290,33 @@ def guarded(step: Callable[[], T], what: str, name: str) -> T:
 def is_member(head: memoryview | bytes) -> bool:
     """Whether a file inside another, of which ``head`` has the first ``HEAD`` bytes, may be taken apart there.
 
-    Volumes of floating point numbers are told by their headers, before they are inflated for nothing.
+    Arrays of what no codec takes are told by their headers, before they are inflated for nothing.
     """
     kind = sniff(head)
     if kind not in ("nifti", "npy"):
         return kind is not None and kind not in _WRAPPERS
     try:
         return import_module(_MODULES[kind]).parse(memoryview(head), Limits()) is not None
+    except NotTaken:
+        return False
     except (SourceError, ValueError, LookupError, TypeError, RecursionError, ArithmeticError, struct.error):
         return True  # most likely because it is no more than the head
 
 
-def parse_member(data: memoryview, limits: Limits) -> Parsed | None:
-    """Like ``parse``, of a file inside another. Wrappers in wrappers give None."""
+def parse_member(data: memoryview, limits: Limits) -> Parsed:
+    """Like ``parse``, of a file inside another of which all bytes must come back.
+
+    Raises NotTaken, also for wrappers in wrappers, and SourceError subclasses.
+    """
     kind = sniff(data)
     if kind is None or kind in _WRAPPERS:
-        return None
+        raise NotTaken("members")
     parsed = cast("Parsed | None", import_module(_MODULES[kind]).parse(data, limits))
-    return parsed if parsed is not None and "members" not in parsed.recipe else None
+    if parsed is None or "members" in parsed.recipe or not parsed.images:
+        raise NotTaken("members")
+    if parsed.fidelity != "bytes":
+        raise NotTaken("encoder")
+    return parsed
 
 
 def rebuild_member(

@@ -35,7 +35,6 @@ def volume(dtype: str, sizes: Sequence[int], start: int, limits: Limits, samples
     if len(axes) < 2 or min(axes) < 1:
         return []
     width, height, pages = axes[0], axes[1], math.prod(axes[2:])
-    dtype = dtype.replace("i4", "u4")  # as bit patterns
     split = apart(samples, int(dtype[2]))
     limits.check_images(pages * height * width // STACK_PIXELS * (samples if split else 1))
     pitch = width * samples * int(dtype[2])

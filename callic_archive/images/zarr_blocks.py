@@ -16,6 +16,7 @@ import numpy as np
 
 from callic_archive.errors import MalformedSource, RebuildMismatch
 from callic_archive.images.layout import Image, Layout, layouts_from_json, layouts_to_json, runs_of, unrun
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import check_spans, cut, parse_spliced, paste, rebuild_spliced, to_rasters
 from callic_archive.images.zarr_codecs import (
@@ -27,7 +28,8 @@ from callic_archive.images.zarr_codecs import (
     libraries,
     variants,
 )
-from callic_archive.images.zarr_metadata import ChunkForm, Step
+from callic_archive.images.zarr_metadata import ChunkForm
+from callic_archive.images.zarr_steps import Step
 
 _KEPT_SHARE = 0.1  # of the chunks' bytes may stay as they are before taking the file apart gains nothing
 _MOST_CHAINS = 1 << 12  # different chains of steps in one recipe
@@ -111,17 +113,18 @@ def _group(form: ChunkForm, layout: Layout, spans: Sequence[Span]) -> Group:
 # -- taking apart --------------------------------------------------------------------------------------------
 
 
-def parse_groups(data: memoryview, groups: Sequence[Group], limits: Limits) -> Parsed | None:
-    """A file whose chunks are those of ``groups``; None when too many of them cannot be repeated.
+def parse_groups(data: memoryview, groups: Sequence[Group], limits: Limits) -> Parsed:
+    """A file whose chunks are those of ``groups``.
 
-    Raises SourceError subclasses for chunks that are damaged or lie apart from the file.
+    Raises NotTaken when too many of them cannot be repeated, SourceError subclasses for chunks that are damaged or lie
+    apart from the file.
     """
     layouts = [group.layout for group in groups]
     limits.check_images(len(groups))
     limits.check_blocks(sum(layout.count for layout in layouts))
     decoded = sum(layout.decoded_bytes for layout in layouts)
     if decoded > limits.max_ratio * len(data):
-        return None  # legal: constant chunks take next to nothing already
+        raise NotTaken("constant")  # legal: such chunks take next to nothing already
     limits.check_decoded(decoded, len(data))
     check_spans(layouts, len(data), [group.missing for group in groups])
     if not any(group.steps or group.missing for group in groups):
@@ -136,7 +139,7 @@ def parse_groups(data: memoryview, groups: Sequence[Group], limits: Limits) -> P
         search.chains, search.found[0, 0], search.missed = [groups[0].steps], 0, 0
         fidelity = "content"
     if not total or search.missed > _KEPT_SHARE * total or len(search.chains) > _MOST_CHAINS:
-        return None
+        raise NotTaken("encoder")
     kept = [frozenset(k for k in range(x.count) if search.found[i, k] < 0) for i, x in enumerate(layouts)]
     recipe: dict[str, Any] = {
         "layouts": layouts_to_json(layouts),

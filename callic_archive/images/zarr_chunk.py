@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.errors import MalformedSource, TruncatedSource
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Context, Limits, Parsed
 from callic_archive.images.zarr_blocks import Group, Span, column, mosaic, parse_again, parse_groups, rebuild
 from callic_archive.images.zarr_metadata import ArrayForm, ChunkForm, array_form
@@ -18,22 +19,24 @@ _MISSING = (1 << 64) - 1
 Spans = NDArray[np.int64]
 
 
-def parse(data: memoryview, context: Context, limits: Limits) -> Parsed | None:
-    """See ``source.parse``. Raises SourceError subclasses."""
+def parse(data: memoryview, context: Context, limits: Limits) -> Parsed:
+    """See ``source.parse``. Raises NotTaken and SourceError subclasses."""
     group = outline(data, context, limits)
-    return parse_groups(data, [group], limits) if group is not None else None
+    if group is None:
+        raise NotTaken("axes")
+    return parse_groups(data, [group], limits)
 
 
 def outline(data: memoryview, context: Context, limits: Limits) -> Group | None:
-    """The chunks of the file, none decoded; None for what no model takes. Raises SourceError subclasses."""
+    """The chunks of the file, none decoded; None for a single row. Raises NotTaken and SourceError subclasses."""
     array = array_form(context.name, context.document)
-    if array is None or not array.is_key(context.key):
-        return None
+    if not array.is_key(context.key):
+        raise NotTaken("no-pixels")
     return chunk_group(data, array, (0, len(data)), limits)
 
 
 def chunk_group(data: memoryview, array: ArrayForm, span: Span, limits: Limits) -> Group | None:
-    """The group of the chunk or shard that lies at ``span`` of ``data``; None for what no model takes."""
+    """The group of the chunk or shard that lies at ``span`` of ``data``; None for a single row."""
     form = array.chunk
     if not span[1]:
         raise TruncatedSource("the chunk has no bytes")

@@ -17,7 +17,7 @@ import numpy as np
 import zstandard
 
 from callic_archive.errors import MalformedSource, RebuildMismatch
-from callic_archive.images.zarr_metadata import Step
+from callic_archive.images.zarr_steps import Step
 
 GZIP_HEADER = 10  # bytes before the deflate stream: magic, method, flags, time, hints; kept as they are
 _GZIP_START = b"\x1f\x8b\x08\x00"  # no flags: nothing else stands between header and stream
@@ -186,7 +186,7 @@ def check_step(value: Any) -> Step:
     numbers = value[2:] if value[0] == "blosc" else value[1:]
     if not all(type(n) is int and abs(n) <= 1 << 31 for n in numbers):
         raise RebuildMismatch("the recipe names a codec with impossible numbers")
-    if (value[0] == "delta" and value[1] not in (1, 2)) or (
+    if (value[0] == "delta" and value[1] not in (1, 2, 4, 8)) or (
         value[0] == "shuffle" and not 1 <= value[1] <= 64
     ):
         raise RebuildMismatch("the recipe names a codec with impossible numbers")

@@ -1,8 +1,8 @@
 """Zarr array metadata, versions 2 and 3, read with suspicion: how the bytes of one chunk become samples.
 
 A chunk does not describe itself; the document beside it does (``.zarray``, ``zarr.json``). Only what decides
-about a chunk's bytes is read. Every answer is one of three: a ``ChunkForm``; None for what no model takes
-(floats, wide integers, unknown codecs, variable chunks); MalformedSource for a document that contradicts
+about a chunk's bytes is read. Every answer is one of three: a ``ChunkForm``; NotTaken for what is kept as it is
+(structures, unknown codecs, variable chunks); MalformedSource for a document that contradicts
 itself. Specifications: zarr-specs, core protocol v2 and v3, sharding codec 1.0.
 """
 
@@ -16,9 +16,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from callic_archive.errors import MalformedSource
+import numpy as np
 
-Step = tuple[str | int, ...]  # a codec's name and its numbers, as it stands in a recipe
+from callic_archive.errors import MalformedSource
+from callic_archive.images.reasons import NotTaken
+from callic_archive.images.zarr_steps import Step, check_outermost, step_of
+
 Json = Any
 MAX_DOCUMENT = 4 << 20  # bytes of a metadata document
 DOCUMENTS = (".zarray", "zarr.json")
@@ -27,10 +30,11 @@ _MAX_EXTENT = 1 << 31
 _MAX_CODECS = 16
 _MAX_DEPTH = 4  # shards in shards
 _KEY = re.compile(r"(?:c[./])?(?:0|[1-9]\d{0,18})(?:[./](?:0|[1-9]\d{0,18})){0,31}")
-_V2_TYPE = re.compile(r"[<>|]([ui][12]|b1)")
-_V3_TYPES = {"bool": "u1", "uint8": "u1", "int8": "i1", "uint16": "u2", "int16": "i2"}
-_BLOSC = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")
-_BLOSC_SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+_V2_TYPE = re.compile(r"[<>|]([ui][1248]|b1|f[248]|c8)")
+_V3_TYPES = {
+    "bool": "u1", "uint8": "u1", "int8": "i1", "uint16": "u2", "int16": "i2", "uint32": "u4", "int32": "i4",
+    "uint64": "u8", "int64": "i8", "float16": "f2", "float32": "f4", "float64": "f8", "complex64": "c8",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class ChunkForm:
 
     shape: tuple[int, ...]  # as the samples lie in memory: transposes and Fortran order are applied
     axes: tuple[int, ...]  # axis of the array that each axis of ``shape`` is
-    dtype: str  # one of layout.DTYPES
+    dtype: str  # one of layout.DTYPES: wide and floating point samples are bit patterns
     steps: tuple[Step, ...] = ()
     tail: int = 0  # bytes of checksum behind the last step's code
     fill: int = 0
@@ -104,12 +108,20 @@ def is_key_folder(name: str) -> bool:
     return name == "c" or (name.isascii() and name.isdigit())
 
 
-@lru_cache(maxsize=8)  # the chunks of an array come one after the other
-def array_form(name: str, document: bytes) -> ArrayForm | None:
-    """The array that a metadata document named ``name`` describes; None for groups and what is not taken.
+def array_form(name: str, document: bytes) -> ArrayForm:
+    """The array that a metadata document named ``name`` describes.
 
-    Raises MalformedSource.
+    Raises NotTaken for groups and what else is not taken, and MalformedSource.
     """
+    found = _described(name, document)
+    if isinstance(found, str):
+        raise NotTaken(found)
+    return found
+
+
+@lru_cache(maxsize=8)  # the chunks of an array come one after the other
+def _described(name: str, document: bytes) -> ArrayForm | str:
+    """The array, or why it is not taken. Raises MalformedSource."""
     if len(document) > MAX_DOCUMENT:
         raise MalformedSource(f"the metadata document {name} has more than {MAX_DOCUMENT} bytes")
     try:
@@ -122,6 +134,8 @@ def array_form(name: str, document: bytes) -> ArrayForm | None:
         raise MalformedSource(f"the metadata document {name} is no JSON object")
     try:
         return _version_2(found) if name == ".zarray" else _version_3(found)
+    except NotTaken as reason:
+        return reason.reason
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"{name} lacks {error}" if isinstance(error, KeyError) else f"{name}: {error}"
         raise MalformedSource(f"the metadata document {what}") from error
@@ -154,20 +168,36 @@ def _mapping(value: Json, what: str) -> Mapping[str, Json]:
     return value
 
 
-def _integer(value: Json, low: int, high: int, what: str) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{what} is {str(value)[:40]}, not a whole number from {low} to {high}")
-    return value
+def _fill(value: Json, kind: str) -> int:
+    """The value of missing chunks as a sample of the type of ``_stored``; 0 where it cannot be told."""
+    size = 8 * int(kind[1:])
+    if kind[0] in "ui":
+        least = -(1 << size - 1) if kind[0] == "i" else 0
+        if not isinstance(value, (int, bool)) or not least <= value < least + (1 << size):
+            return 0
+        return int(value) % (1 << size) if size > 16 else int(value)
+    if isinstance(value, str) and re.fullmatch(r"0x[0-9a-fA-F]{1,16}", value):
+        bits = int(value, 16)
+        return bits if bits < 1 << size else 0
+    if kind[0] != "f" or not isinstance(value, (int, float, str)):
+        return 0
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return 0
+    with np.errstate(over="ignore"):
+        return int(np.array(number).astype(f"<{kind}").view(f"<u{kind[1]}"))
 
 
-def _fill(value: Json) -> int:
-    return int(value) if isinstance(value, (int, bool)) and abs(value) < 1 << 16 else 0
+def _stored(kind: str) -> str:
+    """The type of samples as they are taken: what is wide or floating point as its bit patterns."""
+    return kind if kind[1] in "12" and kind[0] != "f" else "u" + kind[1]
 
 
 # -- version 2 -----------------------------------------------------------------------------------------------
 
 
-def _version_2(found: Mapping[str, Json]) -> ArrayForm | None:
+def _version_2(found: Mapping[str, Json]) -> ArrayForm:
     if found["zarr_format"] != 2:
         raise ValueError("it has not the format version 2")
     shape = _extents(found["shape"], "the shape", 0)
@@ -181,23 +211,27 @@ def _version_2(found: Mapping[str, Json]) -> ArrayForm | None:
     if filters is not None and not isinstance(filters, list):
         raise TypeError("filters is no list")
     match = _V2_TYPE.fullmatch(dtype) if isinstance(dtype, str) else None
-    if match is None or not shape:
-        return None
+    if match is None:
+        raise NotTaken("samples")
+    if not shape:
+        raise NotTaken("axes")
     kind = match[1].replace("b", "u")
-    stored = f"|{kind}" if kind.endswith("1") else dtype
+    order_of_bytes = "|" if kind.endswith("1") else dtype[0]
+    if order_of_bytes == "|" and not kind.endswith("1"):
+        raise NotTaken("samples")
     steps: list[Step] = []
     for config in [*(filters or ()), *([compressor] if compressor is not None else ())]:
         if len(steps) == _MAX_CODECS:
-            return None
+            raise NotTaken("coding")
         config = _mapping(config, "a codec")
-        step = _step(config["id"], config, stored)
-        if step is None:
-            return None
-        steps.append(step)
+        steps.append(step_of(config["id"], config, order_of_bytes + kind))
     axes = tuple(range(len(chunk)))
     axes = axes[::-1] if order == "F" else axes
-    form = ChunkForm(tuple(chunk[a] for a in axes), axes, stored, tuple(steps), 0, _fill(found["fill_value"]))
-    return ArrayForm(form, _grid(shape, chunk), "", separator) if _outermost(form.steps) else None
+    fill = _fill(found["fill_value"], kind)
+    stored = order_of_bytes + _stored(kind)
+    form = ChunkForm(tuple(chunk[a] for a in axes), axes, stored, tuple(steps), 0, fill)
+    check_outermost(form.steps)
+    return ArrayForm(form, _grid(shape, chunk), "", separator)
 
 
 # -- version 3 -----------------------------------------------------------------------------------------------
@@ -213,69 +247,69 @@ def _named(value: Json) -> tuple[str, Mapping[str, Json]]:
     return value["name"], _mapping(value.get("configuration") or {}, "a configuration")
 
 
-def _version_3(found: Mapping[str, Json]) -> ArrayForm | None:
+def _version_3(found: Mapping[str, Json]) -> ArrayForm:
     if found["zarr_format"] != 3:
         raise ValueError("it has not the format version 3")
     if found["node_type"] != "array":
-        return None
+        raise NotTaken("no-pixels")
     shape = _extents(found["shape"], "the shape", 0)
     grid, grid_config = _named(found["chunk_grid"])
     keys, keys_config = _named(found["chunk_key_encoding"])
     kind = _V3_TYPES.get(found["data_type"]) if isinstance(found["data_type"], str) else None
-    if (
-        grid != "regular"
-        or keys not in ("default", "v2")
-        or kind is None
-        or found.get("storage_transformers")
-    ):
-        return None
+    if kind is None:
+        raise NotTaken("samples")
+    if grid != "regular" or keys not in ("default", "v2") or found.get("storage_transformers"):
+        raise NotTaken("variant")
     chunk = _chunk_shape(grid_config["chunk_shape"], shape)
     separator = keys_config.get("separator", "/" if keys == "default" else ".")
     if separator not in (".", "/"):
         raise ValueError("the separator of chunk keys is neither . nor /")
     if not shape:
-        return None
-    bare = ChunkForm(chunk, tuple(range(len(chunk))), f"|{kind}", fill=_fill(found.get("fill_value")))
-    form = _through(found["codecs"], bare)
+        raise NotTaken("axes")
+    fill = _fill(found.get("fill_value"), kind)
+    bare = ChunkForm(chunk, tuple(range(len(chunk))), f"|{_stored(kind)}", fill=fill)
+    form = _through(found["codecs"], bare, kind)
     prefix = "c" if keys == "default" else ""
-    return ArrayForm(form, _grid(shape, chunk), prefix, separator) if form is not None else None
+    return ArrayForm(form, _grid(shape, chunk), prefix, separator)
 
 
-def _through(codecs: Json, form: ChunkForm, depth: int = 0) -> ChunkForm | None:
-    """``form`` after a list of codecs; ``depth`` counts the shards around it."""
+def _through(codecs: Json, form: ChunkForm, kind: str, depth: int = 0) -> ChunkForm:
+    """``form`` after a list of codecs, of samples that are a ``kind``; ``depth`` counts the shards around it."""
     if not isinstance(codecs, list) or not codecs:
         raise ValueError("codecs is no list of codecs")
     if len(codecs) > _MAX_CODECS:
-        return None
+        raise NotTaken("coding")
     serialised = False
     for value in codecs:
         name, config = _named(value)
         if form.shard is not None:
-            return None  # a whole shard packed once more
+            raise NotTaken("coding")  # a whole shard packed once more
         if name == "transpose" and not serialised and not form.steps:
             form = _transposed(config["order"], form)
         elif name == "bytes" and not serialised:
             serialised = True
             order = {"little": "<", "big": ">", None: None}[config.get("endian")]
-            if form.dtype.endswith("2"):
+            if form.itemsize > 1:
                 if order is None or (form.steps and order == ">"):
-                    return None
+                    raise NotTaken("coding")
                 form = replace(form, dtype=order + form.dtype[1:])
         elif name == "sharding_indexed" and not serialised and not form.steps:
             serialised = True
-            shard = _shard(config, form, depth + 1) if depth < _MAX_DEPTH else None
-            if shard is None:
-                return None
-            form = replace(form, shard=shard)
+            if depth >= _MAX_DEPTH:
+                raise NotTaken("coding")
+            form = replace(form, shard=_shard(config, form, kind, depth + 1))
         elif name == "crc32c" and serialised:
             form = replace(form, tail=form.tail + 4)
         else:
-            dtype = form.dtype if serialised else "<" + form.dtype[1:] if form.itemsize > 1 else form.dtype
-            step = _step(name.removeprefix("numcodecs."), config, dtype, serialised)
-            if step is None or form.tail:
-                return None
+            order = form.dtype[0] if serialised else "<" if form.itemsize > 1 else "|"
+            step = step_of(name.removeprefix("numcodecs."), config, order + kind, serialised)
+            if form.tail:
+                raise NotTaken("coding")
             form = replace(form, steps=(*form.steps, step))
-    return form if serialised and _outermost(form.steps) else None
+    if not serialised:
+        raise NotTaken("coding")
+    check_outermost(form.steps)
+    return form
 
 
 def _transposed(order: Json, form: ChunkForm) -> ChunkForm:
@@ -287,20 +321,20 @@ def _transposed(order: Json, form: ChunkForm) -> ChunkForm:
     return replace(form, shape=tuple(form.shape[a] for a in order), axes=tuple(form.axes[a] for a in order))
 
 
-def _shard(config: Mapping[str, Json], form: ChunkForm, depth: int) -> ShardForm | None:
+def _shard(config: Mapping[str, Json], form: ChunkForm, kind: str, depth: int) -> ShardForm:
     shape = _chunk_shape(config["chunk_shape"], form.shape)
     if any(whole % part for whole, part in zip(form.shape, shape, strict=True)):
         raise ValueError("the chunks of a shard do not divide it")
-    inner = _through(config["codecs"], replace(form, shape=shape), depth)
+    inner = _through(config["codecs"], replace(form, shape=shape), kind, depth)
     index = [_named(codec) for codec in _list(config["index_codecs"])]
     names = [name for name, _ in index]
     location = config.get("index_location", "end")
     if location not in ("start", "end"):
         raise ValueError("the index of a shard lies neither at its start nor at its end")
-    if inner is None or names not in (["bytes"], ["bytes", "crc32c"]):
-        return None
+    if names not in (["bytes"], ["bytes", "crc32c"]):
+        raise NotTaken("coding")
     if inner.shard is not None and inner.axes != form.axes:
-        return None
+        raise NotTaken("coding")
     order = {"little": "<", "big": ">"}[index[0][1]["endian"]]
     return ShardForm(inner, shape, order, 4 * (len(names) - 1), location == "end")
 
@@ -309,61 +343,3 @@ def _list(value: Json) -> Sequence[Json]:
     if not isinstance(value, list):
         raise TypeError("a list of codecs is none")
     return value
-
-
-# -- codecs --------------------------------------------------------------------------------------------------
-
-
-def _outermost(steps: Sequence[Step]) -> bool:
-    """Whether gzip, whose header stays beside its code, comes last if at all."""
-    return all(step[0] != "gzip" for step in steps[:-1])
-
-
-def _step(name: Json, config: Mapping[str, Json], dtype: str, serialised: bool = True) -> Step | None:
-    """A codec as a step, or None when it is none of those that are taken. Raises ValueError on nonsense."""
-    size = int(dtype[2])
-    if name == "delta":
-        same = all(
-            isinstance(t, str) and t.lstrip("<|=") == dtype[1:]
-            for t in (config["dtype"], config.get("astype") or config["dtype"])
-        )
-        return ("delta", size) if same and dtype[0] != ">" else None
-    if not serialised:
-        return None
-    if name == "shuffle":
-        return ("shuffle", _integer(config.get("elementsize", 4), 1, 64, "elementsize"))
-    if name in ("crc32", "adler32"):
-        return (name,) if config.get("location", "start") in ("start", None) else None
-    if name in ("zlib", "gzip"):
-        return (name, _integer(config.get("level", 1), -1, 9, "level"))
-    if name == "bz2":
-        return (name, _integer(config.get("level", 1), 1, 9, "level"))
-    if name == "lz4":
-        return (name, _integer(config.get("acceleration", 1), -(1 << 30), 1 << 30, "acceleration"))
-    if name == "zstd":
-        level = _integer(config.get("level", 0), -(1 << 20), 22, "level")
-        return (name, level, int(bool(config.get("checksum", False))))
-    if name == "blosc":
-        return _blosc(config, size)
-    return None
-
-
-def _blosc(config: Mapping[str, Json], size: int) -> Step:
-    cname, shuffle = config.get("cname", "lz4"), config.get("shuffle", 1)
-    if cname not in _BLOSC:
-        raise ValueError("blosc names a compressor that there is not")
-    if isinstance(shuffle, str):
-        shuffle = _BLOSC_SHUFFLES[shuffle]
-    size = _integer(config.get("typesize") or size, 1, 255, "typesize")
-    shuffle = _integer(shuffle, -1, 2, "shuffle")
-    if shuffle == -1:
-        shuffle = 2 if size == 1 else 1
-    level = _integer(config.get("clevel", 5), 0, 9, "clevel")
-    return (
-        "blosc",
-        cname,
-        level,
-        shuffle,
-        _integer(config.get("blocksize", 0), 0, 1 << 31, "blocksize"),
-        size,
-    )

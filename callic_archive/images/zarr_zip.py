@@ -11,10 +11,12 @@ import lzma
 import math
 import zipfile
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
 
 from callic_archive.errors import SourceError
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.zarr_blocks import Group, Span, column, mosaic, parse_groups, rebuild
 from callic_archive.images.zarr_chunk import chunk_group
@@ -109,13 +111,9 @@ def _arrays(opened: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> dict[str
             budget -= len(document)
             if budget < 0:
                 return {}  # no store has so much to say about itself
-            try:
-                form = array_form(name, document)
-            except SourceError:
-                form = None  # its chunks stay as they are, and so does the document
             found.pop(folder, None)
-            if form is not None:
-                found[folder] = _Array(form)
+            with suppress(SourceError, NotTaken):  # its chunks stay as they are, and so does the document
+                found[folder] = _Array(array_form(name, document))
     return found
 
 

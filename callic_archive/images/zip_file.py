@@ -14,7 +14,8 @@ from typing import Any, BinaryIO, cast
 from callic_archive.errors import MalformedSource, SourceError, SourceTooLarge, TruncatedSource
 from callic_archive.images import source
 from callic_archive.images.layout import Image
-from callic_archive.images.members import Member, join, rebuild_members, usable
+from callic_archive.images.members import Member, join, rebuild_members
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import HEAD, Limits, Parsed, ViewFile
 from callic_archive.images.streams import BEST, DEFAULT, FAST, find, inflate, inflate_head
 
@@ -22,13 +23,13 @@ _STORED, _DEFLATED, _ENCRYPTED = 0, 8, 1
 _LEVELS = {2: BEST, 4: FAST, 6: FAST}  # bits 1 and 2 of the general purpose flags of a deflated member
 
 
-def parse(data: memoryview, limits: Limits) -> Parsed | None:
-    """See ``source.parse``. Archives without images, and broken ones, give None: ZIP is no image format."""
+def parse(data: memoryview, limits: Limits) -> Parsed:
+    """See ``source.parse``. Archives without images, and broken ones, are not taken: ZIP is no image format."""
     try:
         with zipfile.ZipFile(cast("BinaryIO", ViewFile(data))) as archive:
             listed = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, LookupError, NotImplementedError, OSError):
-        return None
+    except (zipfile.BadZipFile, ValueError, LookupError, NotImplementedError, OSError) as error:
+        raise NotTaken("members") from error
     limits.check_blocks(len(listed))
     members: list[Member] = []
     at = spent = 0
@@ -43,12 +44,14 @@ def parse(data: memoryview, limits: Limits) -> Parsed | None:
             member = _member(data[start:end], start, info, limits, spent)
         except SourceTooLarge:
             raise
-        except SourceError:
+        except (SourceError, NotTaken):
             continue  # one broken member says nothing about the others: it stays as it is
         if member is not None:
             members.append(member)
             spent += info.file_size if member.deflate is not None else 0
-    return join("zip", data, members, limits) if members else None
+    if not members:
+        raise NotTaken("members")
+    return join("zip", data, members, limits)
 
 
 def _span(data: memoryview, info: zipfile.ZipInfo) -> tuple[int, int]:
@@ -66,7 +69,7 @@ def _span(data: memoryview, info: zipfile.ZipInfo) -> tuple[int, int]:
 def _member(
     packed: memoryview, start: int, info: zipfile.ZipInfo, limits: Limits, spent: int
 ) -> Member | None:
-    """A member as images, or None. Raises SourceError subclasses."""
+    """A member as images, or None. Raises NotTaken and SourceError subclasses."""
     deflate, side, raw = None, b"", packed
     if info.compress_type == _DEFLATED:
         if not source.is_member(inflate_head(packed, HEAD)):
@@ -77,8 +80,6 @@ def _member(
     elif not source.is_member(packed[:HEAD]):
         return None
     inner = source.parse_member(raw, limits)
-    if inner is None or not usable(inner):
-        return None
     if info.compress_type == _DEFLATED:
         named = find(raw, packed, _LEVELS.get(info.flag_bits & 6, DEFAULT))
         if named is None:

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from callic_archive import errors
 from callic_archive.archive.context import ContextFinder, read_beside
 from callic_archive.errors import SourceError
 from callic_archive.images import Limits, parse, sniff
+from callic_archive.images.reasons import REASONS
 from callic_archive.images.source import HEAD
 from callic_archive.images.tiff_ifd import TiffReader
 from pipelines.benchmarks.eval_sets import shared_data
@@ -30,6 +32,16 @@ from pipelines.tree_compare import compare_trees
 NAME = "formats"
 SETS = ("eval", "robustness", "train")
 Choice = Literal["learned", "test"]
+_CODECS = {
+    "test": "the codec of the tests, which deflates and needs no model: sizes and speeds are not those of the learned one",
+    "learned": "the learned codec",
+}
+_NO_IMAGE, _CONTENT = "no-image", "content"
+_MEANINGS = {
+    **REASONS,
+    _NO_IMAGE: "of no format that is looked into for images",
+    _CONTENT: "coded as images, but differences of its compressed bytes were not worth what they take, or cannot be made",
+}
 #: What can become of a file. "not smaller": understood, but its images take no less than the file as it is.
 OUTCOMES = ("bytes", "content", "JPEG XL", "not smaller", "verbatim", "named")
 _COMPRESSION = {1: "raw", 5: "LZW", 8: "deflate", 32946: "deflate", 32773: "PackBits"}
@@ -50,6 +62,7 @@ class Fate:
     seconds: float | None  # None of the first file, before which the command started
     repeats: bool  # an earlier file holds the same bytes, so this one takes nothing
     problem: tuple[str, str] | None = None  # code and message
+    reason: str = ""  # why it is not coded as images, byte for byte: a code of a problem, or of ``REASONS``
 
 
 def make_tree(root: Path, sets: Sequence[str], limit_megapixels: float | None) -> tuple[int, int]:
@@ -147,19 +160,24 @@ def _compression(path: Path) -> str:
         return "broken"
 
 
-def outcome(entry: dict[str, Any], path: Path) -> str:
-    """One of OUTCOMES."""
+def outcome(entry: dict[str, Any]) -> str:
+    """One of OUTCOMES, of an entry as ``list --json`` shows it."""
     if "problem" in entry:
         return "named"
     if entry["kind"] == "jpeg":
         return "JPEG XL"
     if entry["kind"] not in ("stored", "empty", "sparse"):
         return str(entry["fidelity"])
-    try:
-        parsed = parse(path.read_bytes())
-    except SourceError:
-        return "verbatim"
-    return "not smaller" if parsed is not None and parsed.images else "verbatim"
+    return "not smaller" if entry.get("reason") == "not-smaller" else "verbatim"
+
+
+def why(entry: dict[str, Any], became: str) -> str:
+    """Why an entry is not coded as images that give back its bytes; empty where it is, or became JPEG XL."""
+    if became == "verbatim":
+        return str(entry.get("reason", _NO_IMAGE))
+    if became == "named":
+        return str(entry["problem"]["code"])
+    return {"not smaller": "not-smaller", "content": _CONTENT}.get(became, "")
 
 
 def _restored(root: Path, again: Path, content: set[str]) -> dict[str, Any]:
@@ -253,9 +271,12 @@ def _fates(
             continue  # a name that is no text, a second name: of the tree, not of a format
         path = base / entry["path"]
         what = kind(path, entry["path"], contexts)
-        became = outcome(entry, path)
+        became = outcome(entry)
         if entry["kind"] == "zarr" and what == "no image":
             what = "zarr chunk"
+        if what == "no image" and became == "not smaller":
+            became = "verbatim"  # it repeats a chunk of an array, whose reason it has
+            entry = {**entry, "reason": _NO_IMAGE}
         problem = problems.get(str(path))
         repeats = entry["sha256"] in seen
         seen.add(entry["sha256"])
@@ -268,6 +289,7 @@ def _fates(
             times.get(_key(entry)),
             repeats,
             problem if problem is not None or became != "named" else (entry["problem"]["code"], ""),
+            why(entry, became),
         )
 
 
@@ -292,12 +314,20 @@ def summary(fates: Sequence[Fate]) -> dict[str, dict[str, Any]]:
             "timed_bytes": sum(f.source_bytes for f in timed),
             "seconds": round(sum(f.seconds or 0.0 for f in timed), 2),
             "codes": dict(sorted(Counter(f.problem[0] for f in own if f.problem is not None).items())),
+            "reasons": {
+                reason: {
+                    "files": count,
+                    "source_bytes": sum(f.source_bytes for f in own if f.reason == reason),
+                    "stored_bytes": sum(f.stored_bytes for f in own if f.reason == reason),
+                }
+                for reason, count in Counter(f.reason for f in own if f.reason).most_common()
+            },
         }
     return found
 
 
 def grids(record: dict[str, Any]) -> list[Grid]:
-    """The table, a row a format, and what came back."""
+    """A row for each format, and what came back; then a row for each reason why files of a format are not coded."""
     found = record["result"]
     rows = [_row(name, figures) for name, figures in found["formats"].items()]
     rows.append(_row("all", _total(list(found["formats"].values()))))
@@ -305,9 +335,9 @@ def grids(record: dict[str, Any]) -> list[Grid]:
     large = f"; {found['left_out']} files of more than {found['limit_megapixels']} megapixels were left out"
     wrong = len(came["problems"])
     back = (
-        f"Codec: {found['codec']}{large if found['limit_megapixels'] else ''}. Bytes: coded as images, and the very file "
-        "comes back. Content: equal pixels and metadata, other compressed bytes. JPEG XL: JPEG files as JPEG XL that gives "
-        "back their bytes. Not smaller: understood, kept verbatim as that is smaller. Named: broken, or of a kind that "
+        f"Made with {_CODECS[found['codec']]}{large if found['limit_megapixels'] else ''}. Bytes: coded as images, and the "
+        "very file comes back. Content: equal pixels and metadata, other compressed bytes. JPEG XL: JPEG files as JPEG XL that "
+        "gives back their bytes. Not smaller: understood, kept verbatim as that is smaller. Named: broken, or of a kind that "
         "is not coded in a format that is; kept verbatim. Exact: of the files coded as images those with their very "
         "bytes. Files that repeat an earlier one take nothing, and do not count in MB/s (one process, with proofs). "
         f"Restored: {wrong or 'nothing'} "
@@ -315,7 +345,30 @@ def grids(record: dict[str, Any]) -> list[Grid]:
         f"content; `verify --full` and `unpack` {'found nothing' if found['verified'] and found['unpacked'] else 'FAILED'}."
     )
     columns = ("format", "files", *OUTCOMES, "exact", "source bytes", "stored bytes", "ratio", "MB/s")
-    return [Grid("Formats and what becomes of them", columns, rows, back)]
+    return [Grid("Formats and what becomes of them", columns, rows, back), _reasons(found["formats"])]
+
+
+def _reasons(formats: dict[str, dict[str, Any]]) -> Grid:
+    """Why files are not coded as images that give back their very bytes."""
+    rows = [
+        (name, reason, f"{own['files']}", f"{own['source_bytes']:,}", f"{own['stored_bytes']:,}", _meaning(reason))
+        for name, figures in formats.items()
+        for reason, own in figures.get("reasons", {}).items()
+    ]
+    note = (
+        "Reasons are those that `list --json` shows; codes of problems are of files that are broken or ask for too much. "
+        "Bytes of files that repeat an earlier one count as source, and take nothing."
+    )
+    columns = ("format", "reason", "files", "source bytes", "stored bytes", "the file is")
+    return Grid("Why files are not coded as images that give back their bytes", columns, rows, note)
+
+
+def _meaning(reason: str) -> str:
+    """What a reason, or the code of an error, says."""
+    if reason in _MEANINGS:
+        return _MEANINGS[reason]
+    found = next((e for e in vars(errors).values() if isinstance(e, type) and getattr(e, "code", "") == reason), None)
+    return " ".join((found.__doc__ or "").split()) if found is not None else ""
 
 
 def _total(all_figures: list[dict[str, Any]]) -> dict[str, Any]:

@@ -46,7 +46,8 @@ SECTIONS = (
     (
         "formats",
         "Formats",
-        "Every file of the shared data, odd and broken ones among them: packed, verified, unpacked and compared.",
+        "Every file of the shared data, odd and broken ones among them: packed, verified, unpacked and compared. Below the "
+        "first table stands the codec that it was made with; what is read, and comes back, does not depend on it.",
     ),
 )
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 from callic_archive import __version__
@@ -140,6 +141,27 @@ def test_list_and_info(tree: Path, tmp_path: Path) -> None:
     summary = run("info", tmp_path / "x.callic", "--json").events[0]
     assert summary["kinds"] == {"none": 1, "npy": 1, "pnm": 2, "stored": 7}
     assert summary["symlinks"] == 3
+
+
+def test_why_image_files_are_stored_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    np.save(tmp_path / "t" / "row.npy", np.arange(5000))
+    (tmp_path / "t" / "cut.npy").write_bytes((tmp_path / "t" / "row.npy").read_bytes()[:60])
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
+    (tmp_path / "t" / "noise.pgm").write_bytes(b"P5 40 40 255\n" + noise.tobytes())
+    (tmp_path / "t" / "words.txt").write_text("no image")
+    ran = run("pack", tmp_path / "t", "-o", tmp_path / "x.callic", "--json", "--verbose")
+    assert "row.npy: stored (an array with fewer than two axes), bytes" in ran.err
+    reasons = {"t/row.npy": "axes", "t/noise.pgm": "not-smaller"}
+    for events in (ran.events, run("list", tmp_path / "x.callic", "--json").events):
+        assert {e["path"]: e["reason"] for e in events if "reason" in e} == reasons
+    lines = {line.split()[4]: line for line in run("list", tmp_path / "x.callic").out.splitlines() if "." in line}
+    assert lines["t/row.npy"].endswith("t/row.npy  [axes]")
+    assert lines["t/cut.npy"].endswith("t/cut.npy  [E101]")
+    assert lines["t/words.txt"].endswith("t/words.txt")
+    summary = run("info", tmp_path / "x.callic", "--json").events[0]
+    assert summary["verbatim"] == {"E101": 1, "axes": 1, "not-smaller": 1}
+    assert "verbatim     1 E101, 1 axes, 1 not-smaller" in run("info", tmp_path / "x.callic").out
 
 
 def test_a_dry_run_writes_nothing(tree: Path, tmp_path: Path) -> None:

@@ -75,13 +75,16 @@ def tiff() -> list[bytes]:
     ]  # fmt: skip
     for name in ("zlib", "lzw", "packbits"):
         found.append(_tiff(GRAY, compression=name, rowsperstrip=5))
-    found += [_tiff(WIDE, compression=name, predictor=True) for name in ("zlib", "lzw")]
-    return found
+    found += [_tiff(WIDE, compression=name, predictor=True) for name in ("zlib", "lzw", "zstd")]
+    found += [_tiff(GRAY > 90, **more) for more in ({}, {"tile": (16, 16)}, {"compression": "packbits"})]
+    found += [_tiff(WIDE * np.float32(0.1), compression="zlib", predictor=3), _tiff(WIDE.astype(np.float16))]
+    palette = np.zeros((3, 256), np.uint16)
+    return [*found, _tiff(GRAY, photometric="palette", colormap=palette)]
 
 
 def bmp() -> list[bytes]:
     made = []
-    for image in (GRAY, RGB):
+    for image in (GRAY, RGB, GRAY > 90):
         out = io.BytesIO()
         Image.fromarray(image).save(out, "BMP")
         made.append(out.getvalue())
@@ -91,6 +94,7 @@ def bmp() -> list[bytes]:
 def pnm() -> list[bytes]:
     return [
         b"P5 15 12 255\n" + GRAY.tobytes(),
+        b"P4 15 12\n" + np.packbits(GRAY > 90, axis=1).tobytes(),
         b"P6\n# a comment\n11 9\n255\n" + RGB.tobytes(),
         b"P5 15 12 4095\n" + WIDE.astype(">u2").tobytes() + b"P5 1 1 255\n\7",
         b"P7\nWIDTH 15\nHEIGHT 12\nDEPTH 1\nMAXVAL 255\nTUPLTYPE GRAYSCALE\nENDHDR\n" + GRAY.tobytes(),
@@ -114,6 +118,7 @@ def nifti() -> list[bytes]:
     made = [kind(volume, np.eye(4)).to_bytes() for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image)]
     header = nibabel.Nifti1Header(endianness=">")
     header.set_data_dtype(">u2")
+    made.append(nibabel.Nifti1Image(volume.astype(np.float32), np.eye(4)).to_bytes())
     return [*made, nibabel.Nifti1Image(volume.astype(np.uint16), np.eye(4), header).to_bytes()]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from callic_archive.archive.digests import sha256
 from callic_archive.archive.pack_one import PackOptions, prove_rebuild
 from callic_archive.errors import CallicError
 from callic_archive.images import parse
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Context, Limits, Parsed
 from callic_archive.images.zarr_metadata import array_form
 from tests.fuzzing import seeds
@@ -100,11 +102,11 @@ def metadata(data: bytes) -> str:
 
     def step() -> str:
         try:
-            return (
-                "left"
-                if array_form("zarr.json", data) is None and array_form(".zarray", data) is None
-                else "array"
-            )
+            for name in ("zarr.json", ".zarray"):
+                with suppress(NotTaken):
+                    array_form(name, data)
+                    return "array"
+            return "left"
         except (ValueError, LookupError, TypeError, RecursionError, ArithmeticError):
             return "refused"  # what ``source.parse`` turns into MalformedSource
 

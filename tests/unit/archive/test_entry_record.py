@@ -51,6 +51,19 @@ def test_parts_right_before_the_record_need_their_lengths_alone() -> None:
     assert len(payload) < len(json.dumps(written.as_json())) // 3
 
 
+def test_a_reason_costs_little_and_is_checked() -> None:
+    part = Inline(b"x" * 70, "raw", 70)
+    plain = there_and_back(FILE, [part])[2]
+    found, written, payload = there_and_back(replace(FILE, reason="no-pixels"), [part])
+    assert (found, found.reason) == (written, "no-pixels")
+    assert len(payload) <= len(plain) + 20
+    row = written.as_json()
+    assert Entry.from_json(row | {"reason": "of-a-later-version"}).reason == "of-a-later-version"
+    for wrong in ("", "Two words", "x" * 40, 5, None, ["lossy"]):
+        with pytest.raises(EntryDamaged, match="reason"):
+            Entry.from_json(row | {"reason": wrong})
+
+
 @pytest.mark.parametrize("shard", [SHARD, "shard-00000.cla"])
 def test_parts_elsewhere_keep_their_references(shard: str) -> None:
     part = Part(ref(500, 200, 2, RecordType.STORED, shard), "raw", 70)

@@ -78,7 +78,7 @@ def test_an_uncompressed_image_comes_back_byte_for_byte() -> None:
 def test_what_is_no_image_is_stored() -> None:
     packed = pack_one(b"words " * 500, codec=codec())
     (piece,) = packed.pieces
-    assert (packed.method, packed.fidelity, packed.failure) == ("stored", "bytes", None)
+    assert (packed.method, packed.fidelity, packed.failure, packed.reason) == ("stored", "bytes", None, None)
     assert (piece.type, piece.coding, piece.size) == (RecordType.STORED, "zstd", 3000)
     assert expand(piece.payload, "zstd", 3000) == b"words " * 500
 
@@ -96,7 +96,28 @@ def test_an_empty_file_has_no_pieces() -> None:
 def test_an_image_that_the_codec_does_not_shrink_is_stored() -> None:
     rng = np.random.default_rng(3)
     packed = pack_one(pgm(rng.integers(0, 256, (40, 40), np.uint8)), codec=codec())
-    assert (packed.method, packed.failure) == ("stored", None)
+    assert (packed.method, packed.failure, packed.reason) == ("stored", None, "not-smaller")
+
+
+def test_what_is_understood_and_not_taken_has_a_reason() -> None:
+    out = io.BytesIO()
+    np.save(out, np.arange(5000))
+    packed = pack_one(out.getvalue(), codec=codec())
+    assert (packed.method, packed.failure, packed.reason) == ("stored", None, "axes")
+    assert pack_one(out.getvalue(), codec=None).reason is None  # it was not looked into
+
+
+def test_floats_are_smaller_than_the_file_in_zstandard() -> None:
+    """Smooth floats, and floats that hold small integers, gain over the file as it is."""
+    rng = np.random.default_rng(0)
+    field = rng.normal(0, 1, (200, 220)).cumsum(axis=0).cumsum(axis=1)
+    for array in (field.astype("f4"), field, np.round(field).astype("f4"), field.astype("f2"), np.round(field * 8) / 8):
+        out = io.BytesIO()
+        np.save(out, array)
+        packed = pack_one(out.getvalue(), codec=codec(), options=PackOptions())
+        assert (packed.method, packed.fidelity) == ("image", "bytes")
+        stored = sum(len(piece.payload) for piece in stored_pieces(out.getvalue(), level=19))
+        assert sum(len(piece.payload) for piece in packed.pieces) < 0.9 * stored
 
 
 def test_the_codec_is_not_asked_for_when_there_is_no_image() -> None:
@@ -135,11 +156,12 @@ def test_a_png_that_cannot_be_repeated_comes_back_as_content_or_is_stored() -> N
     assert (packed.method, packed.fidelity, packed.format) == ("image", "content", "png")
     strict = pack_one(data, codec=codec(), options=PackOptions(fidelity="bytes", coder=learned))
     assert (strict.method, strict.fidelity, strict.failure) == ("stored", "bytes", None)
+    assert strict.reason == "content-only"
 
 
 def test_differences_that_cost_most_of_the_gain_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     data = png(smooth(90, 70), level=1)
-    parsed = module.parse(data, "", PackOptions().limits)
+    parsed = parse(data, "", PackOptions().limits)
     assert parsed is not None
     assert parsed.lighter is not None
     content = parsed.lighter()
@@ -148,8 +170,7 @@ def test_differences_that_cost_most_of_the_gain_are_left_out(monkeypatch: pytest
         surround=bytes(content.surround) + NOISE[: len(data) // 2],
         recipe=parsed.recipe | {"differences": len(data) // 2},
     )
-    monkeypatch.setattr(module, "parse", lambda view, *_: dear if bytes(view) == data else real(view))
-    real = parse
+    monkeypatch.setattr(module, "examine", lambda view, *_: dear if bytes(view) == data else parse(view))
     monkeypatch.setattr(module, "prove_rebuild", lambda p, *_: p.fidelity)
     packed = pack_one(data, codec=codec())
     assert (packed.method, packed.fidelity) == ("image", "content")
@@ -162,6 +183,7 @@ def test_a_truncated_image_is_stored_and_reported(cut: int) -> None:
     assert packed.method == "stored"
     assert packed.failure is not None
     assert packed.failure.code.startswith("E1")
+    assert packed.reason is None
     assert b"".join(expand(p.payload, p.coding, p.size) for p in packed.pieces) == IMAGE[:cut]
 
 
@@ -186,7 +208,7 @@ def test_a_parser_that_raises_anything_costs_only_the_ratio(monkeypatch: pytest.
     def broken(*_: object) -> None:
         raise RecursionError("too deep")
 
-    monkeypatch.setattr(module, "parse", broken)
+    monkeypatch.setattr(module, "examine", broken)
     packed = pack_one(IMAGE, codec=codec())
     assert packed.method == "stored"
     assert "RecursionError: too deep" in str(packed.failure)

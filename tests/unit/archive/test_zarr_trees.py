@@ -213,20 +213,22 @@ def test_another_library_gives_equal_content(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_chunk_that_looks_like_another_format(tmp_path: Path) -> None:
-    """Samples are samples, even where they begin as a PNG or a ZIP does; and floats are never looked into."""
+    """Samples are samples, even where they begin as a PNG or a ZIP does."""
     for number, start in enumerate((b"\x89PNG\r\n\x1a\n", b"PK\x03\x04", b"P5 3 3 255\n", b"BM" + bytes(20))):
-        for dtype in ("u1", "f4"):
-            raw = bytearray(smooth(256, 64, seed=dtype == "f4").tobytes())
+        for dtype in ("u1", "f4", "V4"):
+            wide = dtype[1] == "4"
+            raw = bytearray(smooth(256, 64, seed=len(dtype) + ord(dtype[0])).tobytes())
             raw[: len(start)] = start
             array = zarr.create_array(
-                tmp_path / "store" / f"{number}{dtype}", shape=(256, 64 // (4 if dtype == "f4" else 1)),
-                chunks=(256, 64 // (4 if dtype == "f4" else 1)), dtype=dtype, zarr_format=2, compressors=None,
+                tmp_path / "store" / f"{number}{dtype}", shape=(256, 64 // (4 if wide else 1)),
+                chunks=(256, 64 // (4 if wide else 1)), dtype=dtype, zarr_format=2, compressors=None,
             )  # fmt: skip
             (Path(str(array.store_path.store.root)) / "0.0").write_bytes(raw)
     entries = round_trip(tmp_path / "store", tmp_path)
     assert not [entry.path for entry in entries if entry.problem]
     assert {e.format for e in entries if e.path.endswith("u1/0.0")} == {"zarr"}
-    assert {e.method for e in entries if e.path.endswith("f4/0.0")} == {"stored"}
+    assert {e.format for e in entries if e.path.endswith("f4/0.0")} == {"zarr"}
+    assert {(e.method, e.reason) for e in entries if e.path.endswith("V4/0.0")} == {("stored", "samples")}
 
 
 # -- contexts ------------------------------------------------------------------------------------------------

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from callic_archive.archive.context import ContextFinder, read_beside
-from pipelines.benchmarks.formats import OUTCOMES, Fate, grids, kind, make_tree, outcome, summary
+from pipelines.benchmarks.formats import OUTCOMES, Fate, grids, kind, make_tree, outcome, summary, why
 
 FATES = (
     Fate("a.png", "PNG", "bytes", 1000, 400, None, False),  # the first: nobody knows when it began
-    Fate("b.png", "PNG", "content", 3000, 500, 0.5, False),
+    Fate("b.png", "PNG", "content", 3000, 500, 0.5, False, reason="content"),
     Fate("c.png", "PNG", "bytes", 1000, 0, 0.1, True),
-    Fate("d.png", "PNG", "named", 10, 10, 0.5, False, ("E101", "it ends too early")),
-    Fate("notes", "no image", "verbatim", 100, 50, 0.0, False),
+    Fate("d.png", "PNG", "named", 10, 10, 0.5, False, ("E101", "it ends too early"), "E101"),
+    Fate("e.png", "PNG", "verbatim", 20, 10, 0.0, False, reason="variant"),
+    Fate("f.png", "PNG", "verbatim", 30, 10, 0.0, False, reason="variant"),
+    Fate("notes", "no image", "verbatim", 100, 50, 0.0, False, reason="no-image"),
 )
 
 
@@ -20,10 +22,12 @@ def test_outcomes_bytes_and_seconds_are_counted_by_format():
     found = summary(FATES)
     assert list(found) == ["PNG", "no image"]
     png = found["PNG"]
-    assert png["outcomes"] == {"bytes": 2, "content": 1, "named": 1}
-    assert (png["files"], png["repeats"], png["source_bytes"], png["stored_bytes"]) == (4, 1, 5010, 910)
-    assert (png["timed_bytes"], png["seconds"]) == (3010, 1.0)  # neither the first nor the one that repeats
+    assert png["outcomes"] == {"bytes": 2, "content": 1, "verbatim": 2, "named": 1}
+    assert (png["files"], png["repeats"], png["source_bytes"], png["stored_bytes"]) == (6, 1, 5060, 930)
+    assert (png["timed_bytes"], png["seconds"]) == (3060, 1.0)  # neither the first nor the one that repeats
     assert png["codes"] == {"E101": 1}
+    assert list(png["reasons"]) == ["variant", "content", "E101"]  # the most frequent first
+    assert png["reasons"]["variant"] == {"files": 2, "source_bytes": 50, "stored_bytes": 20}
 
 
 def test_the_table():
@@ -31,15 +35,20 @@ def test_the_table():
         "codec": "test", "formats": summary(FATES), "left_out": 0, "limit_megapixels": None, "verified": True,
         "unpacked": True, "restored": {"problems": [], "content_that_differs": 1},
     }  # fmt: skip
-    (grid,) = grids({"result": result})
+    grid, reasons = grids({"result": result})
     assert len(grid.columns) == 2 + len(OUTCOMES) + 5
     assert all(len(row) == len(grid.columns) for row in grid.rows)
     png, _, everything = grid.rows
     assert png[0] == "PNG"
     assert png[grid.columns.index("exact")] == "67 %"
-    assert png[grid.columns.index("ratio")] == "5.51"
+    assert png[grid.columns.index("ratio")] == "5.44"
     assert everything[0] == "all"
-    assert everything[1] == "5"
+    assert everything[1] == "7"
+    assert "codec of the tests" in grid.note
+    assert [row[:3] for row in reasons.rows] == [
+        ("PNG", "variant", "2"), ("PNG", "content", "1"), ("PNG", "E101", "1"), ("no image", "no-image", "1"),
+    ]  # fmt: skip
+    assert all(len(row) == len(reasons.columns) and row[-1] for row in reasons.rows)
     assert "nothing differs" in grid.note.replace("\n", " ")
     result["restored"] = {"problems": ["a: bytes differ"], "content_that_differs": 0}
     result["unpacked"] = False
@@ -61,16 +70,19 @@ def test_what_files_claim_to_be(tmp_path: Path):
         assert kind(tmp_path / name, name, contexts) == claim, name
 
 
-def test_what_became_of_them(tmp_path: Path):
-    path = tmp_path / "a.pgm"
-    path.write_bytes(b"P5 2 2 255\nabcd")
+def test_what_became_of_them_and_why():
     entry = {"kind": "stored", "fidelity": "bytes"}
-    assert outcome(entry, path) == "not smaller"
-    assert outcome({**entry, "kind": "pnm", "fidelity": "content"}, path) == "content"
-    assert outcome({**entry, "kind": "jpeg"}, path) == "JPEG XL"
-    assert outcome({**entry, "problem": {"code": "E101"}}, path) == "named"
-    path.write_bytes(b"words")
-    assert outcome(entry, path) == "verbatim"
+    for more, became, reason in (
+        ({"reason": "not-smaller"}, "not smaller", "not-smaller"),
+        ({"reason": "lossy"}, "verbatim", "lossy"),
+        ({}, "verbatim", "no-image"),
+        ({"kind": "pnm"}, "bytes", ""),
+        ({"kind": "pnm", "fidelity": "content"}, "content", "content"),
+        ({"kind": "jpeg"}, "JPEG XL", ""),
+        ({"problem": {"code": "E101"}}, "named", "E101"),
+    ):
+        assert outcome({**entry, **more}) == became
+        assert why({**entry, **more}, became) == reason
 
 
 def test_the_tree_has_what_no_set_has(tmp_path: Path, monkeypatch):

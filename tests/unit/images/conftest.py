@@ -12,6 +12,8 @@ import pytest
 from callic_archive.errors import SourceError
 from callic_archive.images import Parsed, images_equal, parse, rebuild
 from callic_archive.images.layout import MOST_SAMPLES
+from callic_archive.images.reasons import REASONS, NotTaken
+from callic_archive.images.source import Context, examine
 
 
 def _rebuilt(parsed: Parsed) -> bytes:
@@ -64,6 +66,20 @@ def _damage(data: bytes, every: int = 1) -> dict[str, int]:
         if parsed is not None and parsed.fidelity == "bytes":
             assert _rebuilt(parsed) == victim
     return outcomes
+
+
+def _reason(data: bytes, context: Context | None = None) -> str:
+    found = examine(data, context=context)
+    assert isinstance(found, NotTaken)
+    assert parse(data, context=context) is None
+    assert found.reason in REASONS
+    return found.reason
+
+
+@pytest.fixture(scope="session")
+def reason() -> Callable[..., str]:
+    """Assert that a file is not taken apart; why."""
+    return _reason
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,14 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
+    MPEG4HP41,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     RLELossless,
     SecondaryCaptureImageStorage,
 )
@@ -164,14 +167,21 @@ def test_a_tiff_header_in_the_preamble_changes_nothing(exact, noise):
     exact(b"II*\0" + data[4:])
 
 
-def test_what_no_model_takes_is_left(noise):
+def test_what_is_left_and_why(noise, reason):
     gray = noise((8, 8))
-    assert parse(dicom(gray, RLELossless)) is None  # which is not encapsulated
-    assert parse(dicom(gray, JPEG2000Lossless)) is None
-    assert parse(dicom(gray, PhotometricInterpretation="PALETTE COLOR")) is None
-    assert parse(dicom(noise((8, 8, 3)), planar=0, PhotometricInterpretation="YBR_FULL_422")) is None
-    assert parse(dicom(gray, BitsAllocated=1)) is None
-    assert parse(dicom(gray, BitsAllocated=32)) is None
+    assert reason(dicom(gray, RLELossless)) == "variant"  # which is not encapsulated
+    assert reason(dicom(gray, JPEG2000Lossless)) == "variant"
+    for syntax, why in ((JPEGBaseline8Bit, "lossy"), (MPEG4HP41, "lossy"), (HTJ2KLossless, "coding"), ("1.2.3", "coding")):
+        assert reason(dicom(gray, syntax)) == why
+    assert reason(dicom(gray, PhotometricInterpretation="HSV")) == "colour"
+    assert reason(dicom(noise((8, 7, 3)), planar=0, PhotometricInterpretation="YBR_FULL_422")) == "colour"
+    assert reason(dicom(gray, BitsAllocated=12)) == "samples"
+    assert reason(dicom(gray, ExplicitVRBigEndian).replace(b"\0\x10OB\0\0", b"\0\x10OW\0\0")) == "samples"
+    assert reason(dicom(gray, BitsAllocated=1, Columns=12, Rows=4)) == "samples"  # rows share bytes
+    whole = dicom(gray)
+    at = whole.rindex(b"\xe0\x7f\x10\0")
+    assert reason(whole[:at]) == "no-pixels"
+    assert reason(whole[: at + 8] + bytes(4)) == "no-pixels"
 
 
 def test_lies_are_named(noise):

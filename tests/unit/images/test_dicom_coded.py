@@ -329,15 +329,19 @@ def test_frames_are_told_by_their_first_bytes_without_tables(exact):
     np.testing.assert_array_equal(np.stack(exact(data).images), array)
 
 
-def test_what_is_left():
+def test_what_is_left_and_why(reason, exact):
     array = smooth((1, 16, 16), "u1")
-    assert (
-        parse(dicom([imagecodecs.jpeg8_encode(array[0])], array, JPEGLosslessSV1)) is None
-    )  # another process
-    assert (
-        parse(dicom([rle_code(array[0])], array, RLELossless, PhotometricInterpretation="PALETTE COLOR"))
-        is None
+    other_process = dicom([imagecodecs.jpeg8_encode(array[0])], array, JPEGLosslessSV1)
+    assert reason(other_process) == "coding"
+    rle = [rle_code(array[0])]
+    np.testing.assert_array_equal(
+        exact(dicom(rle, array, RLELossless, PhotometricInterpretation="PALETTE COLOR")).images[0], array[0]
     )
+    assert reason(dicom(rle, array, RLELossless, PhotometricInterpretation="HSV")) == "colour"
+    wide = smooth((1, 16, 16), "u4")
+    assert reason(dicom(rle, wide, JPEGLosslessSV1)) == "samples"
+    kakadu = imagecodecs.jpeg2k_encode(array[0], level=0, codecformat="jp2", reversible=True)
+    assert reason(dicom([kakadu], array, JPEG2000Lossless)) == "variant"  # in boxes
 
 
 def test_lies_are_named():

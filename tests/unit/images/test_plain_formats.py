@@ -162,7 +162,6 @@ def test_pnm_lies_are_named(data, error):
 def test_pnm_leaves_empty_and_deep(noise):
     assert parse(b"P5 0 4 255\n") is None
     assert parse(b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 5\nMAXVAL 255\nENDHDR\n" + bytes(5)) is None
-    assert parse(b"P4 8 1\n\0") is None
 
 
 def test_bmp_top_down_os2_and_lies(exact, noise):
@@ -184,12 +183,40 @@ def test_bmp_top_down_os2_and_lies(exact, noise):
     assert parse(b"BM is how this text begins, which is no bitmap at all") is None
 
 
-def test_palette_bmp_is_left(noise):
+def test_bmp_of_palettes_and_single_bits(exact, noise):
     out = io.BytesIO()
-    Pillow.fromarray(noise((5, 5))).convert("P", palette=Pillow.Palette.ADAPTIVE).save(out, "BMP")
+    indexed = Pillow.fromarray(noise((5, 5))).convert("P", palette=Pillow.Palette.ADAPTIVE)
+    indexed.save(out, "BMP")
     data = bytearray(out.getvalue())
     data[54:58] = b"\x10\x20\x30\0"
-    assert parse(bytes(data)) is None
+    np.testing.assert_array_equal(exact(bytes(data)).images[0], np.asarray(indexed))
+    bits = noise((9, 21)) > 60
+    (image,) = exact(saved(bits, "BMP")).images
+    np.testing.assert_array_equal(image, bits)
+    info = struct.pack("<IiiHHIIiiII", 40, 3, 2, 1, 4, 0, 0, 0, 0, 16, 0)
+    four = b"BM" + struct.pack("<IHHI", 126, 0, 0, 118) + info + bytes(64) + bytes.fromhex("1230aaaa456fbbbb")
+    np.testing.assert_array_equal(exact(four).images[0], [[4, 5, 6], [1, 2, 3]])
+
+
+def test_what_is_left_of_bmp(noise, reason):
+    data = bytearray(saved(noise((5, 5)), "BMP"))
+    data[30] = 1
+    assert reason(bytes(data)) == "coding"  # runs
+    data[28:31] = b"\x10\0\0"
+    assert reason(bytes(data)) == "samples"
+
+
+def test_pbm(exact, noise):
+    bits = noise((7, 21)) > 60
+    (image,) = exact(saved(bits, "PPM") * 2).images[:1]
+    assert len(exact(saved(bits, "PPM") * 2).images) == 2
+    np.testing.assert_array_equal(image, ~bits)  # 1 is black in a PBM
+    example = b"P4 11 2\n" + bytes.fromhex("80c00121")
+    parsed = exact(example)
+    np.testing.assert_array_equal(
+        parsed.images[0], [[1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1]]
+    )
+    assert parsed.surround == b"P4 11 2\n\0\1"  # what the page on image files says
 
 
 def test_damage(damage, noise):

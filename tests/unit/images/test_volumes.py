@@ -65,12 +65,25 @@ def test_nifti_colour(exact, noise):
         np.testing.assert_array_equal(np.stack(images), voxels.transpose(2, 1, 0, 3))
 
 
-def test_what_no_model_takes_is_left_in_nifti(noise):
-    for dtype in ("f4", "f8", "c8", "i8"):
-        data = nifti(np.zeros((5, 6, 7), dtype))
-        assert sniff(data) == "nifti"
-        assert parse(data) is None
-    assert parse(nifti(noise((7,)))) is None
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i8", "u8", "c8", "c16"])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("version", [1, 2])
+def test_nifti_of_floats_and_wide_integers(exact, dtype, order, version):
+    array = (np.random.default_rng(1).normal(0, 1e3, (6, 5, 9)) * 1.1).astype(dtype)
+    data = nifti(array, version, order)
+    found = np.concatenate(exact(data).images)
+    each = array.real.dtype if dtype.startswith("c") else array.dtype
+    wanted = np.ascontiguousarray(array.transpose().reshape(-1, 6)).view(each)
+    np.testing.assert_array_equal(found.reshape(wanted.shape), wanted.view(found.dtype))
+    assert len(exact(zipped(data)).images) == len(exact(data).images)
+
+
+def test_what_is_left_in_nifti_and_why(noise, reason):
+    data = bytearray(nifti(np.zeros((5, 6, 7), "f8")))
+    data[70:72] = (1536).to_bytes(2, "little")  # floats of 128 bits
+    assert sniff(data) == "nifti"
+    assert reason(bytes(data)) == "samples"
+    assert reason(nifti(noise((7,)))) == "axes"
     pair = nibabel.Nifti1Pair(noise((5, 6, 7)), np.eye(4))
     assert sniff(pair.header.binaryblock + bytes(100)) is None
 
@@ -154,15 +167,25 @@ def test_nrrd_skips(exact, noise):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [(b"type", b"float"), (b"type", b"double"), (b"type", b"block"), (b"encoding", b"hex"), (b"encoding", b"bzip2"),
+    [(b"type", b"block"), (b"encoding", b"hex"), (b"encoding", b"bzip2"),
      (b"encoding", b"ascii"), (b"sizes", b"30"), (b"data file", b"other.raw")],
 )  # fmt: skip
-def test_nrrd_leaves_what_no_model_takes(field, value):
+def test_nrrd_leaves_some(field, value, reason):
     fields = {b"type": b"uchar", b"dimension": b"2", b"sizes": b"5 6", b"encoding": b"raw", field: value}
     if field == b"sizes":
         fields[b"dimension"] = b"1"
     head = b"NRRD0004\n" + b"".join(b"%s: %s\n" % item for item in fields.items()) + b"\n"
-    assert parse(head + bytes(30)) is None
+    wanted = {b"type": "samples", b"encoding": "coding", b"sizes": "axes", b"data file": "variant"}
+    assert reason(head + bytes(30)) == wanted[field]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i8", "u8", "i4"])
+@pytest.mark.parametrize("encoding", ["raw", "gzip"])
+def test_nrrd_of_floats_and_wide_integers(exact, tmp_path, dtype, encoding):
+    array = (np.random.default_rng(1).normal(0, 1e3, (6, 5, 9)) * 1.1).astype(dtype)
+    images = exact(nrrd_file(array, tmp_path / "a.nrrd", encoding=encoding)).images
+    wanted = np.ascontiguousarray(array.transpose().reshape(-1, 6))
+    np.testing.assert_array_equal(np.concatenate(images), wanted.view(images[0].dtype))
 
 
 def test_lies_in_nrrd_are_named(noise, tmp_path):
@@ -269,11 +292,13 @@ def test_what_is_left_in_gzip_and_zip(noise):
     assert parse(out.getvalue()[:900]) is None
 
 
-def test_floats_are_not_inflated_for_nothing(monkeypatch):
+def test_what_is_not_taken_is_not_inflated_for_nothing(monkeypatch, reason):
     from callic_archive.images import gzip_file
 
     monkeypatch.setattr(gzip_file, "unpack", None)  # calling it would raise TypeError, and so MalformedSource
-    assert parse(zipped(nifti(np.zeros((50, 60, 70), "f4")))) is None
+    other = bytearray(nifti(np.zeros((50, 60, 70), "f4")))
+    other[70:72] = b"\x01\0"  # single bits
+    assert reason(zipped(bytes(other))) == "members"
 
 
 def test_members_of_a_zip_file_that_share_bytes_are_inflated_once(monkeypatch, noise):
