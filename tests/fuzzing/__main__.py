@@ -59,10 +59,11 @@ def attempt(run: Any, data: bytes) -> tuple[str, str]:
 
 def targets() -> dict[str, Any]:
     """All that is fuzzed, by name."""
-    from tests.fuzzing import archive_targets, stream_targets
+    from tests.fuzzing import archive_targets, piece_targets, stream_targets
     from tests.fuzzing import targets as image_targets
 
-    return {**image_targets.TARGETS, **stream_targets.TARGETS, **archive_targets.TARGETS}
+    modules = (image_targets, stream_targets, piece_targets, archive_targets)
+    return {name: target for module in modules for name, target in module.TARGETS.items()}
 
 
 def fuzz(name: str, count: int, arguments: argparse.Namespace) -> dict[str, Any]:
