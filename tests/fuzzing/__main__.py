@@ -59,10 +59,10 @@ def attempt(run: Any, data: bytes) -> tuple[str, str]:
 
 def targets() -> dict[str, Any]:
     """All that is fuzzed, by name."""
-    from tests.fuzzing import archive_targets, piece_targets, stream_targets
+    from tests.fuzzing import archive_targets, entry_targets, piece_targets, stream_targets
     from tests.fuzzing import targets as image_targets
 
-    modules = (image_targets, stream_targets, piece_targets, archive_targets)
+    modules = (image_targets, stream_targets, piece_targets, archive_targets, entry_targets)
     return {name: target for module in modules for name, target in module.TARGETS.items()}
 
 
