@@ -214,7 +214,11 @@ class _Sampler:
         seconds = (time.monotonic() - begin) * (2 if self._options.verify else 1)
         self.images += 1
         of_piece = sum(image.size for image in parsed.images)
-        whole = of_piece if large is None else sum(r.layout.decoded_bytes // r.layout.itemsize for r in large.rasters)
+        whole = (
+            of_piece
+            if large is None
+            else sum(r.layout.decoded_bytes // r.layout.itemsize for r in large.rasters)
+        )
         scale = whole / samples
         surround = min(len(parsed.surround), len(zstandard.ZstdCompressor().compress(parsed.surround)))
         return surround * whole / of_piece + bytes_ * scale, seconds * scale

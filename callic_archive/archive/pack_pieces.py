@@ -99,9 +99,7 @@ def cut_file(
     return CutFile(source, entry, copy, tuple(pieces), adapters, size)
 
 
-def _adapters(
-    found: Outline, data: bytes | memoryview, plan: CodecPlan, size: int
-) -> Mapping[str, bytes]:
+def _adapters(found: Outline, data: bytes | memoryview, plan: CodecPlan, size: int) -> Mapping[str, bytes]:
     """Adapters for the file's images, where the plan has images fitted; empty where none pays."""
     if not plan.fits_images:
         return {}

@@ -79,7 +79,8 @@ def _tree(root: Path) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _archive() -> Path:
+def archive() -> Path:
+    """A small archive with files of every kind."""
     made = folder() / "x.callic"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -93,9 +94,9 @@ def _archive() -> Path:
 
 @lru_cache(maxsize=1)
 def _opened() -> tuple[ReadJob, Archive]:
-    opened = open_archive(_archive())
+    opened = open_archive(archive())
     contents = Contents(dict(opened.header), [], dict(opened.adapters))
-    return ReadJob("fuzzing", _archive(), DeflatePlan(), contents, folder() / "never"), opened
+    return ReadJob("fuzzing", archive(), DeflatePlan(), contents, folder() / "never"), opened
 
 
 # -- index lines --------------------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ def entry(data: bytes) -> str:
 
 
 def _followed(found: Entry) -> str:
-    read, archive = _opened()
+    read, opened = _opened()
     place = folder() / "out"
     try:
         if found.kind != "file":
@@ -124,9 +125,9 @@ def _followed(found: Entry) -> str:
             verify_batch(VerifyJob(read, full), [found])
         for region in (None, (1, 2, 9, 8)):
             for number in range(min(2, len(found.images)) if found.is_image else 0):
-                settled(lambda r=region, n=number: str(archive.image(found, n, r).shape))
+                settled(lambda r=region, n=number: str(opened.image(found, n, r).shape))
         with ExtractionRoot(place) as root:
-            settled(lambda: str(of_entry(archive, found, root)))
+            settled(lambda: str(of_entry(opened, found, root)))
         return done.problem.code if done.problem is not None else str(done.fidelity)
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -140,7 +141,7 @@ def _compare(path: Path, found: Entry) -> None:
 
 
 def entry_seeds() -> list[bytes]:
-    with open_archive(_archive()) as opened:
+    with open_archive(archive()) as opened:
         return [json.dumps(found.as_json()).encode() for found in opened.entries]
 
 
@@ -154,11 +155,11 @@ def salvage(data: bytes) -> str:
     read, _ = _opened()
     root = folder() / "salvaged"
     if not root.exists():
-        shutil.copytree(_archive(), root)
+        shutil.copytree(archive(), root)
     index = root / "data" / "index.jsonl.zst"
     index.unlink(missing_ok=True)
     if data[0] % 2:
-        shutil.copyfile(_archive() / "data" / index.name, index)
+        shutil.copyfile(archive() / "data" / index.name, index)
     for number, path in enumerate(_shards()):
         own = data[1:] if number == data[0] // 2 else path.read_bytes()
         (root / "data" / path.name).write_bytes(own)
@@ -179,11 +180,13 @@ def salvage(data: bytes) -> str:
 
 
 def _shards() -> list[Path]:
-    return sorted((_archive() / "data").glob("shard-*"))
+    return sorted((archive() / "data").glob("shard-*"))
 
 
 def salvage_seeds() -> list[bytes]:
-    return [bytes([2 * n + index]) + path.read_bytes() for n, path in enumerate(_shards()) for index in (0, 1)]
+    return [
+        bytes([2 * n + index]) + path.read_bytes() for n, path in enumerate(_shards()) for index in (0, 1)
+    ]
 
 
 def break_salvage(seed: bytes, rng: random.Random, others: list[bytes]) -> bytes:

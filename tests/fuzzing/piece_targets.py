@@ -75,9 +75,7 @@ def _piece(format: str, piece: cutting.Piece, data: bytes, whole: tuple[Any, ...
     if parsed.fidelity == "bytes":
         out = io.BytesIO()
         recipe = json.loads(json.dumps(parsed.recipe))
-        rebuild(
-            parsed.format, recipe, parsed.surround, [np.array(i, order="C") for i in parsed.images], out
-        )
+        rebuild(parsed.format, recipe, parsed.surround, [np.array(i, order="C") for i in parsed.images], out)
         if out.getvalue() != body:
             raise Wrong("a piece did not come back")
     return parsed.fidelity

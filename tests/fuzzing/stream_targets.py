@@ -10,20 +10,19 @@ import zlib
 from functools import lru_cache
 
 import imagecodecs
-import jpeg_ls as charls
 import numpy as np
 import zstandard
 
 from callic_archive.archive import jpeg_parts
 from callic_archive.container.layout import decode_varint, encode_varint
 from callic_archive.errors import ContainerError, ForeignCodecFailed, RebuildMismatch
-from callic_archive.images import dicom_rle, jpeg2000, jpeg_lossless, jpeg_ls, tiff_lzw
+from callic_archive.images import dicom_rle, jpeg2000, jpeg_lossless, jpeg_ls, tiff_jpeg, tiff_lzw
 from callic_archive.images.deflate.differences import Reader, Writer
 from callic_archive.images.jpeg_streams import EOI, SOI, find, joined, parted, read
 from callic_archive.images.source import guarded
 from tests.fuzzing import seeds
 from tests.fuzzing.mutate import broken
-from tests.fuzzing.targets import Target, Wrong, settled
+from tests.fuzzing.targets import LIMITS, Target, Wrong, settled
 from tests.slides import jpeg, picture, slide
 from tests.streams import COMPRESSORS, flushed
 from tests.unit.images.test_dicom_coded import jpeg_2000, jpeg_code, rle_code
@@ -53,9 +52,19 @@ def jpeg_streams(data: bytes) -> str:
     return f"{min(2, len(found.streams))} {min(1, len(found.tables))} {found.open is not None}"
 
 
+def jpeg_tables(data: bytes) -> str:
+    """Where a TIFF says that the tables of its JPEG tiles stand."""
+    found = tiff_jpeg.tables(memoryview(data), LIMITS)
+    if len(found.places) != len(found.numbers) or (np.diff(found.places) < 0).any():
+        raise Wrong("the places of JPEG tiles are in no order")
+    if len(found.numbers) and not 0 <= found.numbers.min() <= found.numbers.max() < len(found.streams):
+        raise Wrong("a JPEG tile has tables that there are not")
+    return f"{min(1, len(found.streams))} {min(1, len(found.places))}"
+
+
 def jpegs_made(data: bytes) -> str:
-    """What the coding ``jpegs`` takes comes back."""
-    payload = jpeg_parts.encode(data)
+    """What the coding ``jpegs`` takes comes back, with the tables that a TIFF has for its tiles."""
+    payload = jpeg_parts.encode(data, tiff_jpeg.tables(memoryview(data), LIMITS))
     if payload is None:
         return "left"
     if jpeg_parts.decode(payload, len(data)) != data:
@@ -97,7 +106,9 @@ def jpegs(data: bytes) -> str:
 
 @lru_cache(maxsize=1)
 def jpegs_seeds() -> list[bytes]:
-    packed = [(data, jpeg_parts.encode(data)) for data in jpeg_seeds()]
+    packed = [
+        (data, jpeg_parts.encode(data, tiff_jpeg.tables(memoryview(data), LIMITS))) for data in jpeg_seeds()
+    ]
     return [encode_varint(len(data)) + payload for data, payload in packed if payload is not None]
 
 
@@ -163,20 +174,6 @@ def frame_jpeg_ls(code: bytes) -> str:
     return settled(lambda: guarded(step, "JPEG-LS", ""))
 
 
-def frame_jpeg_ls_seeds() -> list[bytes]:
-    made = []
-    for image, near, interleave in (
-        (seeds.GRAY, 0, 0), (seeds.WIDE, 0, 0), (seeds.RGB, 0, 0), (seeds.RGB, 2, 1), (seeds.RGB, 0, 2),
-    ):  # fmt: skip
-        height, width, samples = (*image.shape, 1)[:3]
-        raw = np.moveaxis(image, 2, 0) if interleave == 0 and samples > 1 else image
-        bits = 8 * image.itemsize
-        made.append(
-            bytes(charls.encode_buffer(raw.tobytes(), height, width, samples, bits, near, interleave))
-        )
-    return made
-
-
 def frame_jpeg_2000(code: bytes) -> str:
     """JPEG 2000 by OpenJPEG."""
 
@@ -191,13 +188,17 @@ def frame_jpeg_2000(code: bytes) -> str:
             return "left"
         if image.shape != (header.height, header.width, header.samples):
             raise Wrong("a JPEG 2000 frame has another shape than its header tells")
-        return "repeated" if code[header.begin :].startswith(jpeg2000.encode(image, header.choices)) else "new"
+        return (
+            "repeated" if code[header.begin :].startswith(jpeg2000.encode(image, header.choices)) else "new"
+        )
 
     return settled(lambda: guarded(step, "JPEG 2000", ""))
 
 
 def frame_jpeg_2000_seeds() -> list[bytes]:
-    return [jpeg_2000(image, resolutions=n) for image, n in ((seeds.WIDE, 2), (seeds.GRAY, 1), (seeds.RGB, 3))]
+    return [
+        jpeg_2000(image, resolutions=n) for image, n in ((seeds.WIDE, 2), (seeds.GRAY, 1), (seeds.RGB, 3))
+    ]
 
 
 def frame_rle(code: bytes) -> str:
@@ -272,10 +273,11 @@ def deflate_seeds() -> list[bytes]:
 
 TARGETS: dict[str, Target] = {
     "jpeg-streams": Target(jpeg_streams, jpeg_seeds),
+    "jpeg-tables": Target(jpeg_tables, lambda: jpeg_seeds()[:2]),
     "jpegs-made": Target(jpegs_made, jpeg_seeds),
     "jpegs": Target(jpegs, jpegs_seeds, break_jpegs),
     "frame-jpeg": Target(frame_jpeg, frame_jpeg_seeds),
-    "frame-jpeg-ls": Target(frame_jpeg_ls, frame_jpeg_ls_seeds),
+    "frame-jpeg-ls": Target(frame_jpeg_ls, seeds.jpeg_ls_codes),
     "frame-jpeg-2000": Target(frame_jpeg_2000, frame_jpeg_2000_seeds),
     "frame-rle": Target(frame_rle, frame_rle_seeds),
     "packed-block": Target(packed_block, packed_block_seeds),
