@@ -46,7 +46,7 @@ GROUPS: dict[str, dict[str, int]] = {
         "frame-rle": 3000,
         "packed-block": 1000,
         "deflate": 300,
-    },  # fmt: skip
+    },
     "large files": {"outline": 250, "outline-chunk": 400, "piece": 400},
     "reading archives": {"entry": 400, "salvage": 40},
     "words": {"paths": 3000, "words": 3000, "settings": 2000, "adapters": 1500},
