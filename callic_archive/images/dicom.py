@@ -101,7 +101,7 @@ def _pixel_element(data: memoryview, at: int, syntax: str) -> tuple[str, int, in
     def number(start: int, size: int) -> int:
         return int.from_bytes(data[start : start + size], "big" if syntax == _EXPLICIT_BIG else "little")
 
-    if at + 12 > len(data) or number(at, 2) << 16 | number(at + 2, 2) != _PIXEL_DATA:
+    if at + (8 if syntax == _IMPLICIT_LITTLE else 12) > len(data) or number(at, 2) << 16 | number(at + 2, 2) != _PIXEL_DATA:
         return None
     if syntax == _IMPLICIT_LITTLE:
         return "OW", at + 8, number(at + 4, 4)
