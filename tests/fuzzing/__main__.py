@@ -24,9 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import callic_archive
-
-PACKAGE = Path(callic_archive.__file__).parent
+PACKAGE = Path(__file__).parents[2] / "callic_archive"
 CPU_SECONDS = 10.0  # that one input may take, the compilation of loops before the first aside
 MEMORY = (
     2 << 30
@@ -127,6 +125,19 @@ def keep(folder: Path | None, name: str, data: bytes) -> str:
     return str(path)
 
 
+def _guided(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    """Hand over to atheris, before anything of the package is imported that it could not watch."""
+    from tests.fuzzing.guided import guided
+
+    if len(arguments.targets) != 1:
+        parser.error("--guided takes one target")
+    try:
+        guided(arguments.targets[0], arguments.guided, arguments.seconds, arguments.seed)
+    except ImportError as error:
+        parser.error(f"--guided needs atheris ({error}): pip install -c constraints.txt '.[fuzz]'")
+    return 0
+
+
 def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(
@@ -141,7 +152,11 @@ def main() -> int:
         "--current", type=Path, default=None, help="file that holds the input at hand, should all end"
     )
     parser.add_argument("--modules", action="store_true", help="tell which modules the good inputs reach")
+    parser.add_argument("--guided", type=Path, default=None, metavar="FOLDER",
+                        help="with atheris, for one target: its corpus lies and grows in FOLDER")  # fmt: skip
     arguments = parser.parse_args()
+    if arguments.guided is not None:
+        return _guided(parser, arguments)
     faulthandler.enable()
     signal.signal(signal.SIGVTALRM, slow)
     known = targets()

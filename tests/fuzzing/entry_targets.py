@@ -67,7 +67,7 @@ def _tree(root: Path) -> Path:
     np.save(root / "wide.npy", grainy(20, 20).astype(np.uint32))
     words = [b"%d words of a text that others resemble\n" % n for n in range(300)]
     (root / "a.txt").write_bytes(b"".join(words))
-    (root / "b.txt").write_bytes(b"".join(words[:200] + [b"and then\n"] + words[200:]))
+    (root / "b.txt").write_bytes(b"".join([*words[:200], b"and then\n", *words[200:]]))
     with (root / "holes").open("wb") as stream:
         stream.seek(1 << 20)
         stream.write(b"in the middle")

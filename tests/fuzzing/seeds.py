@@ -202,8 +202,11 @@ def gz() -> list[bytes]:
     named = io.BytesIO()
     with gzip.GzipFile("a.nii", "wb", 5, named, 1) as stream:
         stream.write(nifti()[0])
-    return [gzip.compress(_npy(WIDE), mtime=0), named.getvalue(), gzip.compress(tiff()[0], 1, mtime=5),
-            bgzf(_npy(WIDE), 150), gzip.compress(_npy(WIDE)[:200], mtime=0) + gzip.compress(_npy(WIDE)[200:], 1, mtime=0)]  # fmt: skip
+    raw = _npy(WIDE)
+    joined = gzip.compress(raw[:200], mtime=0) + gzip.compress(raw[200:], 1, mtime=0)
+    return [
+        gzip.compress(raw, mtime=0), named.getvalue(), gzip.compress(tiff()[0], 1, mtime=5), bgzf(raw, 150), joined,
+    ]  # fmt: skip
 
 
 def _zip(**files: bytes) -> bytes:

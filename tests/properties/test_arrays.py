@@ -27,6 +27,7 @@ def strided(array: np.ndarray, steps: list[int], turn: bool, spread: bool) -> np
     return array.T if turn else array
 
 
+CODED = st.sampled_from(["u1", "<u2", ">u2", "<i2", ">i2"]).map(np.dtype)
 STEPS = st.lists(st.sampled_from([1, 1, 2, 3, -1, -2]), min_size=4, max_size=4)
 
 
@@ -46,7 +47,7 @@ def test_chunks_of_any_array(data, dtype, shape, steps, turn, spread):
 
 @examples(40)
 @given(
-    data=st.data(), dtype=ANY_TYPE, steps=STEPS, turn=st.booleans(), spread=st.booleans(),
+    data=st.data(), dtype=st.one_of(CODED, CODED, ANY_TYPE), steps=STEPS, turn=st.booleans(), spread=st.booleans(),
     shape=st.one_of(hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), st.tuples(st.integers(1, 6), st.integers(1, 6),
                                                                                    st.integers(1, 5)),
                     hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)),

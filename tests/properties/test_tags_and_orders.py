@@ -13,7 +13,6 @@ import pydicom
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 
