@@ -23,7 +23,7 @@ def strided(array: np.ndarray, steps: list[int], turn: bool, spread: bool) -> np
     """A view of the array, or of copies of it, whose strides are others: negative, zero, of another order."""
     if spread and array.ndim:
         array = np.broadcast_to(array[:1], array.shape)
-    array = array[tuple(slice(None, None, step) for step in steps[: array.ndim])]
+    array = array[(*(slice(None, None, step) for step in steps[: array.ndim]), ...)]
     return array.T if turn else array
 
 
