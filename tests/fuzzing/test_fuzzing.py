@@ -49,7 +49,7 @@ GROUPS: dict[str, dict[str, int]] = {
     },
     "large files": {"outline": 250, "outline-chunk": 400, "piece": 400},
     "reading archives": {"entry": 400, "salvage": 40},
-    "words": {"paths": 3000, "words": 3000, "settings": 2000, "adapters": 1500},
+    "words": {"paths": 1500, "words": 1500, "settings": 800, "adapters": 800},
     "codec": {"codestream": 1500, "adapter": 4000, "model": 500, "chunk-frame": 2000},
 }
 HANGS = 900.0  # seconds after which a process is ended from outside: something below Python goes on for ever
