@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,10 +50,9 @@ def collection_adapters(
     EnvironmentFailure.
     """
     done = staging.adapters / "trained.json"
-    if done.exists():
-        found = {digest: (staging.adapters / digest).read_bytes() for digest in json.loads(done.read_text())}
-        if all(hashlib.sha256(payload).hexdigest() == digest for digest, payload in found.items()):
-            return found
+    earlier = trained(done)
+    if earlier is not None:
+        return earlier
     payloads: Mapping[str, bytes] = {}
     if sum(source.size for source in sources) >= LEAST_PIXELS // 4:  # else not even torch is imported
         found_images = sample()
@@ -62,6 +62,19 @@ def collection_adapters(
         atomic_write(staging.adapters / digest, payload)
     atomic_write(done, json.dumps(sorted(payloads)).encode())
     return payloads
+
+
+def trained(done: Path) -> Mapping[str, bytes] | None:
+    """The adapters that ``done`` names, beside it; None where they are not there, or not what was trained."""
+    try:
+        digests = json.loads(done.read_text("utf-8"))
+        found = {
+            name: (done.parent / name).read_bytes() for name in digests if re.fullmatch("[0-9a-f]{64}", name)
+        }
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    whole = all(hashlib.sha256(payload).hexdigest() == digest for digest, payload in found.items())
+    return found if whole and isinstance(digests, list) and len(found) == len(digests) else None
 
 
 def take_sample(sources: list[Source], copies: Path | None = None) -> Sample:

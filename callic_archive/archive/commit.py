@@ -133,9 +133,7 @@ def _copy_models(folder: Path, wanted: set[str], plan: CodecPlan) -> list[Path]:
 def opening_text() -> str:
     """The page that tells whoever finds an archive what it is and where the rest is told."""
     page = next(text for name, text in _format_pages() if name == "opening.md")
-    return page.replace("VERSION_OF_SOFTWARE", __version__).replace(
-        "VERSION_OF_FORMAT", str(FORMAT_VERSION)
-    )
+    return page.replace("VERSION_OF_SOFTWARE", __version__).replace("VERSION_OF_FORMAT", str(FORMAT_VERSION))
 
 
 def specification_gzip() -> bytes:

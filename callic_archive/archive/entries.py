@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from callic_archive.archive.codecs import StreamInfo
 from callic_archive.archive.content import MOST_EXTENTS, Extents
-from callic_archive.archive.parts import MAX_SIZE, Part, check_digest, one_of, time_ns, whole_number
+from callic_archive.archive.parts import MAX_SIZE, Part, check_digest, one_of, time_stamp, whole_number
 from callic_archive.archive.pieces import Picture, PieceRow, pictures_from, pieces_from
 from callic_archive.container.fs import name_from_json, name_to_json
 from callic_archive.errors import ContainerError, EntryDamaged
@@ -141,7 +141,7 @@ class Entry:
             path,
             kind,
             whole_number(row["mode"], "mode", 0o7777),
-            time_ns(row["mtime_ns"]),
+            time_stamp(row["mtime_ns"]),
         )
         if "problem" in row:
             problem = row["problem"]

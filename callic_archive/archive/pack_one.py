@@ -349,9 +349,7 @@ def _joined(
         return None
     # The very file, where what that takes is small beside the rest; else its content.
     total = least + pixels
-    way = next(
-        (w for w in ways if DEAR * (w.cost - least) <= total and w.cost + pixels < stored), ways[-1]
-    )
+    way = next((w for w in ways if DEAR * (w.cost - least) <= total and w.cost + pixels < stored), ways[-1])
     parsed, fidelity = way.parsed, taken.fidelity
     if parsed is not taken.parsed:
         fidelity = prove_rebuild(parsed, digest, options, taken.parser)

@@ -16,7 +16,7 @@ Coding = Literal["raw", "zstd", "jpeg", "jpegs", "codestream", "jpegxl", "webp",
 IMAGE_CODINGS = ("codestream", "jpegxl", "webp", "samples")
 BYTE_CODINGS = ("raw", "zstd", "jpeg", "jpegs")
 MAX_SIZE = 1 << 62
-MAX_TIME = (1 << 63) * 10**9  # nanoseconds: broken clocks and file systems give files times of any century
+MAX_TIME = 10**9 << 63  # nanoseconds from 1970, either way: systems count seconds with 64 bits
 MAX_BASES = 4  # places that hold the same base; writers use two
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -229,13 +229,11 @@ def whole_number(value: object, name: str, most: int | None) -> int:
     return value
 
 
-def time_ns(value: object) -> int:
-    """A time in nanoseconds since 1970, as far from it as a file system of 64-bit seconds can say. Raises TypeError,
-    ValueError.
-    """
+def time_stamp(value: object) -> int:
+    """A time in nanoseconds since 1970 that a system can have. Raises TypeError, ValueError."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"a time is {value!r}, not a whole number")
-    if not -MAX_TIME <= value <= MAX_TIME:
+    if not -MAX_TIME <= value < MAX_TIME:
         raise ValueError(f"a time is {value}, out of range")
     return value
 

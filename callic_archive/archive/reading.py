@@ -61,7 +61,9 @@ class Contents:
     entries: list[Entry] = field(default_factory=list)
     adapters: dict[str, RecordRef] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    models: frozenset[str] = frozenset()  # that entries need; where there are no entries, told by who had them
+    models: frozenset[str] = (
+        frozenset()
+    )  # that entries need; where there are no entries, told by who had them
 
 
 class Archive:

@@ -78,7 +78,7 @@ class Staging(UnfinishedFolder):
             job = self.run / "job.json"
             wanted = json.loads(json.dumps(settings))
             if job.exists():
-                self.compare_settings(json.loads(job.read_text()), wanted)
+                self.compare_settings(self.read_settings(job), wanted)
             else:
                 atomic_write(job, json.dumps(wanted, indent=1, sort_keys=True).encode())
             with writing(self.stop_file):

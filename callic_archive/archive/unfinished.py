@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,6 +73,19 @@ class UnfinishedFolder:
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
         self._lock = fd
+
+    def read_settings(self, job: Path) -> Mapping[str, Any]:
+        """The settings that the folder was begun for. Raises OtherRun where nobody can tell them any more."""
+        try:
+            found = json.loads(job.read_text("utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("it holds no JSON object")
+        except (OSError, ValueError, RecursionError) as error:
+            raise OtherRun(
+                f"{job} cannot be read ({error}), so nobody can tell for what {self.root} was begun; "
+                f"remove the folder to begin anew"
+            ) from error
+        return found
 
     def compare_settings(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         """Raise OtherRun, which names what differs, unless the folder was begun for what is ``wanted`` now."""

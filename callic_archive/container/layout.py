@@ -39,6 +39,7 @@ RECORD_OVERHEAD = RECORD_HEADER_SIZE + CHECKSUM_SIZE  # 44 bytes, plus the key
 
 MAX_KEY = 0xFFFF
 MAX_SEQUENCE = 0xFFFF_FFFF
+MAX_SHARD_NAME = 200  # bytes of the name of a shard in a reference
 MAX_PAYLOAD = (1 << 62) - 1
 MAX_INDEX_PAYLOAD = 64 << 20  # what a reader must be ready to hold in memory at once
 
@@ -92,8 +93,8 @@ class RecordRef:
         if not isinstance(value, dict):
             raise IndexEntryInvalid(f"a record reference must be a JSON object, not {type(value).__name__}")
         shard, name = value.get("shard"), value.get("type")
-        if not isinstance(shard, str) or not shard or "/" in shard or "\0" in shard or shard in (".", ".."):
-            raise IndexEntryInvalid(f"a record reference names the shard {shard!r}, which is no file name")
+        if not isinstance(shard, str) or not _is_file_name(shard):
+            raise IndexEntryInvalid(f"a record reference names the shard {shard!r:.80}, which is no file name")
         numbers = []
         for field, least, most in (
             ("offset", SHARD_HEADER_SIZE, MAX_PAYLOAD),
@@ -107,6 +108,12 @@ class RecordRef:
         if not isinstance(name, str) or name != name.lower() or name.upper() not in RecordType.__members__:
             raise IndexEntryInvalid(f"a record reference has the unknown type {name!r}")
         return cls(shard, numbers[0], numbers[1], RecordType[name.upper()], numbers[2])
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a folder may hold a file of this name, and one with a suffix behind it."""
+    length = len(name.encode("utf-8", "surrogatepass"))
+    return 0 < length <= MAX_SHARD_NAME and "/" not in name and "\0" not in name and name not in (".", "..")
 
 
 @dataclass(frozen=True)

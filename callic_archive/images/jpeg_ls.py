@@ -17,6 +17,7 @@ from callic_archive.errors import MalformedSource, RebuildMismatch, TruncatedSou
 from callic_archive.images.frame_code import Header
 
 _SOF, _SOS, _EOI = 0xF7, 0xDA, 0xD9
+_END = bytes((0xFF, _EOI))
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,10 @@ def decode(code: bytes, header: Header[Choices]) -> NDArray[Any] | None:
     choices, shape = header.choices, header.shape
     if not (2 <= choices.bits <= 16 and choices.interleave <= 2):
         return None
+    # without a marker to stop at, CharLS reads on behind a code that is cut off, for seconds
+    whole = code if code.endswith(_END) else code + _END
     try:
-        raw, told = jpeg_ls.decode_buffer(code)
+        raw, told = jpeg_ls.decode_buffer(whole)
     except (RuntimeError, ValueError) as error:
         raise MalformedSource("a JPEG-LS frame cannot be decoded") from error
     if (told["height"], told["width"], told["components"], told["bits_per_sample"]) != (*shape, choices.bits):

@@ -20,10 +20,12 @@ _BEGIN = re.compile(rb"\xff\xd8\xff")
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # what ends coded data
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _ITEM = b"\xfe\xff\x00\xe0"
+_HEAD_OF_ITEM = _ITEM + bytes(4)  # tag and length
 _SOF, _SOF_TAKEN = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}), (0xC0, 0xC1, 0xC2)
 _DHT, _DQT, _DRI, _SOS, _EOI = 0xC4, 0xDB, 0xDD, 0xDA, 0xD9
 _SKIPPED = frozenset({_DHT, _DQT, _DRI, 0xFE, *range(0xE0, 0xF0)})
 _STEPS, _BYTES_A_STEP = 1 << 16, 64  # segments that are looked at: so many, and one more for so many bytes
+_LOOKS = 8  # times that all bytes may be looked at, and items of DICOM walked over
 _LONGEST_HEAD = 1 << 17  # bytes before coded data, up to which streams are joined
 TALLEST = 65500  # rows of a joined stream; libjpeg takes no more
 
@@ -143,20 +145,31 @@ class _Ended(Exception):
 
 
 class _Steps:
-    """How many segments may still be looked at; streams in streams in streams must not take for ever."""
+    """How much may still be looked at; streams in streams in streams must not take for ever.
+
+    ``left`` are segments, ``bytes`` those of coded data that were searched and of fragments that were joined, which many
+    streams may claim for themselves; ``items`` are items of DICOM.
+    """
 
     def __init__(self, size: int) -> None:
         self.left = _STEPS + size // _BYTES_A_STEP
+        self.bytes = _LOOKS * size + _STEPS * _BYTES_A_STEP
+        self.items = _LOOKS * size // len(_HEAD_OF_ITEM) + _STEPS
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing more may be looked at."""
+        return min(self.left, self.bytes, self.items) <= 0
 
 
 def find(data: memoryview) -> Found:
     """All streams in ``data``."""
     found = Found()
     steps, at, begun = _Steps(len(data)), 0, None
-    while steps.left > 0 and (match := _BEGIN.search(data, at)) is not None:
+    while not steps.spent and (match := _BEGIN.search(data, at)) is not None:
         start = match.start()
         at = start + 2
-        spans = _fragments(data, start)
+        spans = _fragments(data, start, steps)
         view = data[start:] if spans is None else memoryview(b"".join(data[a : a + n] for a, n in spans))
         try:
             jpeg = _read(view, steps)
@@ -189,6 +202,7 @@ def read(data: memoryview) -> Jpeg | None:
 def _read(data: memoryview, steps: _Steps) -> Jpeg | None:
     """The stream at the beginning of ``data``, which is SOI. None for what is no stream; raises _Ended."""
     seen: dict[str, object] = {}
+    restarts: list[Span] = []
     scans = 0
     at = 2
     while True:
@@ -201,7 +215,7 @@ def _read(data: memoryview, steps: _Steps) -> Jpeg | None:
             return None
         marker = data[at + 1]
         if marker == _EOI:
-            return Jpeg(at + 2, scans=scans, **seen)  # type: ignore[arg-type]
+            return Jpeg(at + 2, scans=scans, restarts=tuple(restarts), **seen)  # type: ignore[arg-type]
         if at + 4 > len(data):
             raise _Ended
         length = int.from_bytes(data[at + 2 : at + 4], "big")
@@ -219,6 +233,7 @@ def _read(data: memoryview, steps: _Steps) -> Jpeg | None:
             if "frame" not in seen or not len(body):
                 return None
             end = _MARKER.search(data, following)
+            steps.bytes -= (len(data) if end is None else end.start()) - following
             if end is None:
                 raise _Ended
             if not scans:
@@ -231,7 +246,7 @@ def _read(data: memoryview, steps: _Steps) -> Jpeg | None:
             seen["huffman"] = True
         elif marker == _DRI and not scans:
             seen["interval"] = int.from_bytes(body[:2], "big")
-            seen["restarts"] = (*seen.get("restarts", ()), (at, 2 + length))  # type: ignore[misc]
+            restarts.append((at, 2 + length))
         at = following
 
 
@@ -247,17 +262,19 @@ def _frame(body: memoryview, seen: dict[str, object]) -> bool:
     return True
 
 
-def _fragments(data: memoryview, start: int) -> list[Span] | None:
+def _fragments(data: memoryview, start: int, steps: _Steps) -> list[Span] | None:
     """Where ``start`` is the value of a DICOM item: its place and those of the items that go on with it."""
     if start < 8 or bytes(data[start - 8 : start - 4]) != _ITEM:
         return None
     spans: list[Span] = []
     at = start - 8
-    while bytes(data[at : at + 4]) == _ITEM:
+    while steps.items > 0 and bytes(data[at : at + 4]) == _ITEM:
+        steps.items -= 1
         length = int.from_bytes(data[at + 4 : at + 8], "little")
         if at + 8 + length > len(data) or (spans and bytes(data[at + 8 : at + 10]) == SOI):
             break
         spans.append((at + 8, length))
+        steps.bytes -= length
         at += 8 + length
     return spans if len(spans) > 1 else None
 

@@ -52,7 +52,7 @@ def test_the_package_declares_exactly_what_it_imports() -> None:
 def test_jobs_and_tests_import_only_what_an_extra_declares() -> None:
     declared = {r.name for r in RUNTIME}
     assert imported("pipelines") <= declared | {r.name for r in [*EXTRAS["demo"], *EXTRAS["benchmark"]]}
-    assert imported("tests") <= declared | {r.name for r in EXTRAS["test"]}
+    assert imported("tests") <= declared | {r.name for r in [*EXTRAS["test"], *EXTRAS["fuzz"]]}
 
 
 def pins() -> dict[str, Version]:
@@ -61,7 +61,11 @@ def pins() -> dict[str, Version]:
     return {re.sub(r"[-_.]+", "-", name).lower(): Version(version) for name, version in pairs}
 
 
-@pytest.mark.parametrize("requirement", [*RUNTIME, *EXTRAS["demo"], *EXTRAS["benchmark"], *EXTRAS["test"]], ids=str)
+@pytest.mark.parametrize(
+    "requirement",
+    [*RUNTIME, *EXTRAS["demo"], *EXTRAS["benchmark"], *EXTRAS["test"], *EXTRAS["fuzz"]],
+    ids=str,
+)
 def test_each_requirement_is_pinned_within_its_range(requirement: Requirement) -> None:
     version = pins().get(requirement.name)
     assert version is not None, f"{requirement.name} has no pin in constraints.txt"

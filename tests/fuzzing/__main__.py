@@ -15,6 +15,7 @@ import json
 import random
 import resource
 import signal
+import sys
 import time
 import traceback
 from collections import Counter
@@ -23,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+PACKAGE = Path(__file__).parents[2] / "callic_archive"
 CPU_SECONDS = 10.0  # that one input may take, the compilation of loops before the first aside
 MEMORY = (
     2 << 30
@@ -33,7 +35,8 @@ class Slow(BaseException):
     """An input takes too long. No parser catches it."""
 
 
-def _slow(number: int, frame: FrameType | None) -> None:
+def slow(number: int, frame: FrameType | None) -> None:
+    """What a signal does when an input took too long."""
     raise Slow(f"more than {CPU_SECONDS:.0f} seconds")
 
 
@@ -59,10 +62,30 @@ def attempt(run: Any, data: bytes) -> tuple[str, str]:
 
 def targets() -> dict[str, Any]:
     """All that is fuzzed, by name."""
-    from tests.fuzzing import archive_targets
+    from tests.fuzzing import archive_targets, entry_targets, piece_targets, stream_targets, word_targets
     from tests.fuzzing import targets as image_targets
 
-    return {**image_targets.TARGETS, **archive_targets.TARGETS}
+    modules = (image_targets, stream_targets, piece_targets, archive_targets, entry_targets, word_targets)
+    return {name: target for module in modules for name, target in module.TARGETS.items()}
+
+
+def reached(run: Any, inputs: list[bytes]) -> set[str]:
+    """Modules of the package, as paths in it, of which functions ran while ``run`` took the inputs."""
+    files = set[str]()
+
+    def look(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            files.add(frame.f_code.co_filename)
+
+    sys.setprofile(look)
+    try:
+        for data in inputs:
+            run(data)
+    finally:
+        sys.setprofile(None)
+    return {
+        Path(file).relative_to(PACKAGE).as_posix() for file in files if Path(file).is_relative_to(PACKAGE)
+    }
 
 
 def fuzz(name: str, count: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -102,6 +125,19 @@ def keep(folder: Path | None, name: str, data: bytes) -> str:
     return str(path)
 
 
+def _guided(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    """Hand over to atheris, before anything of the package is imported that it could not watch."""
+    from tests.fuzzing.guided import guided
+
+    if len(arguments.targets) != 1:
+        parser.error("--guided takes one target")
+    try:
+        guided(arguments.targets[0], arguments.guided, arguments.seconds, arguments.seed)
+    except ImportError as error:
+        parser.error(f"--guided needs atheris ({error}): pip install -c constraints.txt '.[fuzz]'")
+    return 0
+
+
 def main() -> int:
     """Run it."""
     parser = argparse.ArgumentParser(
@@ -115,20 +151,27 @@ def main() -> int:
     parser.add_argument(
         "--current", type=Path, default=None, help="file that holds the input at hand, should all end"
     )
+    parser.add_argument("--modules", action="store_true", help="tell which modules the good inputs reach")
+    parser.add_argument("--guided", type=Path, default=None, metavar="FOLDER",
+                        help="with atheris, for one target: its corpus lies and grows in FOLDER")  # fmt: skip
     arguments = parser.parse_args()
+    if arguments.guided is not None:
+        return _guided(parser, arguments)
     faulthandler.enable()
-    signal.signal(signal.SIGVTALRM, _slow)
+    signal.signal(signal.SIGVTALRM, slow)
     known = targets()
     counts = dict(target.partition(":")[::2] for target in arguments.targets or known)
     names = list(counts)
+    modules = {}
     for name in names:  # what is compiled and loaded once does not count
-        for data in known[name].seeds():
-            known[name].run(data)
+        modules[name] = sorted(reached(known[name].run, known[name].seeds()))
     bound_memory()
     bad = False
     for name in names:
         result = fuzz(name, int(counts[name] or arguments.count), arguments)
         bad |= bool(result["findings"])
+        if arguments.modules:
+            result["modules"] = modules[name]
         print(json.dumps(result), flush=True)
     return int(bad)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
 import shutil
-import tempfile
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +30,7 @@ from callic_archive.images.source import Parsed
 from callic_archive.model.weights import load_model
 from tests.doubles import DeflatePlan
 from tests.fuzzing import seeds
+from tests.fuzzing.entry_targets import archive, folder
 from tests.fuzzing.mutate import broken, broken_json
 from tests.fuzzing.targets import LIMITS, Target, Wrong, break_document, settled
 from tests.streams import COMPRESSORS
@@ -112,22 +111,10 @@ def differences_seeds() -> list[bytes]:
 
 
 @lru_cache(maxsize=1)
-def _folder() -> Path:
-    """A place for files, as long as this process lives; in memory where that is possible."""
-    root = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = tempfile.TemporaryDirectory(prefix="callic-fuzzing-", dir=root)
-    _kept.append(folder)
-    return Path(folder.name)
-
-
-_kept: list[Any] = []
-
-
-@lru_cache(maxsize=1)
 def _archive() -> Path:
     """A small archive, with two bands of a scene among its files."""
-    root = _folder() / "packing"
-    made = _folder() / "a.callic"
+    root = folder() / "packing"
+    made = folder() / "a.callic"
     tree = make_tree(root / "tree")
     band = grainy(120, 140)
     for number in (1, 2):
@@ -140,7 +127,7 @@ def _archive() -> Path:
 
 def shard(data: bytes) -> str:
     """A shard: by its index where it has one, and from its first byte to its last."""
-    path = _folder() / "shard-00000.cla"
+    path = folder() / "shard-00000.cla"
     path.write_bytes(data)
 
     def step() -> str:
@@ -163,7 +150,7 @@ def shard_seeds() -> list[bytes]:
 
 def index(data: bytes) -> str:
     """The compressed index."""
-    path = _folder() / "index.jsonl.zst"
+    path = folder() / "index.jsonl.zst"
     path.write_bytes(data)
     return settled(lambda: str(len(contents_of(read_index(path, max_total=1 << 26)).entries) > 0))
 
@@ -184,7 +171,8 @@ def rows(data: bytes) -> str:
 
 
 def row_seeds() -> list[bytes]:
-    return [json.dumps(row).encode() for row in read_index(_archive() / "data" / "index.jsonl.zst")]
+    indexes = (made / "data" / "index.jsonl.zst" for made in (_archive(), archive()))
+    return [json.dumps(row).encode() for path in indexes for row in read_index(path)]
 
 
 def entry_record(data: bytes) -> str:
@@ -202,10 +190,12 @@ def entry_record(data: bytes) -> str:
 
 def entry_seeds() -> list[bytes]:
     found = []
-    for path in sorted((_archive() / "data").glob("shard-*")):
+    for path in sorted((archive() / "data").glob("shard-*")):
         with ShardReader(path) as reader:
             found += [
-                reader.read(entry.ref) for entry in reader.index() if entry.ref.type is RecordType.ENTRY
+                reader.read(entry.ref)
+                for entry in reader.index()
+                if entry.ref.type in (RecordType.ENTRY, RecordType.PIECE)
             ]
     return found
 
@@ -228,7 +218,7 @@ _TAGS = ("manifest-sha256.txt", "tagmanifest-sha256.txt", "bagit.txt", "bag-info
 
 def bag(data: bytes) -> str:
     """One of a bag's tag files, chosen by the first byte."""
-    root = _folder() / "bag"
+    root = folder() / "bag"
     if not root.exists():
         shutil.copytree(_archive(), root)
     name = _TAGS[data[0] % len(_TAGS)] if data else _TAGS[0]

@@ -11,16 +11,17 @@ from functools import lru_cache
 from pathlib import Path
 
 import imagecodecs
+import jpeg_ls as charls
 import nibabel
 import numpy as np
 import tifffile
 import zarr
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless, RLELossless
 
 from callic_archive.images.source import Context
-from tests.streams import flushed
+from tests.streams import COMPRESSORS, flushed
 from tests.trees import grainy
 from tests.unit.images.test_dicom_coded import dicom, jpeg_2000, jpeg_code, rle_code
 
@@ -164,6 +165,20 @@ def dicom_native() -> list[bytes]:
     ]  # fmt: skip
 
 
+def jpeg_ls_codes() -> list[bytes]:
+    made = []
+    for image, near, interleave in (
+        (GRAY, 0, 0), (WIDE, 0, 0), (RGB, 0, 0), (RGB, 2, 1), (RGB, 0, 2),
+    ):  # fmt: skip
+        height, width, samples = (*image.shape, 1)[:3]
+        raw = np.moveaxis(image, 2, 0) if interleave == 0 and samples > 1 else image
+        bits = 8 * image.itemsize
+        made.append(
+            bytes(charls.encode_buffer(raw.tobytes(), height, width, samples, bits, near, interleave))
+        )
+    return made
+
+
 def dicom_coded() -> list[bytes]:
     stack = np.stack([WIDE, WIDE + 3])
     return [
@@ -171,14 +186,32 @@ def dicom_coded() -> list[bytes]:
         dicom([jpeg_code(WIDE)], WIDE[None], JPEGLosslessSV1),
         dicom([imagecodecs.ljpeg_encode(WIDE, bitspersample=16)], WIDE[None], JPEGLosslessSV1),
         dicom([jpeg_2000(WIDE, resolutions=2)], WIDE[None], JPEG2000Lossless),
+        dicom(jpeg_ls_codes()[1:2], WIDE[None], JPEGLSLossless),
+        dicom(jpeg_ls_codes()[3:4], RGB[None], JPEGLSNearLossless),
     ]
+
+
+def bgzf(raw: bytes, size: int) -> bytes:
+    """As bgzip writes it: members that tell their length, and an empty one at the end; one flushed on the way."""
+    out = b""
+    for at in [*range(0, len(raw), size), len(raw)]:
+        part = raw[at : at + size]
+        body = flushed(part, [9, 50]) if at == size else COMPRESSORS["zlib 6"](part)
+        head = b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\x06\0BC\x02\0"
+        out += head + (len(body) + 25).to_bytes(2, "little") + body
+        out += zlib.crc32(part).to_bytes(4, "little") + len(part).to_bytes(4, "little")
+    return out
 
 
 def gz() -> list[bytes]:
     named = io.BytesIO()
     with gzip.GzipFile("a.nii", "wb", 5, named, 1) as stream:
         stream.write(nifti()[0])
-    return [gzip.compress(_npy(WIDE), mtime=0), named.getvalue(), gzip.compress(tiff()[0], 1, mtime=5)]
+    raw = _npy(WIDE)
+    joined = gzip.compress(raw[:200], mtime=0) + gzip.compress(raw[200:], 1, mtime=0)
+    return [
+        gzip.compress(raw, mtime=0), named.getvalue(), gzip.compress(tiff()[0], 1, mtime=5), bgzf(raw, 150), joined,
+    ]  # fmt: skip
 
 
 def _zip(**files: bytes) -> bytes:

@@ -72,12 +72,17 @@ def image(data: bytes, context: Context | None = None) -> str:
     return settled(step)
 
 
-def chunk(data: bytes) -> str:
+def chunk_of(data: bytes) -> tuple[Context, bytes]:
     """A chunk of a zarr array behind its metadata: name and document are part of the input."""
     head, _, rest = data.partition(b"\0\0\0")
     name, _, document = head.partition(b"\n")
     key, _, body = rest.partition(b"\0")
-    context = Context(name.decode("latin-1"), document, key.decode("latin-1"))
+    return Context(name.decode("latin-1"), document, key.decode("latin-1")), body
+
+
+def chunk(data: bytes) -> str:
+    """A chunk of a zarr array."""
+    context, body = chunk_of(data)
     return image(body, context)
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from tests.fuzzing.__main__ import targets
 from tests.fuzzing.mutate import broken, broken_json, mended_png
+from tests.fuzzing.parsers import PARSERS
 
 ROOT = Path(__file__).parents[2]
 # Broken inputs of each target: a few seconds of processor time each.
@@ -34,6 +35,21 @@ GROUPS: dict[str, dict[str, int]] = {
         "entry-record": 6000,
         "bag": 1500,
     },
+    "coded data in files": {
+        "jpeg-streams": 500,
+        "jpeg-tables": 800,
+        "jpegs-made": 60,
+        "jpegs": 300,
+        "frame-jpeg": 300,
+        "frame-jpeg-ls": 400,
+        "frame-jpeg-2000": 500,
+        "frame-rle": 3000,
+        "packed-block": 1000,
+        "deflate": 300,
+    },
+    "large files": {"outline": 250, "outline-chunk": 400, "piece": 400},
+    "reading archives": {"entry": 400, "salvage": 40},
+    "words": {"paths": 1500, "words": 1500, "settings": 800, "adapters": 800},
     "codec": {"codestream": 1500, "adapter": 4000, "model": 500, "chunk-frame": 2000},
 }
 HANGS = 900.0  # seconds after which a process is ended from outside: something below Python goes on for ever
@@ -44,7 +60,7 @@ HANGS = 900.0  # seconds after which a process is ended from outside: something 
 def test_every_parser(group: str, tmp_path: Path) -> None:
     current = tmp_path / "current"
     targets = [f"{name}:{count}" for name, count in GROUPS[group].items()]
-    words = [sys.executable, "-m", "tests.fuzzing", *targets, "--current", str(current)]
+    words = [sys.executable, "-m", "tests.fuzzing", *targets, "--modules", "--current", str(current)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
@@ -60,6 +76,8 @@ def test_every_parser(group: str, tmp_path: Path) -> None:
     for name, count in GROUPS[group].items():
         assert found[name]["inputs"] > count
         assert len(found[name]["outcomes"]) > 1, f"of {name} nothing was refused, or nothing was taken"
+        told = {module for module, names in PARSERS.items() if name in names}
+        assert told <= set(found[name]["modules"]), f"good input of {name} does not reach what it should"
 
 
 def test_every_target_is_run() -> None:

@@ -277,6 +277,16 @@ def test_another_command_does_not_go_on_with_it(tmp_path: Path, monkeypatch: pyt
     pack_tree(tree, tmp_path / "x.callic")
 
 
+@pytest.mark.parametrize("content", [b'{"a', b"[1]", b"\xff", b"", b"[" * 100_000], ids=repr)
+def test_settings_that_cannot_be_read_end_the_command_in_order(tmp_path: Path, content: bytes) -> None:
+    job = tmp_path / "x.callic.partial" / ".run" / "job.json"
+    job.parent.mkdir(parents=True)
+    job.write_bytes(content)
+    with pytest.raises(OtherRun, match=r"job\.json cannot be read"):
+        pack_tree(make_tree(tmp_path / "tree"), tmp_path / "x.callic")
+    assert job.read_bytes() == content
+
+
 def test_two_commands_never_write_one_archive(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree")
     with Staging(tmp_path / "x.callic") as first:
@@ -401,7 +411,8 @@ GOOD: dict[str, object] = {
         {"mode": "0644"},
         {"mode": True},
         {"mtime_ns": 1.5},
-        {"mtime_ns": 1 << 100},
+        {"mtime_ns": 10**9 << 63},
+        {"mtime_ns": -(10**9 << 63) - 1},
         {"size": -1},
         {"size": 7},
         {"sha256": "xyz"},

@@ -394,6 +394,8 @@ def test_references_are_json() -> None:
         {"length": "44"},
         {"sequence": -1},
         {"sequence": 1 << 32},
+        {"shard": "x" * 201},
+        {"shard": "\udcff" * 100},
         {"type": "CODESTREAM"},
         {"type": "other"},
         {"type": None},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 import warnings
 
 import imagecodecs
@@ -423,3 +424,12 @@ def test_impossible_recipes(change, syntax):
     assert parsed is not None
     with pytest.raises(RebuildMismatch):
         rebuild("dicom", parsed.recipe | change, parsed.surround, parsed.images, io.BytesIO())
+
+
+@pytest.mark.parametrize("rest", [b"\0", b"\1" * 20, b"\xaa" * 40])
+def test_jpeg_ls_that_is_cut_off_is_refused_at_once(rest):
+    head = bytes.fromhex("ffd8fff7000b08000c000f01011100ffda0008010100000000")
+    began = time.process_time()
+    with pytest.raises(MalformedSource):
+        jpeg_ls.decode(head + rest, jpeg_ls.read_header(head + rest))
+    assert time.process_time() - began < 1  # CharLS alone takes more than three seconds

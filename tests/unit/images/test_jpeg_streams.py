@@ -160,3 +160,46 @@ def test_a_million_tiles_in_a_small_file():
     body = head + struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *e) for e in entries)
     data = (body + bytes(200))[:200] + tables + bytes(4000)
     assert len(tiff_jpeg.tables(memoryview(data), Limits()).places) == 0
+
+
+ITEM = b"\xfe\xff\x00\xe0"
+
+
+def items_in_items(count):
+    """Fragments that all begin a stream of their own and share what follows them."""
+    starts = b"".join(
+        ITEM + struct.pack("<I", 11 * (count - k - 1) + 3) + b"\xff\xd8\xff" for k in range(count)
+    )
+    return starts + (ITEM + bytes(4)) * count
+
+
+def jumps_to_one_scan(count, size):
+    """Streams whose first segments all end where one endless scan begins."""
+    starts = b"".join(
+        b"\xff\xd8\xff\xe1" + struct.pack(">H", 6 * (count - k - 1) + 2) for k in range(count)
+    )
+    frame = b"\xff\xc0\x00\x0b\x08\0\x10\0\x10\1\1\x11\0"
+    return starts + frame + b"\xff\xda\0\x08\1\1\0\0\x3f\0" + bytes(size)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        items_in_items(9_000),
+        jumps_to_one_scan(10_000, 16 << 20),
+        b"\xff\xd8" + b"\xff\xdd\0\4\0\1" * 300_000 + b"\xff\xd9",
+    ],
+    ids=["items", "scans", "restarts"],
+)
+def test_streams_that_share_bytes_do_not_take_for_ever(data):
+    began = time.process_time()
+    assert not find(memoryview(data)).streams
+    assert time.process_time() - began < 20  # seconds, of minutes and more
+
+
+def test_fragments_among_many_are_still_found():
+    code = jpeg()
+    parts = [code[i : i + 16] for i in range(0, len(code), 16)]
+    one = b"".join(ITEM + struct.pack("<I", len(part)) + part for part in parts)
+    found = find(memoryview(one * 200))
+    assert [stream.read(memoryview(one * 200)) for stream in found.streams] == [code] * 200

@@ -1,0 +1,285 @@
+"""What is fuzzed of coded data inside files: JPEG streams and the coding made of them, coded frames, packed blocks.
+
+Each decoder is met directly, without the file around it, which would refuse most broken copies first.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from functools import lru_cache
+
+import imagecodecs
+import numpy as np
+import zstandard
+
+from callic_archive.archive import jpeg_parts
+from callic_archive.container.layout import decode_varint, encode_varint
+from callic_archive.errors import ContainerError, ForeignCodecFailed, RebuildMismatch
+from callic_archive.images import dicom_rle, jpeg2000, jpeg_lossless, jpeg_ls, tiff_jpeg, tiff_lzw
+from callic_archive.images.deflate.differences import Reader, Writer
+from callic_archive.images.jpeg_streams import EOI, SOI, find, joined, parted, read
+from callic_archive.images.source import guarded
+from tests.fuzzing import seeds
+from tests.fuzzing.mutate import broken
+from tests.fuzzing.targets import LIMITS, Target, Wrong, settled
+from tests.slides import jpeg, picture, slide
+from tests.streams import COMPRESSORS, flushed
+from tests.unit.images.test_dicom_coded import jpeg_2000, jpeg_code, rle_code
+
+MOST_SAMPLES = 1 << 20  # of a code that is decoded; callers know how many there must be
+
+# -- JPEG streams in other bytes ----------------------------------------------------------------------------------
+
+
+def jpeg_streams(data: bytes) -> str:
+    """Streams lie in the data one behind the other, and are what was said of them; two alike join and part."""
+    view = memoryview(data)
+    found, end = find(view), 0
+    for stream in found.streams:
+        if stream.spans[0][0] < end or any(at + size > len(data) for at, size in stream.spans):
+            raise Wrong("streams overlap or leave the data")
+        end = sum(stream.spans[-1])
+        content, told = stream.read(view), stream.jpeg
+        if content[:2] != SOI or content[-2:] != EOI or read(memoryview(content)) != told:
+            raise Wrong("a stream is not what was found")
+        if told.segments:
+            code = content[told.coded : told.scan_end]
+            made = joined(told, content[: told.coded], b"", [code, code])
+            again = read(memoryview(made))
+            if again is not None:
+                parted(made[again.coded : again.scan_end], 2, told.segments)
+    return f"{min(2, len(found.streams))} {min(1, len(found.tables))} {found.open is not None}"
+
+
+def jpeg_tables(data: bytes) -> str:
+    """Where a TIFF says that the tables of its JPEG tiles stand."""
+    found = tiff_jpeg.tables(memoryview(data), LIMITS)
+    if len(found.places) != len(found.numbers) or (np.diff(found.places) < 0).any():
+        raise Wrong("the places of JPEG tiles are in no order")
+    if len(found.numbers) and not 0 <= found.numbers.min() <= found.numbers.max() < len(found.streams):
+        raise Wrong("a JPEG tile has tables that there are not")
+    return f"{min(1, len(found.streams))} {min(1, len(found.places))}"
+
+
+def jpegs_made(data: bytes) -> str:
+    """What the coding ``jpegs`` takes comes back, with the tables that a TIFF has for its tiles."""
+    payload = jpeg_parts.encode(data, tiff_jpeg.tables(memoryview(data), LIMITS))
+    if payload is None:
+        return "left"
+    if jpeg_parts.decode(payload, len(data)) != data:
+        raise Wrong("JPEG streams did not come back")
+    return "coded"
+
+
+def _items(code: bytes, size: int) -> bytes:
+    """A stream in fragments, as DICOM has them."""
+    parts = [code[i : i + size] for i in range(0, len(code), size)]
+    return b"".join(b"\xfe\xff\x00\xe0" + len(part).to_bytes(4, "little") + part for part in parts)
+
+
+@lru_cache(maxsize=1)
+def jpeg_seeds() -> list[bytes]:
+    tiles = [jpeg(picture(32, 32, n)) for n in range(3)]
+    small = jpeg(picture(16, 16))
+    nested = tiles[0][:2] + b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small + tiles[0][2:]
+    return [
+        slide([tiles], 32, 2), slide([tiles], 32, 2, tables=False), b"ab" + jpeg(progressive=True) + b"c",
+        _items(jpeg(picture(24, 24, channels=1)), 200), nested, jpeg(picture(32, 32), restart_marker_blocks=2),
+    ]  # fmt: skip
+
+
+def jpegs(data: bytes) -> str:
+    """A payload of the coding behind the size that it should give."""
+    try:
+        size, at = decode_varint(data, 0)
+    except ContainerError:
+        return "no size"
+    try:
+        raw = jpeg_parts.decode(data[at:], min(size, 1 << 24))
+    except (ValueError, ForeignCodecFailed) as error:
+        return type(error).__name__
+    if len(raw) != size:
+        raise Wrong("JPEG streams come out shorter or longer than was asked")
+    return "data"
+
+
+@lru_cache(maxsize=1)
+def jpegs_seeds() -> list[bytes]:
+    packed = [
+        (data, jpeg_parts.encode(data, tiff_jpeg.tables(memoryview(data), LIMITS))) for data in jpeg_seeds()
+    ]
+    return [encode_varint(len(data)) + payload for data, payload in packed if payload is not None]
+
+
+def break_jpegs(seed: bytes, rng: random.Random, others: list[bytes]) -> bytes:
+    """The table of the payload unpacked, broken, and packed again; or bytes of the whole."""
+    if rng.random() < 0.3:
+        return broken(seed, rng, others)
+    _, at = decode_varint(seed, 0)
+    length, begin = decode_varint(seed, at)
+    table = zstandard.ZstdDecompressor().decompress(seed[begin : begin + length])
+    packed = zstandard.ZstdCompressor().compress(broken(table, rng))
+    return seed[:at] + encode_varint(len(packed)) + packed + seed[begin + length :]
+
+
+# -- coded frames -------------------------------------------------------------------------------------------------
+
+
+def frame_jpeg(code: bytes) -> str:
+    """Lossless JPEG: what was decoded is coded so that it decodes to the same."""
+
+    def step() -> str:
+        header = jpeg_lossless.read_header(code)
+        if header is None:
+            return "left"
+        shape = header.height, header.width, len(header.scan.tables)
+        if np.prod(shape, dtype=object) > MOST_SAMPLES:
+            return "large"
+        image = np.empty(shape, np.uint16)
+        jpeg_lossless.decode(code, header, image)
+        try:
+            made = jpeg_lossless.encode(image, header.scan, 1, 16 * image.nbytes + 64)
+        except RebuildMismatch:
+            return "kept"  # its own bits spell differences that its tables do not have
+        again = np.empty_like(image)
+        jpeg_lossless.decode(made, jpeg_lossless.Header(*shape[:2], header.scan, 0, len(made)), again)
+        if (image != again).any():
+            raise Wrong("a lossless JPEG frame did not come back")
+        return "coded"
+
+    return settled(lambda: guarded(step, "JPEG", ""))
+
+
+def frame_jpeg_seeds() -> list[bytes]:
+    return [
+        jpeg_code(seeds.WIDE), jpeg_code(seeds.RGB), imagecodecs.ljpeg_encode(seeds.WIDE, bitspersample=16),
+    ]  # fmt: skip
+
+
+def frame_jpeg_ls(code: bytes) -> str:
+    """JPEG-LS by CharLS."""
+
+    def step() -> str:
+        header = jpeg_ls.read_header(code)
+        if header.height * header.width * header.samples > MOST_SAMPLES:
+            return "large"
+        image = jpeg_ls.decode(code, header)
+        if image is None:
+            return "left"
+        if image.shape != (header.height, header.width, header.samples):
+            raise Wrong("a JPEG-LS frame has another shape than its header tells")
+        return "repeated" if code[header.begin :].startswith(jpeg_ls.encode(image, header.choices)) else "new"
+
+    return settled(lambda: guarded(step, "JPEG-LS", ""))
+
+
+def frame_jpeg_2000(code: bytes) -> str:
+    """JPEG 2000 by OpenJPEG."""
+
+    def step() -> str:
+        header = jpeg2000.read_header(code)
+        if header is None:
+            return "left"
+        if header.height * header.width * header.samples > MOST_SAMPLES:
+            return "large"
+        image = jpeg2000.decode(code, header)
+        if image is None:
+            return "left"
+        if image.shape != (header.height, header.width, header.samples):
+            raise Wrong("a JPEG 2000 frame has another shape than its header tells")
+        return (
+            "repeated" if code[header.begin :].startswith(jpeg2000.encode(image, header.choices)) else "new"
+        )
+
+    return settled(lambda: guarded(step, "JPEG 2000", ""))
+
+
+def frame_jpeg_2000_seeds() -> list[bytes]:
+    return [
+        jpeg_2000(image, resolutions=n) for image, n in ((seeds.WIDE, 2), (seeds.GRAY, 1), (seeds.RGB, 3))
+    ]
+
+
+def frame_rle(code: bytes) -> str:
+    """RLE of DICOM, of a frame of 12 x 15 pixels with as many planes as its header tells."""
+
+    def step() -> str:
+        planes = min(code[0], 15) if code else 1
+        view = memoryview(code)
+        for begin, end in dicom_rle.segments(view, planes):
+            plane = np.empty(seeds.GRAY.size, np.uint8)
+            used, heads = dicom_rle.decode(view[begin:end], plane)
+            if dicom_rle.encode(plane, 15, dicom_rle.PACKETS, heads.tobytes()) != code[begin : begin + used]:
+                raise Wrong("a segment of RLE did not come back by its packets")
+        return "decoded"
+
+    return settled(lambda: guarded(step, "RLE", ""))
+
+
+def frame_rle_seeds() -> list[bytes]:
+    return [rle_code(seeds.WIDE), rle_code(seeds.GRAY, "libtiff"), rle_code(seeds.WIDE, "pairs3")]
+
+
+# -- packed blocks ------------------------------------------------------------------------------------------------
+
+
+def packed_block(data: bytes) -> str:
+    """LZW and PackBits of TIFF, told apart by the first byte, for a block of 400 bytes."""
+    code = np.frombuffer(data[1:], np.uint8)
+    if data[:1] == b"L":
+        raw = tiff_lzw.lzw_decode(code, 400)
+        if raw is None:
+            return "broken"
+        again = tiff_lzw.lzw_decode(np.frombuffer(tiff_lzw.lzw_encode(raw), np.uint8), 400)
+    else:
+        raw = tiff_lzw.packbits_decode(code, 400)
+        again = tiff_lzw.packbits_decode(np.frombuffer(tiff_lzw.packbits_encode(raw, 20), np.uint8), 400)
+    if again is None or again.tobytes() != raw.tobytes():
+        raise Wrong("a packed block did not come back")
+    return "whole" if len(raw) == 400 else "short"
+
+
+def packed_block_seeds() -> list[bytes]:
+    raw = np.frombuffer((seeds.GRAY.tobytes() * 3)[:400], np.uint8)
+    return [b"L" + tiff_lzw.lzw_encode(raw), b"P" + tiff_lzw.packbits_encode(raw, 20)]
+
+
+def deflate(data: bytes) -> str:
+    """A raw deflate stream as differences from what was expected."""
+    engine = zlib.decompressobj(-15)
+    try:
+        raw = engine.decompress(data, 1 << 14)
+    except zlib.error:
+        raw = b"no stream"
+    writer = Writer()
+    used = writer.add(data, raw, 1 << 16)
+    if used is None:
+        return "left"
+
+    def step() -> str:
+        if Reader(writer.finish()).next(raw) != data[:used]:
+            raise Wrong("a deflate stream did not come back from its differences")
+        return "coded"
+
+    return step()
+
+
+def deflate_seeds() -> list[bytes]:
+    raw = (seeds.GRAY.tobytes() * 3)[:500]
+    names = ("zlib 1", "zlib 9", "libdeflate 6", "zopfli", "chance", "sync flushes")
+    return [COMPRESSORS[name](raw) for name in names] + [flushed(raw, [100, 300])]
+
+
+TARGETS: dict[str, Target] = {
+    "jpeg-streams": Target(jpeg_streams, jpeg_seeds),
+    "jpeg-tables": Target(jpeg_tables, lambda: jpeg_seeds()[:2]),
+    "jpegs-made": Target(jpegs_made, jpeg_seeds),
+    "jpegs": Target(jpegs, jpegs_seeds, break_jpegs),
+    "frame-jpeg": Target(frame_jpeg, frame_jpeg_seeds),
+    "frame-jpeg-ls": Target(frame_jpeg_ls, seeds.jpeg_ls_codes),
+    "frame-jpeg-2000": Target(frame_jpeg_2000, frame_jpeg_2000_seeds),
+    "frame-rle": Target(frame_rle, frame_rle_seeds),
+    "packed-block": Target(packed_block, packed_block_seeds),
+    "deflate": Target(deflate, deflate_seeds),
+}
