@@ -22,7 +22,7 @@ from callic_archive.images.zarr_blocks import Group
 _MOST = 1 << 50  # bytes of samples of a file
 Rasters = list["Raster"]
 _BROKEN = (
-    SourceError, NotTaken, ValueError, LookupError, TypeError, RecursionError, ArithmeticError, struct.error, zlib.error
+    SourceError, ValueError, LookupError, TypeError, RecursionError, ArithmeticError, struct.error, zlib.error
 )  # fmt: skip
 
 
@@ -128,7 +128,10 @@ def outline(
             return None
         name, find = known
     try:
-        rasters = find(view, limits)
+        try:
+            rasters = find(view, limits)
+        except NotTaken:
+            rasters = []
         limits.check_images(sum(raster.layout.images for raster in rasters))
         limits.check_blocks(sum(raster.layout.count for raster in rasters))
         found = Outline(name, tuple(rasters), len(view))
