@@ -116,7 +116,7 @@ def estimate(
         stored_bytes=round(stored),
         archive_bytes=round(stored) + around,
         ratio=round(size / stored, 3) if stored >= 1 else None,
-        seconds=round(seconds / max(1, processes), 1),
+        seconds=round(seconds / max(1, processes), 3),
         sampled_files=sampler.files,
         sampled_images=sampler.images,
         sampled_bytes=sampler.bytes,

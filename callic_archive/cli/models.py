@@ -59,11 +59,13 @@ def _list(report: Report, *, archive: Path | None) -> None:
         with Archive(archive) as opened:
             for problem in opened.problems:
                 report.problem(problem)
+            told = {problem.path for problem in opened.problems}
             for path in opened.models():
                 try:
                     found.append(find_model(str(path)))
                 except ModelError as error:
-                    report.problem(Problem.of(str(path), error, kept=False))
+                    if f"data/models/{path.name}" not in told:
+                        report.problem(Problem.of(str(path), error, kept=False))
     for info in found:
         report.event("model", **_fields(info))
         if not report.as_json:
