@@ -57,6 +57,9 @@ CHANNELS = {"rgb8": 3, "gray16": 1}
 @click.option("--float32", is_flag=True, help="no bfloat16 autocast")
 @click.option("--seed", type=int, default=1)
 @click.option(
+    "--varied", type=float, default=0.4, show_default=True, help="share of crops as other cameras take them"
+)
+@click.option(
     "--report", type=float, default=60.0, show_default=True, help="seconds between reports and checkpoints"
 )
 @click.option("--dim", type=int, default=128)
@@ -82,6 +85,7 @@ def main(
     use_compile: bool,
     float32: bool,
     seed: int,
+    varied: float,
     report: float,
     dim: int,
     depth: int,
@@ -101,7 +105,7 @@ def main(
     checkpoint = run_dir / "checkpoint.pt"
     if checkpoint.exists():
         trainer.resume(checkpoint)
-    source = CropSource(root, config.channels, seed + trainer.steps)
+    source = CropSource(root, config.channels, seed + trainer.steps, varied)
     held = source.validation(6, 128)
     log = (run_dir / "log.jsonl").open("a")
     for found in trainer.run(source, held, checkpoint):

@@ -14,6 +14,7 @@ from PIL import Image
 from callic_archive.model.mgcf import PlaneStats
 from callic_archive.model.scaling import MAX_SHIFT, unit_shift
 from callic_archive.training.crops import Statistics, collate, random_crop, statistics
+from pipelines.camera import retaken, window_side
 from pipelines.scenes import SCENES, predicted_planes, scene
 
 #: Sampling weight of each training folder (relative). Folders of gray planes taken from RGB images are
@@ -91,7 +92,9 @@ def load_domains(root: Path, domains: dict[str, float]) -> dict[str, list[Sample
 class CropSource:
     """Random crops for training and a fixed list of crops for evaluation."""
 
-    def __init__(self, root: Path, channels: int, seed: int) -> None:
+    def __init__(self, root: Path, channels: int, seed: int, varied: float = 0.0) -> None:
+        """``varied``: share of the crops that are taken as by other cameras (``pipelines/camera.py``)."""
+        self.varied = varied
         self.domains = RGB_DOMAINS if channels == 3 else GRAY_DOMAINS
         self.channels = channels
         self.rng = np.random.default_rng(seed)
@@ -110,13 +113,22 @@ class CropSource:
         for d in self.rng.choice(len(names), count, p=weights / weights.sum()):
             area = self.area[names[d]]
             sample = self.train[names[d]][int(self.rng.choice(area.size, p=area / area.sum()))]
-            crop = random_crop(sample.planes, size, self.rng)
+            crop = self._crop(sample, size) if self.rng.random() < self.varied else None
+            crop = random_crop(sample.planes, size, self.rng) if crop is None else crop
             stat = statistics(crop, sample.levels)
             if self.channels == 1:
                 crop, stat = self._augment_levels(crop, stat)
             crops.append(crop)
             stats.append(stat)
         return collate(crops, stats)
+
+    def _crop(self, sample: Sample, size: int) -> NDArray[np.uint16] | None:
+        """A varied crop; None of samples whose levels are not light: few, ranks, or what predictions leave."""
+        if sample.levels < 200 or sample.name.split(":")[0] in SCENES:
+            return None
+        most = min(sample.planes.shape[1:])
+        window = random_crop(sample.planes, window_side(size, most, self.rng), self.rng)
+        return retaken(window, size, sample.levels - 1, self.rng)
 
     def _augment_levels(
         self, crop: NDArray[np.uint16], stat: Statistics
@@ -136,9 +148,11 @@ class CropSource:
         return crop, (shift, depth, mid, top)
 
     def validation(self, per_domain: int, size: int) -> dict[str, tuple[torch.Tensor, PlaneStats]]:
-        """Central crops of held-out images, the same in every run."""
+        """Central crops of held-out images, the same in every run; and of colour images crops as other cameras take them."""
         result = {}
         for domain, samples in self.valid.items():
+            if self.channels == 3:
+                result[f"varied:{domain}"] = self._varied(samples[: 2 * per_domain], size)
             crops, stats = [], []
             for sample in samples[:per_domain]:
                 _, h, w = sample.planes.shape
@@ -150,3 +164,12 @@ class CropSource:
             if crops:
                 result[domain] = collate(crops, stats)
         return result
+
+    @staticmethod
+    def _varied(samples: list[Sample], size: int) -> tuple[torch.Tensor, PlaneStats]:
+        rng = np.random.default_rng(7)
+        crops = []
+        for sample in samples:
+            window = random_crop(sample.planes, window_side(size, min(sample.planes.shape[1:]), rng), rng)
+            crops.append(retaken(window, size, sample.levels - 1, rng))
+        return collate(crops, [statistics(crop, 256) for crop in crops])
