@@ -153,6 +153,11 @@ def _pack(
             tick=progress.found,
         )
     found.problems += refused
+    if output is not None and not dry_run and _lies_in(output, sources):
+        found.notes.append(
+            f"{report.shown(output)} lies in a folder that is packed: this run leaves it out, later ones take it for data "
+            f"unless --exclude {report.shown(output.name)} says otherwise"
+        )
     if include and not any(source.kind == "file" for source in found.sources):
         text = "no file matches --include, or all that do are excluded" if exclude else "no file matches --include"
         raise UsageError(f"nothing to pack: {text} {', '.join(report.shown(glob) for glob in include)}")
@@ -190,6 +195,11 @@ def _pack(
             count(report, run)
     idle_models(report, run, named)
     summarise(report, run, finished, output, chosen.adapt)
+
+
+def _lies_in(output: Path, sources: tuple[str, ...]) -> bool:
+    place = os.path.realpath(output)
+    return any(place.startswith(os.path.join(os.path.realpath(source), "")) for source in sources)
 
 
 class _Watch:

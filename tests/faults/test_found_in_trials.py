@@ -151,6 +151,16 @@ def test_nothing_is_restored_into_the_archive(archive: Path, inside: str) -> Non
     assert sorted(archive.rglob("*")) == before
 
 
+def test_an_archive_within_its_source_is_told_of(tmp_path: Path, archive: Path) -> None:
+    inside = tmp_path / "Smith" / "in.callic"
+    ran = run("pack", tmp_path / "Smith", "-o", inside)
+    assert ran.code == 0
+    assert "--exclude in.callic" in ran.err
+    assert run("pack", tmp_path / "Smith", "-o", tmp_path / "z.callic").code == 0
+    again = run("pack", tmp_path / "Smith", "-o", tmp_path / "y.callic", "--exclude", "in.callic", "--json")
+    assert (again.code, again.summary["files"]) == (0, 1)
+
+
 def test_an_include_that_matches_nothing_is_a_mistake(tmp_path: Path, archive: Path) -> None:
     ran = run("pack", tmp_path / "Smith", "-o", tmp_path / "y.callic", "--include", "*.zzz")
     assert ran.code == 2
