@@ -93,7 +93,7 @@ def test_bands_of_a_scene_in_files_of_their_own(tmp_path: Path) -> None:
     sizes = {}
     for words in ((), ("--no-bands",)):
         archive = tmp_path / f"x{len(words)}.callic"
-        packed = run("pack", tmp_path / "tree", "-o", archive, "--json", "--adapt", "none", *words)
+        packed = run("pack", tmp_path / "tree", "-o", archive, "--json", "--learned", "always", "--adapt", "none", *words)
         assert packed.code == 0, packed.err
         sizes[words] = packed.summary["image_bytes"]
     assert sizes[()] < 0.9 * sizes[("--no-bands",)]
