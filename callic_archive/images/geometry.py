@@ -6,7 +6,6 @@ takes the files apart all the same.
 
 from __future__ import annotations
 
-import io
 import re
 import struct
 from collections.abc import Callable
@@ -14,11 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from callic_archive.errors import SourceError
+from callic_archive.images.npy import header_of
+
 Read = Callable[[int, int], bytes]  # (offset, most) -> bytes
 SUFFIXES = frozenset({"tif", "tiff", "btf", "png", "npy", "pgm", "pnm"})  # of files that are worth a look
 _HEAD = 4096
 _MOST_FIELDS = 1024  # of a directory; those that are asked for here come first, as they are sorted
 _SAMPLE_TYPES = {(8, 1): "uint8", (16, 1): "uint16", (16, 2): "int16"}  # bits, SampleFormat
+_NPY_TYPES = {"|u1": "uint8", "<u2": "uint16", ">u2": "uint16", "<i2": "int16", ">i2": "int16"}
 _PGM = re.compile(rb"P5\s+(\d{1,9})\s+(\d{1,9})\s+(\d{1,5})\s")
 
 
@@ -51,7 +54,7 @@ def geometry(read: Read) -> Geometry | None:
             found = _npy(head)
         else:
             found = _pgm(head)
-    except (struct.error, ValueError, LookupError, TypeError):
+    except (SourceError, struct.error, ValueError, LookupError):
         return None
     return found if found is not None and found.height > 0 and found.width > 0 else None
 
@@ -80,14 +83,9 @@ def _png(head: bytes) -> Geometry | None:
 
 
 def _npy(head: bytes) -> Geometry | None:
-    file = io.BytesIO(head)
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):  # others have longer headers than an image needs
-        return None
-    shape, _, kind = np.lib.format.read_array_header_1_0(file)
-    if len(shape) != 2 or kind.name not in _SAMPLE_TYPES.values():
-        return None
-    return Geometry(int(shape[0]), int(shape[1]), kind.name)
+    header, _ = header_of(head)
+    shape, kind = header["shape"], _NPY_TYPES.get(str(header["descr"]))
+    return Geometry(shape[0], shape[1], kind) if kind is not None and len(shape) == 2 else None
 
 
 def _pgm(head: bytes) -> Geometry | None:

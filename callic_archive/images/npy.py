@@ -24,8 +24,8 @@ _MAX_HEADER = (
 )  # bytes; numpy itself reads no longer header than 10000 characters without being told to
 
 
-def _header(data: memoryview) -> tuple[dict[str, Any], int]:
-    """The header dictionary and the offset of the first sample."""
+def header_of(data: memoryview | bytes) -> tuple[dict[str, Any], int]:
+    """The header dictionary and the offset of the first sample. Raises MalformedSource and TruncatedSource."""
     if len(data) < 10:
         raise TruncatedSource("the NPY file ends inside its header")
     major, minor = data[6], data[7]
@@ -67,7 +67,7 @@ def parse(data: memoryview, limits: Limits) -> Parsed:
 
 def layouts(data: memoryview, limits: Limits) -> list[Layout]:
     """Where the samples lie. Raises NotTaken and SourceError subclasses."""
-    header, start = _header(data)
+    header, start = header_of(data)
     dtype, shape = _stored_as(header["descr"]), header["shape"]
     if dtype not in DTYPES:
         raise NotTaken("samples")

@@ -12,6 +12,7 @@ import numpy as np
 
 from callic_archive.errors import SourceError
 from callic_archive.images import cutting, parse, rebuild
+from callic_archive.images.geometry import geometry
 from callic_archive.images.outline import outline
 from callic_archive.images.pieces import parse_piece, piece_images
 from callic_archive.images.source import Context
@@ -133,7 +134,31 @@ def break_form(seed: bytes, rng: random.Random, others: list[bytes]) -> bytes:
     return format + b"\n" + json.dumps(broken_json(json.loads(text), rng)).encode() + b"\0\0\0" + body
 
 
+def header(data: bytes) -> str:
+    """Height, width and sample type as a few bytes of a header tell them; what is coded has the same, if it is taken."""
+
+    def read(offset: int, most: int) -> bytes:
+        if offset > 1 << 62:
+            raise OverflowError
+        return data[offset : offset + most]
+
+    try:
+        found = geometry(read)
+    except OverflowError:
+        return "far"
+    if found is None:
+        return "none"
+    if found.height < 1 or found.width < 1 or found.bytes < 1:
+        raise Wrong("a geometry of nothing")
+    return found.dtype
+
+
+def header_seeds() -> list[bytes]:
+    return [seed for family in ("tiff", "png", "npy", "pnm") for seed in seeds.IMAGES[family]()]
+
+
 TARGETS: dict[str, Target] = {
+    "geometry": Target(header, header_seeds),
     "outline": Target(outlined, outline_seeds),
     "outline-chunk": Target(outlined_chunk, chunk_seeds, break_chunk),
     "piece": Target(form, form_seeds, break_form),

@@ -19,6 +19,7 @@ from callic_archive.errors import ContainerError, ForeignCodecFailed, RebuildMis
 from callic_archive.images import dicom_rle, jpeg2000, jpeg_lossless, jpeg_ls, tiff_jpeg, tiff_lzw
 from callic_archive.images.deflate.differences import Reader, Writer
 from callic_archive.images.jpeg_streams import EOI, SOI, find, joined, parted, read
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import guarded
 from tests.fuzzing import seeds
 from tests.fuzzing.mutate import broken
@@ -178,9 +179,10 @@ def frame_jpeg_2000(code: bytes) -> str:
     """JPEG 2000 by OpenJPEG."""
 
     def step() -> str:
-        header = jpeg2000.read_header(code)
-        if header is None:
-            return "left"
+        try:
+            header = jpeg2000.read_header(code)
+        except NotTaken as reason:
+            return reason.reason
         if header.height * header.width * header.samples > MOST_SAMPLES:
             return "large"
         image = jpeg2000.decode(code, header)

@@ -47,7 +47,7 @@ GROUPS: dict[str, dict[str, int]] = {
         "packed-block": 1000,
         "deflate": 300,
     },
-    "large files": {"outline": 250, "outline-chunk": 400, "piece": 400},
+    "large files": {"geometry": 3000, "outline": 250, "outline-chunk": 400, "piece": 400},
     "reading archives": {"entry": 400, "salvage": 40},
     "words": {"paths": 1500, "words": 1500, "settings": 800, "adapters": 800},
     "codec": {"codestream": 1500, "adapter": 4000, "model": 500, "chunk-frame": 2000},
