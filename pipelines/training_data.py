@@ -113,7 +113,7 @@ class CropSource:
         for d in self.rng.choice(len(names), count, p=weights / weights.sum()):
             area = self.area[names[d]]
             sample = self.train[names[d]][int(self.rng.choice(area.size, p=area / area.sum()))]
-            crop = self._crop(sample, size) if self.rng.random() < self.varied else None
+            crop = self._crop(sample, size) if self.varied and self.rng.random() < self.varied else None
             crop = random_crop(sample.planes, size, self.rng) if crop is None else crop
             stat = statistics(crop, sample.levels)
             if self.channels == 1:
