@@ -155,9 +155,14 @@ def with_adapter(image: Image, models: ModelSet, adapter: Adapter, *, inside: bo
     only = ModelSet([model])
     plain = parse(encode_image(image, models=only))
     adapted = _encode_forced(image, only, adapter)
-    named = bytes.fromhex(adapter.digest)[:8]
-    group = replace(plain.groups[0], adapter=adapter.payload if inside else named, inside=inside)
+    field = adapter.payload if inside else _prefix(adapter)
+    under = _prefix(adapter.under) if adapter.under is not None else b""
+    group = replace(plain.groups[0], adapter=field, inside=inside, under=under)
     return serialise(replace(plain, groups=(group,), streams=adapted.streams))
+
+
+def _prefix(adapter: Adapter) -> bytes:
+    return bytes.fromhex(adapter.digest)[:8]
 
 
 def _encode_forced(image: Image, models: ModelSet, adapter: Adapter) -> Codestream:
@@ -289,7 +294,7 @@ def bad_codestreams(
         "E220_levels_beyond_depth": edited(
             deep, group + 1 + len(_packing(parse(deep).groups[0].packings[0])) + 1, b"\x08"
         ),
-        "E220_adapter_kind": edited(gray, last + 10, b"\x03"),
+        "E220_adapter_kind": edited(gray, last + 10, b"\x04"),
         "E220_adapter_of_no_bytes": edited(gray, last + 10, b"\x01\x00", cut=1),
         "E221_version": gray[:4] + b"\x02" + gray[5:],
         "E222_pixel_digest": edited(gray, fields, bytes([gray[fields] ^ 1])),
@@ -297,6 +302,11 @@ def bad_codestreams(
             replace(parse(gray), streams=((_other_stream(models, parse(gray)),),))
         ),
         "E301_unknown_model": with_group(gray, model=b"\xaa" * 8),
+        "E220_adapter_of_no_bytes_on_another": edited(gray, last + 10, b"\x03" + bytes(8) + b"\x00", cut=1),
+        "E301_unknown_adapter_under": with_group(good["adapter_on_named"], under=b"\xaa" * 8),
+        "E304_adapter_under_of_other_model": with_group(
+            good["adapter_on_named"], under=bytes.fromhex(adapters["rgb"].digest)[:8]
+        ),
         "E301_unknown_adapter": with_group(good["adapter_named"], adapter=b"\xaa" * 8),
         "E302_adapter_crc": inside(mine[:-1] + bytes([mine[-1] ^ 1])),
         "E302_adapter_short": inside(mine[:7]),
@@ -353,10 +363,13 @@ def good_codestreams(models: ModelSet, adapters: Sequence[Adapter]) -> dict[str,
     for name, (image, options) in sources.items():
         jointly = ModelSet([m for m in models if m.channels == 3]) if name == "rgb16" else models
         found[name] = encode_image(image, models=jointly, options=options), image
+    gray = models.get(adapters[0].model_digest)
+    on_named = replace(random_adapter(gray, AdapterShape(1, 2, 1), 9, 5), under=adapters[0])
     for name, image, adapter, inside in (
         ("adapter_inside", sources["gray8"][0], adapters[0], True),
         ("adapter_named", sources["gray16"][0], adapters[0], False),
         ("adapter_rgb", sources["rgb8"][0], adapters[1], True),
+        ("adapter_on_named", sources["gray8"][0], on_named, True),
     ):
         found[name] = with_adapter(image, models, adapter, inside=inside), image
     return found

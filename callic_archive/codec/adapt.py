@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ from callic_archive.codec.adapter_syntax import write_adapter
 from callic_archive.codec.engine import Engine, mixture_tables
 from callic_archive.codec.planning import GroupPlan, Image, estimate_bits, sample_boxes
 from callic_archive.errors import CallicError, InexactModel
-from callic_archive.model.adapter import STEP_BITS, Adapter
+from callic_archive.model.adapter import STEP_BITS, Adapter, merged
 from callic_archive.model.allocator import keep_freed_memory
 from callic_archive.model.dequantize import float_model
 from callic_archive.model.mgcf import MGCF, PlaneStats
@@ -83,11 +84,16 @@ def fit(
     total_pixels: float,
     options: AdaptOptions,
     progress: Callable[[int, int], None] | None = None,
+    under: Adapter | None = None,
 ) -> Adapter:
     """Fit an adapter to patches by RPFT; ``total_pixels``: pixels that will share its cost. The result is
-    not judged here."""
+    not judged here.
+
+    ``under``: an adapter of the model that is merged first; the new one lies on it and begins where it ended.
+    Raises InexactModel where that one breaks a bound.
+    """
     with keep_freed_memory():
-        return _fit(model, patches, total_pixels, options, progress)
+        return replace(_fit(model, patches, total_pixels, options, progress, under), under=under)
 
 
 def _fit(
@@ -96,12 +102,13 @@ def _fit(
     total_pixels: float,
     options: AdaptOptions,
     progress: Callable[[int, int], None] | None,
+    under: Adapter | None,
 ) -> Adapter:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     device, rng = options.device, np.random.default_rng(options.seed)
-    base = float_model(model.weights).to(device).eval()
+    base = float_model(merged(model.weights, under)).to(device).eval()
     for parameter in base.parameters():
         parameter.requires_grad_(False)
     shape = options.shape or (SMALL_SHAPE if total_pixels < LARGE_FROM else LARGE_SHAPE)
@@ -153,7 +160,8 @@ def fit_image(
 ) -> Adapter | None:
     """An adapter of the image's own, or None where it would not shorten the whole code.
 
-    ``start``: the adapter it competes with (the collection's). Image (H, W, C).
+    ``start``: the adapter that is best so far (the collection's); the image's own lies on it and competes with it.
+    Image (H, W, C).
     """
     options = AdaptOptions(
         steps=steps,
@@ -168,7 +176,7 @@ def fit_image(
         return None
     patches = PatchSet(np.stack(found).astype(np.float32), np.array([stat] * len(found), np.float32))
     pixels = float(image.shape[0] * image.shape[1])
-    adapter = fit(plan.model, patches, pixels, options)
+    adapter = fit(plan.model, patches, pixels, options, under=start)
     try:
         own = estimate_bits(image, plan, adapter, engine)
     except InexactModel:

@@ -30,7 +30,7 @@ MAX_PIXELS = 1 << 36
 KIND_CONSTANT, KIND_LEARNED, KIND_PREDICTED = 0, 1, 2
 #: Set in the byte that names the coder where every plane is a group of its own.
 ALONE = 0x80
-ADAPTER_NONE, ADAPTER_INSIDE, ADAPTER_NAMED = 0, 1, 2
+ADAPTER_NONE, ADAPTER_INSIDE, ADAPTER_NAMED, ADAPTER_ON_NAMED = 0, 1, 2, 3
 #: Top, left, bottom, right.
 Box = tuple[int, int, int, int]
 
@@ -47,6 +47,7 @@ class GroupHeader:
     model: bytes = b""  # 8-byte prefix of the model's SHA-256
     adapter: bytes = b""  # 8-byte prefix of the adapter's SHA-256, or the adapter itself when ``inside``
     inside: bool = False
+    under: bytes = b""  # 8-byte prefix of the SHA-256 of a named adapter that is merged before the one inside
     prediction: Prediction | None = None  # groups of one plane that is predicted from earlier ones
 
     @property
@@ -210,7 +211,8 @@ def serialise(stream: Codestream) -> bytes:
         if not group.adapter:
             out.byte(ADAPTER_NONE)
         elif group.inside:
-            out.byte(ADAPTER_INSIDE)
+            out.byte(ADAPTER_ON_NAMED if group.under else ADAPTER_INSIDE)
+            out.raw(group.under)
             out.varint(len(group.adapter))
             out.raw(group.adapter)
         else:
@@ -301,11 +303,12 @@ def _parse_learned(data: Reader, packings: tuple[Packing, ...]) -> GroupHeader:
     adapter_kind = data.byte()
     if adapter_kind == ADAPTER_NONE:
         return GroupHeader(packings, True, shift, depth, model)
-    if adapter_kind == ADAPTER_INSIDE:
+    if adapter_kind in (ADAPTER_INSIDE, ADAPTER_ON_NAMED):
+        under = data.raw(PREFIX) if adapter_kind == ADAPTER_ON_NAMED else b""
         inside = data.raw(data.varint(1 << 24))
         if not inside:
             raise CodestreamSyntaxError("an adapter of no bytes lies inside the codestream")
-        return GroupHeader(packings, True, shift, depth, model, inside, True)
+        return GroupHeader(packings, True, shift, depth, model, inside, True, under)
     if adapter_kind == ADAPTER_NAMED:
         return GroupHeader(packings, True, shift, depth, model, data.raw(PREFIX))
     raise CodestreamSyntaxError(f"unknown kind {adapter_kind} of adapter")
@@ -354,7 +357,7 @@ def inspect(raw: bytes | memoryview) -> CodestreamInfo:
     return CodestreamInfo(
         header.shape, header.dtype.name, header.coder,
         tuple(dict.fromkeys(g.model.hex() for g in learned)),
-        tuple(dict.fromkeys(g.adapter.hex() for g in learned if g.adapter and not g.inside)),
+        tuple(dict.fromkeys(name.hex() for g in learned if (name := g.under if g.inside else g.adapter))),
         inside, sum(length for group in lengths for length, _ in group), data.position - inside,
         sum(len(group) for group in lengths),
     )  # fmt: skip

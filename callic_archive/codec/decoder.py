@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,16 +36,22 @@ def _find_adapter(
 ) -> Adapter | None:
     if not group.adapter:
         return None
-    if group.inside:
-        adapter = read_adapter(group.adapter, models)
-    else:
-        prefix = group.adapter.hex()
-        found = next((a for a in adapters.values() if a.digest.startswith(prefix)), None)
-        if found is None:
-            raise UnknownModel(
-                f"this codestream needs the adapter {prefix}…, which is not among those at hand"
-            )
-        adapter = found
+    if not group.inside:
+        return _of_model(_named(group.adapter, adapters), model)
+    own = _of_model(read_adapter(group.adapter, models), model)
+    return replace(own, under=_of_model(_named(group.under, adapters), model)) if group.under else own
+
+
+def _named(prefix: bytes, adapters: Mapping[str, Adapter]) -> Adapter:
+    found = next((a for a in adapters.values() if a.digest.startswith(prefix.hex())), None)
+    if found is None:
+        raise UnknownModel(
+            f"this codestream needs the adapter {prefix.hex()}…, which is not among those at hand"
+        )
+    return found
+
+
+def _of_model(adapter: Adapter, model: IntegerModel) -> Adapter:
     if adapter.model_digest != model.digest:
         raise MismatchedAdapter("the adapter was made for another model than the one the codestream names")
     return adapter

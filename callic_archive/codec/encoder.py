@@ -117,11 +117,9 @@ def encode_tile(
             return encoder.finish()
 
 
-def _adapter_field(adapter: Adapter | None, inside: bool) -> bytes:
-    """What a group header says of its adapter: nothing, the adapter itself, or the start of its digest."""
-    if adapter is None:
-        return b""
-    return adapter.payload if inside else bytes.fromhex(adapter.digest)[:PREFIX]
+def _name(adapter: Adapter | None) -> bytes:
+    """How a group header names an adapter that lies elsewhere; nothing where there is none."""
+    return bytes.fromhex(adapter.digest)[:PREFIX] if adapter is not None else b""
 
 
 def encode_image(
@@ -182,17 +180,19 @@ def _coded(
             headers.append(GroupHeader(plan.packings, False))
             streams.append(())
             continue
-        adapter, inside = choose_adapter(planes, plan, adapters, engine), False
+        adapter = choose_adapter(planes, plan, adapters, engine)
+        field, inside, under = _name(adapter), False, b""
         if options.adapt == "image":
             from callic_archive.codec.adapt import fit_image
 
             own = fit_image(planes, plan, adapter, engine, steps=options.steps)
             if own is not None:
-                adapter, inside = own, True
+                adapter = own
+                field, inside, under = own.payload, True, _name(own.under)
         headers.append(
             GroupHeader(
                 plan.packings, True, plan.plane.shift, plan.plane.depth,
-                bytes.fromhex(plan.model.digest)[:PREFIX], _adapter_field(adapter, inside), inside, plan.prediction,
+                bytes.fromhex(plan.model.digest)[:PREFIX], field, inside, under, plan.prediction,
             )
         )  # fmt: skip
         prepared, tables = engine.prepare(plan.model, adapter), mixture_tables(plan.model)

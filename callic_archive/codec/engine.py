@@ -17,7 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from callic_archive.codec.meter import METER
 from callic_archive.entropy.mixture import MixtureTables
-from callic_archive.model.adapter import Adapter, merge
+from callic_archive.model.adapter import Adapter, merged
 from callic_archive.model.integer import CpuModel, Geometry, Plane
 from callic_archive.model.weights import IntegerModel
 
@@ -92,7 +92,7 @@ class _Key:
 
     def __init__(self, model: IntegerModel, adapter: Adapter | None) -> None:
         self.model, self.adapter = model, adapter
-        self.name = (model.digest, adapter.digest if adapter else "")
+        self.name = (model.digest, adapter.digests if adapter else ())
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -103,9 +103,7 @@ class _Key:
 
 @lru_cache(maxsize=KEPT_MODELS)
 def _prepare(uses_torch: bool, device: str, key: _Key) -> PreparedModel:
-    weights = key.model.weights
-    if key.adapter is not None:
-        weights = merge(weights, key.adapter.shape, key.adapter.differences)
+    weights = merged(key.model.weights, key.adapter)
     if uses_torch:
         from callic_archive.model.integer_torch import TorchModel
 

@@ -76,17 +76,23 @@ def start_factor(name: str, shape: tuple[int, int]) -> I32:
 @dataclass(frozen=True)
 class Adapter:
     """Coded factor differences of one adapter, for the model with ``model_digest``. ``payload``: its coded
-    form."""
+    form. ``under``: the adapter that is merged before it, as an image's own lies on its collection's."""
 
     model_digest: str
     shape: AdapterShape
     differences: dict[str, I32]
     payload: bytes = field(repr=False)
+    under: Adapter | None = field(default=None, repr=False)
 
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the coded form: the adapter's name in codestreams and archives."""
         return hashlib.sha256(self.payload).hexdigest()
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What is merged, in order, by digest."""
+        return (*(self.under.digests if self.under is not None else ()), self.digest)
 
     def to_bytes(self) -> bytes:
         """The coded form; ``codec.adapter_syntax`` reads it back."""
@@ -141,6 +147,13 @@ def merge(weights: IntegerWeights, shape: AdapterShape, differences: dict[str, I
     result = weights.with_layers(changed)
     check_exact(result)
     return result
+
+
+def merged(weights: IntegerWeights, adapter: Adapter | None) -> IntegerWeights:
+    """Weights with an adapter, and first what lies under it, added. Raises InexactModel."""
+    if adapter is None:
+        return weights
+    return merge(merged(weights, adapter.under), adapter.shape, adapter.differences)
 
 
 def _limited(name: str, merged: I64) -> I32:

@@ -58,6 +58,7 @@ class Group:
     model: bytes = b""
     adapter_kind: int = 0
     adapter: bytes = b""
+    under: bytes = b""  # of kind 3: how the adapter is named that is merged first
     terms: Sequence[tuple[int, int]] = ()  # of a prediction: plane and weight
     offset: int = 0
     top: int = 0  # highest coded level
@@ -106,14 +107,15 @@ def read_group(data: Fields, dtype: np.dtype[Any], planes: int, earlier: Sequenc
     shift, depth, model, adapter_kind = data.u8(), data.u8(), data.take(8), data.u8()
     need(shift <= 15 and 8 <= depth <= 16, "E220", "shift or depth")
     need(top < 1 << depth, "E220", "levels beyond the depth")
-    need(adapter_kind <= 2, "E220", "adapter")
+    need(adapter_kind <= 3, "E220", "adapter")
     adapter = b""
-    if adapter_kind == 1:
+    under = data.take(8) if adapter_kind == 3 else b""
+    if adapter_kind in (1, 3):
         adapter = data.take(data.varint(1 << 24))
         need(len(adapter) > 0, "E220", "adapter of no bytes")
     elif adapter_kind == 2:
         adapter = data.take(8)
-    return Group(True, packings, shift, depth, model, adapter_kind, adapter, terms, offset, top)
+    return Group(True, packings, shift, depth, model, adapter_kind, adapter, under, terms, offset, top)
 
 
 def cut(extent: int, side: int) -> list[slice]:
@@ -193,15 +195,16 @@ def prepare(group: Group, planes: int, models: Mapping[str, Model], adapters: Se
     """The model of a group, with its adapter merged in."""
     model = find(models, group.model)
     need(model.size["channels"] == planes, "E200", "model of other planes")
-    if group.adapter_kind == 0:
-        return model
-    payload = group.adapter
-    if group.adapter_kind == 2:
-        named = [a for a in adapters if hashlib.sha256(a).digest().startswith(group.adapter)]
-        payload = named[0] if named else reject("E301", "adapter")
-    own, factors = read_adapter(payload, models)
-    need(own.digest == model.digest, "E304", "adapter of another model")
-    return merge(model, factors)
+    payloads = [group.adapter] if group.adapter_kind in (1, 3) else []
+    for name in {2: [group.adapter], 3: [group.under]}.get(group.adapter_kind, []):
+        named = [a for a in adapters if hashlib.sha256(a).digest().startswith(name)]
+        payloads.insert(0, named[0] if named else reject("E301", "adapter"))
+    result = model
+    for payload in payloads:
+        own, factors = read_adapter(payload, models)
+        need(own.digest == model.digest, "E304", "adapter of another model")
+        result = merge(result, factors)
+    return result
 
 
 def decode_tile(

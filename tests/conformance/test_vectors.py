@@ -33,8 +33,8 @@ ADAPTERS = ("adapter-gray", "adapter-rgb")
 #: The other backend is slow on such small steps; these cover its every part.
 WITH_TORCH = ("adapter_rgb", "bands_signed", "gray16_extremes", "gray8", "rgb16", "tiles_patches")
 GOOD = (
-    "adapter_inside", "adapter_named", "adapter_rgb", "bands", "bands_signed", "channel_copies", "constant_image",
-    "constant_plane",
+    "adapter_inside", "adapter_named", "adapter_on_named", "adapter_rgb", "bands", "bands_signed", "channel_copies",
+    "constant_image", "constant_plane",
     "four_channels", "gray16", "gray16_extremes", "gray8", "gray8_1x1", "gray8_1xN", "gray8_Nx1",
     "gray8_one_channel", "infrared", "int16", "patches", "rgb16", "rgb8", "tiles", "tiles_patches", "torchac",
     "torchac_tiles", "two_channels", "value_map",
@@ -43,6 +43,7 @@ BAD = (
     "E200_model_of_other_planes", "E211_stream_cut", "E212_stream_goes_on",
     "E212_stream_of_nothing_to_code", "E213_stream_beyond_all_intervals", "E214_mixture_tables",
     "E215_torchac_too_many_levels", "E220_adapter_kind", "E220_adapter_of_no_bytes",
+    "E220_adapter_of_no_bytes_on_another",
     "E220_channels_that_are_not_there", "E220_coder", "E220_constant_of_two_levels",
     "E220_copy_of_a_copy", "E220_copy_of_later_channel", "E220_depth_17", "E220_depth_7", "E220_empty",
     "E220_group_kind", "E220_header_bit", "E220_header_crc", "E220_level_below_zero",
@@ -56,10 +57,10 @@ BAD = (
     "E220_shift_16", "E220_tile_above_4096", "E220_tile_crc", "E220_too_few_bytes_for_tiles",
     "E220_too_many_pixels", "E220_trailing_bytes", "E220_truncated_header", "E220_truncated_stream",
     "E220_weight_too_large", "E221_version", "E222_other_stream", "E222_pixel_digest",
-    "E301_unknown_adapter", "E301_unknown_model", "E302_adapter_crc", "E302_adapter_goes_on",
+    "E301_unknown_adapter", "E301_unknown_adapter_under", "E301_unknown_model", "E302_adapter_crc", "E302_adapter_goes_on",
     "E302_adapter_header_cut", "E302_adapter_magic", "E302_adapter_rank", "E302_adapter_scale",
     "E302_adapter_short", "E302_adapter_stream", "E302_adapter_version", "E303_adapter_breaks_bound",
-    "E304_adapter_of_other_model",
+    "E304_adapter_of_other_model", "E304_adapter_under_of_other_model",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from callic_archive.codec.engine import Engine, mixture_tables
 from callic_archive.codec.planning import check_image, estimate_bits, plan_group
 from callic_archive.errors import MismatchedAdapter, UnknownModel
 from callic_archive.images.planes import choose_packing
-from callic_archive.model.adapter import AdapterShape
+from callic_archive.model.adapter import AdapterShape, merge, merged
 from pipelines.mint_conformance import random_adapter, scene, with_adapter
 from tests.unit.model.builders import tiny_models
 
@@ -212,6 +213,42 @@ def test_an_own_adapter_is_kept_only_where_it_pays() -> None:
         assert encode_image(poor, models=tiny_models(), options=options) == encode_image(
             poor, models=tiny_models()
         )
+
+
+def test_an_own_adapter_lies_on_that_of_the_collection() -> None:
+    options = AdaptOptions(steps=12, patches=4, shape=AdapterShape(2, 2, 1), threads=1)
+    images = [texture(128, seed) for seed in range(2)]
+    [shared] = train_adapters(images, models=tiny_models(), options=options, total_pixels=1e9)
+    image = texture(192, 9)[:, ::-1].copy()
+
+    def coded(**how: Any) -> bytes:
+        return encode_image(
+            image, models=tiny_models(), adapters=[shared], options=EncodeOptions(threads=1, **how)
+        )
+
+    raw = coded(adapt="image", steps=25)
+    group = parse(raw).groups[0]
+    assert group.inside
+    assert group.under.hex() == shared.digest[:16]
+    assert inspect(raw).adapter_digests == (shared.digest[:16],)
+    assert inspect(raw).adapter_bytes == len(group.adapter)
+    assert len(raw) < len(coded())
+    assert np.array_equal(decode_image(raw, models=tiny_models(), adapters={"a": shared}), image)
+    with pytest.raises(UnknownModel, match=shared.digest[:16]):
+        decode_image(raw, models=tiny_models())
+
+
+def test_what_is_merged_decides_the_name_of_prepared_weights() -> None:
+    gray = next(iter(tiny_models()))
+    first, second = (random_adapter(gray, AdapterShape(1, 1, 1), 6, seed) for seed in (5, 6))
+    both = replace(second, under=first)
+    assert both.digests == (first.digest, second.digest)
+    assert both.digest == second.digest
+    one, two = merged(gray.weights, second), merged(gray.weights, both)
+    assert not np.array_equal(one.blocks[0].a.weight, two.blocks[0].a.weight)
+    below = merged(gray.weights, first)
+    again = merge(below, second.shape, second.differences)
+    assert np.array_equal(two.blocks[0].a.weight, again.blocks[0].a.weight)
 
 
 def test_an_adapter_that_breaks_a_bound_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
