@@ -22,7 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from callic_archive.archive import image_coding
-from callic_archive.archive.pack_one import Packed, content_equal, expand, pack_one
+from callic_archive.archive.pack_one import content_equal, pack_one
+from callic_archive.archive.packed import Packed
+from callic_archive.archive.verbatim import expand
 from callic_archive.images import Limits, Parsed, parse, rebuild, sniff
 from tests.doubles import DeflatePlan
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from callic_archive.archive.candidates import learned
 from callic_archive.archive.codecs import CodecPlan
-from callic_archive.archive.pack_one import PackOptions
+from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.packing import PackRun, run_settings
 from callic_archive.archive.reading import Archive
 from callic_archive.archive.scan import Selection, scan

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import zstandard
 
-from callic_archive.archive.pack_one import Piece, expand
+from callic_archive.archive.packed import Piece
 from callic_archive.archive.parts import Base, Place
+from callic_archive.archive.verbatim import expand
 
 LEAST, MOST = 96, 256 << 10  # bytes of a piece, before coding
 SAVING = 64  # bytes that a reference to the base has to earn

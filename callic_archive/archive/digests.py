@@ -55,3 +55,29 @@ def _blocks(image: Image) -> Iterator[Image]:
     rows = max(1, _BLOCK * image.shape[0] // max(1, image.nbytes)) if image.ndim else 1
     for start in range(0, image.shape[0], rows):
         yield image[start : start + rows]
+
+
+class HashSink:
+    """A write-only file that keeps nothing but the SHA-256 and the number of bytes."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Take in bytes."""
+        self._digest.update(data)
+        count = memoryview(data).nbytes
+        self.size += count
+        return count
+
+    def tell(self) -> int:
+        """Bytes so far."""
+        return self.size
+
+    def flush(self) -> None:
+        """Nothing to do."""
+
+    def hexdigest(self) -> str:
+        """SHA-256 of all bytes so far."""
+        return self._digest.hexdigest()

@@ -23,16 +23,10 @@ from callic_archive.archive.codecs import Codec, CodecPlan, Image
 from callic_archive.archive.commit import specification_gzip
 from callic_archive.archive.content import WHOLE_BELOW, OpenFile, opened, read_source
 from callic_archive.archive.jpeg_sampling import WINDOW, WINDOWS, Read, stored_share
-from callic_archive.archive.pack_one import (
-    SMALL,
-    ZSTD_LEVEL,
-    ZSTD_LEVEL_SMALL,
-    PackOptions,
-    is_jpeg,
-    recoded_jpeg,
-)
+from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.sampling import outline_if_large, some_pieces
 from callic_archive.archive.scan import Source
+from callic_archive.archive.verbatim import SMALL, ZSTD_LEVEL, ZSTD_LEVEL_SMALL, is_jpeg, recoded_jpeg
 from callic_archive.errors import CallicError, EnvironmentFailure, ModelError, SourceError
 from callic_archive.images import tiff_jpeg
 from callic_archive.images.jpeg_streams import Tables

@@ -18,12 +18,12 @@ import zstandard
 from callic_archive.archive.codecs import Image
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.jpeg_parts import left_of, size_of
-from callic_archive.archive.pack_one import CHUNK, expand
 from callic_archive.archive.parts import Part
 from callic_archive.archive.placing import Placing
 from callic_archive.archive.reading import Archive, naming
 from callic_archive.archive.rejoining import piece_bytes, shares
 from callic_archive.archive.salvaging import Orphan
+from callic_archive.archive.verbatim import CHUNK, expand
 from callic_archive.container.fs import ExtractionRoot
 from callic_archive.container.layout import RecordType
 from callic_archive.errors import CallicError, EntryDamaged, EnvironmentFailure, ReadFailure, WriteFailure

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from callic_archive.archive.attempts import attempt
 from callic_archive.archive.band_sets import MOST_BYTES
 from callic_archive.archive.candidates import recorded
 from callic_archive.archive.codecs import Codec, Image
@@ -22,16 +23,8 @@ from callic_archive.archive.content import WHOLE_BELOW, opened
 from callic_archive.archive.digests import same_image, sha256
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.image_coding import decode_image
-from callic_archive.archive.pack_one import (
-    Packed,
-    PackOptions,
-    Piece,
-    Taken,
-    attempt,
-    cost_of,
-    take_apart,
-    with_images,
-)
+from callic_archive.archive.pack_one import Taken, take_apart, with_images
+from callic_archive.archive.packed import Packed, PackOptions, Piece, cost_of
 from callic_archive.archive.sampling import outline_if_large
 from callic_archive.archive.scan import Source
 from callic_archive.container.layout import RecordType

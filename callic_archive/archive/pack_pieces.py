@@ -22,17 +22,12 @@ import numpy as np
 from callic_archive.archive.codecs import Codec, CodecPlan, Image
 from callic_archive.archive.digests import sha256
 from callic_archive.archive.entries import Entry
-from callic_archive.archive.pack_one import (
-    Packed,
-    PackOptions,
-    Piece,
-    pack_one,
-    stored_pieces,
-    verbatim_piece,
-)
+from callic_archive.archive.pack_one import pack_one
+from callic_archive.archive.packed import Packed, PackOptions, Piece
 from callic_archive.archive.pieces import Picture, PieceRow
 from callic_archive.archive.sampling import some_pieces
 from callic_archive.archive.scan import Problem, Source
+from callic_archive.archive.verbatim import stored_pieces, verbatim_piece
 from callic_archive.container.fs import write_all, writing
 from callic_archive.container.layout import RecordType
 from callic_archive.errors import ReadFailure, WorkerKiller

@@ -17,11 +17,12 @@ from callic_archive.archive.content import look
 from callic_archive.archive.cut_files import CutFiles
 from callic_archive.archive.duplicates import group_candidates
 from callic_archive.archive.entries import Entry, relocated, with_whole_digests
-from callic_archive.archive.pack_one import PackOptions
 from callic_archive.archive.pack_pieces import remove_copy
-from callic_archive.archive.packer import SHARD_BYTES, BatchResult, PackJob, ShardSink, write_plain
+from callic_archive.archive.packed import PackOptions
+from callic_archive.archive.packer import BatchResult, PackJob, write_plain
 from callic_archive.archive.recovery import Recovered, recover_shards
 from callic_archive.archive.scan import Problem, Scan, Selection, Source
+from callic_archive.archive.shard_sink import SHARD_BYTES, ShardSink
 from callic_archive.archive.staging import Staging
 from callic_archive.archive.worth import Verdict
 from callic_archive.container.layout import PARTIAL_SUFFIX, RecordRef, RecordType

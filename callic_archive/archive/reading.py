@@ -24,12 +24,12 @@ from callic_archive.archive.digests import content_sha256
 from callic_archive.archive.entries import Entry, with_whole_digests
 from callic_archive.archive.entry_record import decode_entry
 from callic_archive.archive.image_coding import decode_image
-from callic_archive.archive.pack_one import expand
 from callic_archive.archive.parts import Base, Part, Place
 from callic_archive.archive.placing import Placing
 from callic_archive.archive.rejoining import image_of_pieces, restore_pieces
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.unfinished import PARTIAL
+from callic_archive.archive.verbatim import expand
 from callic_archive.container.index import read_index
 from callic_archive.container.layout import PARTIAL_SUFFIX, RecordRef, RecordType
 from callic_archive.container.reader import ShardReader

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, cast
 
 from callic_archive.archive.commit import Finished, finish
 from callic_archive.archive.entries import Entry, with_whole_digests
-from callic_archive.archive.pack_one import Packed, Piece, verbatim_piece
-from callic_archive.archive.packer import SHARD_BYTES, ShardSink
+from callic_archive.archive.packed import Packed, Piece
 from callic_archive.archive.parts import Part, Place, record_type
 from callic_archive.archive.reading import Archive
 from callic_archive.archive.salvaging import relinked
+from callic_archive.archive.shard_sink import SHARD_BYTES, ShardSink
 from callic_archive.archive.staging import Staging
+from callic_archive.archive.verbatim import verbatim_piece
 from callic_archive.container.fs import atomic_write, writing
 from callic_archive.container.layout import RecordRef, RecordType
 from callic_archive.errors import CallicError, DestinationExists

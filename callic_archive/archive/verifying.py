@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from callic_archive.archive.digests import HashSink
 from callic_archive.archive.entries import Entry
-from callic_archive.archive.pack_one import HashSink
 from callic_archive.archive.reading import Archive, naming
 from callic_archive.archive.rejoining import prove_pieces
 from callic_archive.archive.scan import Problem

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from callic_archive.archive.codecs import CodecPlan, Learned
     from callic_archive.archive.effort import AdaptMode, Effort, EffortName
     from callic_archive.archive.entries import Entry
-    from callic_archive.archive.pack_one import PackOptions
+    from callic_archive.archive.packed import PackOptions
     from callic_archive.archive.scan import Scan, Source
     from callic_archive.cli.progress import Progress
 
@@ -111,7 +111,7 @@ def _pack(
 ) -> None:
     from callic_archive.archive.effort import effort_of
     from callic_archive.archive.listed import read_list, usable
-    from callic_archive.archive.pack_one import PackOptions
+    from callic_archive.archive.packed import PackOptions
     from callic_archive.archive.packing import PackRun, run_settings
     from callic_archive.archive.scan import Selection, scan
     from callic_archive.archive.staging import Staging

@@ -268,7 +268,7 @@ def test_estimates_of_nothing_and_of_unreadable_files(
     (tmp_path / "tree" / "gone").write_bytes(b"x" * 100)
     found = scan([str(tmp_path / "tree")]).sources
     (tmp_path / "tree" / "gone").unlink()
-    from callic_archive.archive.pack_one import PackOptions
+    from callic_archive.archive.packed import PackOptions
     from tests.doubles import DeflatePlan
 
     guess = estimate_module.estimate(found, DeflatePlan(), PackOptions(), 1)

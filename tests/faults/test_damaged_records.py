@@ -17,7 +17,7 @@ import tifffile
 from callic_archive.archive.candidates import learned
 from callic_archive.archive.codecs import Box, Image, StreamInfo
 from callic_archive.archive.entries import Entry
-from callic_archive.archive.pack_one import PackOptions
+from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.reading import INDEX
 from callic_archive.container.layout import RecordRef, RecordType
 from callic_archive.container.reader import ShardReader
@@ -36,7 +36,7 @@ PIECE = 64 << 10
 def _double(monkeypatch: pytest.MonkeyPatch) -> None:
     use_double(monkeypatch)
     # small parts in records of their own, as larger ones have them
-    monkeypatch.setattr("callic_archive.archive.packer.INLINE", -1)
+    monkeypatch.setattr("callic_archive.archive.shard_sink.INLINE", -1)
 
 
 def tiles(count: int, **options: Any) -> list[bytes]:
@@ -283,7 +283,7 @@ def test_entry_records_are_needed_without_an_index_alone(tree: Path) -> None:
 
 
 def test_entry_records_that_hold_the_content(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("callic_archive.archive.packer.INLINE", 4096)
+    monkeypatch.setattr("callic_archive.archive.shard_sink.INLINE", 4096)
     archive = packed(tree)
     words = entry(archive, "tree/words.txt")
     assert words.parts[0].within is not None

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from callic_archive.archive import pack_one as pack_one_module
+from callic_archive.archive import verbatim
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.entry_record import Position, encode_entry
 from callic_archive.archive.packer import Packer
@@ -32,7 +32,7 @@ def _double(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small parts in records of their own, as larger ones have them."""
-    monkeypatch.setattr("callic_archive.archive.packer.INLINE", -1)
+    monkeypatch.setattr("callic_archive.archive.shard_sink.INLINE", -1)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_damaged_file_is_lost_alone_and_the_report_says_so(archive: Path, tmp_
 def test_what_is_whole_of_a_large_file_is_kept_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pack_one_module, "CHUNK", 10_000)
+    monkeypatch.setattr(verbatim, "CHUNK", 10_000)
     data = os.urandom(35_000)
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "big").write_bytes(data)

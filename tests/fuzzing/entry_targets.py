@@ -20,7 +20,7 @@ import zarr
 from callic_archive.archive.candidates import learned
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.fragments import of_entry, of_orphans
-from callic_archive.archive.pack_one import PackOptions
+from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.reading import Archive, Contents
 from callic_archive.archive.salvaging import survey
 from callic_archive.archive.unpacking import ReadJob, UnpackJob, restore_rest, unpack_batch

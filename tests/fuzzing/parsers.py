@@ -34,6 +34,7 @@ PARSERS: dict[str, tuple[str, ...]] = {
     "archive/salvaging.py": ("salvage",),
     "archive/subset.py": ("words",),
     "archive/unfinished.py": ("settings",),
+    "archive/verbatim.py": ("entry", "jpegs"),
     "codec/adapter_syntax.py": ("adapter",),
     "codec/bytesio.py": ("codestream", "adapter"),
     "codec/codestream.py": ("codestream",),

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from callic_archive.archive.digests import sha256
-from callic_archive.archive.pack_one import PackOptions, prove_rebuild
+from callic_archive.archive.pack_one import prove_rebuild
+from callic_archive.archive.packed import PackOptions
 from callic_archive.errors import CallicError
 from callic_archive.images import parse
 from callic_archive.images.reasons import NotTaken

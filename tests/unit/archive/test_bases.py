@@ -9,7 +9,7 @@ import pytest
 
 from callic_archive.archive.bases import DEPENDENTS
 from callic_archive.archive.entries import Entry
-from callic_archive.archive.pack_one import INLINE
+from callic_archive.archive.packed import INLINE
 from callic_archive.archive.reading import INDEX
 from callic_archive.archive.unpacking import Restored
 from callic_archive.scheduling.pack import Resources

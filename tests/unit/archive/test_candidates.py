@@ -16,7 +16,9 @@ from PIL import Image as Pillow
 from callic_archive.archive import candidates, foreign, image_coding, isolated
 from callic_archive.archive.codecs import StreamInfo
 from callic_archive.archive.digests import same_image
-from callic_archive.archive.pack_one import PackOptions, expand, pack_one
+from callic_archive.archive.pack_one import pack_one
+from callic_archive.archive.packed import PackOptions
+from callic_archive.archive.verbatim import expand
 from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing
 from tests.doubles import DeflateCodec, DeflatePlan
 from tests.trees import open_archive, pack_tree, smooth

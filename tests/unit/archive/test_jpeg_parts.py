@@ -15,8 +15,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
-from callic_archive.archive import jpeg_form, jpeg_parts, pack_one
-from callic_archive.archive.pack_one import expand, stored_pieces, streamed_pieces
+from callic_archive.archive import jpeg_form, jpeg_parts, pack_one, verbatim
+from callic_archive.archive.verbatim import expand, stored_pieces, streamed_pieces
 from callic_archive.errors import ForeignCodecFailed
 from callic_archive.images import tiff_jpeg
 from callic_archive.images.source import Limits
@@ -159,7 +159,7 @@ def test_what_surrounds_images_goes_this_way_too():
 
 
 def test_large_files_are_cut_between_streams(monkeypatch):
-    monkeypatch.setattr(pack_one, "CHUNK", 20000)
+    monkeypatch.setattr(verbatim, "CHUNK", 20000)
     data = b"".join(tiles(40, 64)) + bytes(30000)
     seen = bytearray()
     blocks = [data[i : i + 7000] for i in range(0, len(data), 7000)]

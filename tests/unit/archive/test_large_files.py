@@ -20,8 +20,8 @@ from callic_archive.archive import rejoining
 from callic_archive.archive.candidates import learned
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.fragments import of_entry
-from callic_archive.archive.pack_one import PackOptions
 from callic_archive.archive.pack_pieces import PieceBatch
+from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.reading import Archive
 from callic_archive.archive.regathering import regather
 from callic_archive.archive.salvaging import survey

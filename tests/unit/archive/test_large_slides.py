@@ -13,7 +13,7 @@ from pydicom.uid import JPEGBaseline8Bit, VLWholeSlideMicroscopyImageStorage
 
 from callic_archive.archive import pack_pieces
 from callic_archive.archive.candidates import learned
-from callic_archive.archive.pack_one import PackOptions
+from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.sampling import has_streams, outline_if_large
 from callic_archive.images.source import Limits
 from tests.command import run, use_double

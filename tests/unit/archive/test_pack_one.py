@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from callic_archive.archive import pack_one as module
+from callic_archive.archive import verbatim
 from callic_archive.archive.candidates import learned
 from callic_archive.archive.digests import content_sha256, same_image, sha256
-from callic_archive.archive.pack_one import Packed, PackOptions, expand, stored_pieces
+from callic_archive.archive.packed import Packed, PackOptions
+from callic_archive.archive.verbatim import expand, stored_pieces
 from callic_archive.container.layout import RecordType
 from callic_archive.errors import DeviceFailed, EnvironmentFailure, ModelError, NoSuchDevice
 from callic_archive.images.source import parse, rebuild
@@ -250,7 +252,7 @@ def test_failures_of_the_machine_are_not_failures_of_the_file(monkeypatch: pytes
 
 
 def test_large_files_are_stored_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", 1000)
+    monkeypatch.setattr(verbatim, "CHUNK", 1000)
     data = b"a" * 1500 + NOISE[:1000]
     pieces = list(stored_pieces(data))
     assert [(p.coding, p.size) for p in pieces] == [("zstd", 1000), ("zstd", 1000), ("raw", 500)]

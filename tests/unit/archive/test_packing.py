@@ -16,7 +16,7 @@ from callic_archive.archive.candidates import learned
 from callic_archive.archive.content import OpenFile, read_source
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.entry_record import decode_entry
-from callic_archive.archive.pack_one import PackOptions
+from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.packer import Packer
 from callic_archive.archive.reading import FORMAT_VERSION, INDEX
 from callic_archive.archive.scan import Selection

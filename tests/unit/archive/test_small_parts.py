@@ -17,7 +17,7 @@ from callic_archive.archive import image_coding, isolated
 from callic_archive.archive.codecs import StreamInfo
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.fragments import of_orphans
-from callic_archive.archive.pack_one import PackOptions
+from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.parts import Part
 from callic_archive.archive.reading import INDEX
 from callic_archive.archive.regathering import regather
@@ -264,7 +264,7 @@ def test_drawn_zarr_chunks(tmp_path: Path) -> None:
 def test_an_image_without_its_entry_comes_back_as_the_file_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("callic_archive.archive.packer.INLINE", -1)
+    monkeypatch.setattr("callic_archive.archive.shard_sink.INLINE", -1)
     write_pnm(tmp_path / "tree" / "drawing.ppm", drawing(300, 400))
     pack_tree(tmp_path / "tree", tmp_path / "x.callic", options=ALL)
     (tmp_path / "x.callic" / "data" / INDEX).unlink()

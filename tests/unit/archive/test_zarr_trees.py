@@ -21,7 +21,7 @@ from callic_archive import OpenArchive, zarr_store
 from callic_archive.access.zarr_store import ArchiveStore
 from callic_archive.archive.context import ContextFinder, read_beside
 from callic_archive.archive.entries import Entry
-from callic_archive.archive.pack_one import PackOptions
+from callic_archive.archive.packed import PackOptions
 from callic_archive.errors import NoSuchEntry
 from callic_archive.scheduling.pack import Resources
 from callic_archive.scheduling.read import unpack, verify
