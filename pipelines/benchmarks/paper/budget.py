@@ -34,7 +34,7 @@ class Budget:
     Kodak images.
     """
 
-    steps: int = 320
+    steps: int = 240
     batch: int = 2
     crop: int = 64
     rate: float = 2e-3

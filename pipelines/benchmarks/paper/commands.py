@@ -55,10 +55,10 @@ def table1(quick: bool, again: bool, workers: int | None) -> None:
 @paper.command()
 @common
 @click.option("--image", type=click.IntRange(1, 24), default=5, help="number of the Kodak image")
-@click.option("--side", type=click.IntRange(64), default=256, help="side of its centre")
+@click.option("--side", type=click.IntRange(64), default=192, help="side of its centre")
 @click.option("--patch", type=click.IntRange(1), default=64, help="side of the patches")
-@click.option("--steps", type=click.IntRange(1), default=50, help="steps of adaptation")
-@click.option("--repeats", type=click.IntRange(1), default=3, help="runs of what takes seconds")
+@click.option("--steps", type=click.IntRange(1), default=30, help="steps of adaptation")
+@click.option("--repeats", type=click.IntRange(1), default=2, help="runs of what takes seconds")
 @threads_option
 def table2(
     quick: bool, again: bool, image: int, side: int, patch: int, steps: int, repeats: int, threads: int
@@ -83,8 +83,8 @@ def budget_options(command: Command) -> Command:
         click.option(
             "--steps",
             type=click.IntRange(1),
-            default=320,
-            help="steps of each model; 320 are about 3 minutes",
+            default=240,
+            help="steps of each model; 240 are about 2 minutes",
         ),
     ):
         command = option(command)
@@ -126,15 +126,15 @@ def table4(quick: bool, again: bool, **options: Any) -> None:
 
 
 kodak_option = click.option(
-    "--kodak", default="5,19", callback=_numbers, help="Kodak images beside the held-out training images"
+    "--kodak", default="5", callback=_numbers, help="Kodak images beside the held-out training images"
 )
 
 
 @paper.command()
 @common
 @kodak_option
-@click.option("--steps", default="0,10,25,50,100,200", callback=_numbers, help="values of T")
-@click.option("--side", type=click.IntRange(64), default=512, help="side of the images' centres")
+@click.option("--steps", default="0,10,25,50,100", callback=_numbers, help="values of T")
+@click.option("--side", type=click.IntRange(64), default=384, help="side of the images' centres")
 @click.option(
     "--patches",
     type=click.IntRange(0),
@@ -160,7 +160,7 @@ def figure3(
 @paper.command()
 @common
 @click.option("--kodak", default="5", callback=_numbers, help="Kodak images beside the held-out ones")
-@click.option("--steps", type=click.IntRange(1), default=50, help="steps of adaptation")
+@click.option("--steps", type=click.IntRange(1), default=30, help="steps of adaptation")
 @click.option("--side", type=click.IntRange(64), default=256, help="side of the images' centres")
 @threads_option
 def figure4(quick: bool, again: bool, kodak: list[int], steps: int, side: int, threads: int) -> None:

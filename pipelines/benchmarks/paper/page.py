@@ -23,12 +23,12 @@ questions (whole archives, exactness, speed, memory) are answered on the [page o
 Each part is measured by its own command, goes on where it was interrupted, and says so here as long as it is incomplete:
 
 ```sh
-python -m pipelines.benchmark paper table1    # processor time: an hour, an adapter for every Kodak image
-python -m pipelines.benchmark paper table2    # a quarter of an hour, on a quiet machine
-python -m pipelines.benchmark paper table3    # nine models of 3 minutes each on average, 40 minutes in all
-python -m pipelines.benchmark paper table4    # two more models, 10 minutes
-python -m pipelines.benchmark paper figure3   # an hour
-python -m pipelines.benchmark paper figure4   # an hour
+python -m pipelines.benchmark paper table1    # processor time: half an hour, an adapter for every Kodak image
+python -m pipelines.benchmark paper table2    # ten minutes, on a quiet machine
+python -m pipelines.benchmark paper table3    # nine models, half an hour in all
+python -m pipelines.benchmark paper table4    # two more models, 5 minutes
+python -m pipelines.benchmark paper figure3   # a quarter of an hour
+python -m pipelines.benchmark paper figure4   # a quarter of an hour
 python -m pipelines.benchmark render          # this page and its plots
 ```
 
