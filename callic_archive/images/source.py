@@ -157,6 +157,7 @@ _MODULES = {
     "dicom": "callic_archive.images.dicom",
     "nifti": "callic_archive.images.nifti",
     "nrrd": "callic_archive.images.nrrd",
+    "metaimage": "callic_archive.images.metaimage",
     "gzip": "callic_archive.images.gzip_file",
     "zip": "callic_archive.images.zip_file",
     "zarr": "callic_archive.images.zarr_chunk",
@@ -196,6 +197,8 @@ def sniff(data: memoryview | bytes) -> str | None:
         return "zip"
     if head[:7] == b"NRRD000":
         return "nrrd"
+    if head[:10] == b"ObjectType" or head[:5] == b"NDims":
+        return "metaimage"
     if _looks_like_nifti(data):
         return "nifti"
     return None

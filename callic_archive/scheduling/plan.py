@@ -35,6 +35,7 @@ _IMAGE_SUFFIXES = {
     "dicom",
     "nii",
     "nrrd",
+    "mha",
 }
 _IMAGE_SUFFIXES |= {"nii.gz", "dcm.gz", "tif.gz"}
 _CUT_SUFFIXES = {"tif", "tiff", "btf", "npy", "pgm", "ppm", "pnm", "pam", "bmp", "dcm", "dicom", "nii"}

@@ -69,6 +69,7 @@ PARSERS: dict[str, tuple[str, ...]] = {
     "images/members.py": ("gzip", "zip", "recipe"),
     "images/nifti.py": ("nifti", "outline"),
     "images/npy.py": ("npy", "outline"),
+    "images/metaimage.py": ("metaimage",),
     "images/nrrd.py": ("nrrd",),
     "images/outline.py": ("outline", "outline-chunk"),
     "images/pieces.py": ("piece", "outline"),

@@ -133,6 +133,18 @@ def nrrd() -> list[bytes]:
     ]
 
 
+def metaimage() -> list[bytes]:
+    head = (
+        "ObjectType = Image\nNDims = {}\nBinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = {}\n"
+        "DimSize = {}\nElementNumberOfChannels = {}\nElementType = {}\nElementDataFile = LOCAL\n"
+    )
+    return [
+        head.format(2, False, "15 12", 1, "MET_USHORT").encode() + WIDE.astype("<u2").tobytes(),
+        head.format(2, True, "15 12", 1, "MET_SHORT").encode() + zlib.compress(WIDE.astype("<u2").tobytes(), 2),
+        head.format(2, False, "11 9", 3, "MET_UCHAR_ARRAY").encode() + RGB.tobytes(),
+    ]
+
+
 def _native(image: np.ndarray, syntax: str, **fields: object) -> bytes:
     """A DICOM file with native pixels."""
     ds = Dataset()
@@ -272,5 +284,6 @@ def zarr_zips() -> list[bytes]:
 
 IMAGES = {
     "png": png, "tiff": tiff, "bmp": bmp, "pnm": pnm, "npy": npy, "nifti": nifti, "nrrd": nrrd, "dicom": dicom_native,
+    "metaimage": metaimage,
     "dicom-coded": dicom_coded, "gzip": gz, "zip": zipped, "zarr-zip": zarr_zips,
 }  # fmt: skip

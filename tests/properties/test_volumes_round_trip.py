@@ -24,6 +24,7 @@ from callic_archive.images.stacks import FEWEST, stacked, stacks
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NIFTI = {"u1": 2, "i1": 256, "i2": 4, "u2": 512, "i4": 8, "u4": 768}
 NRRD = {"u1": "uchar", "i1": "int8", "i2": "short", "u2": "unsigned short", "i4": "int", "u4": "uint32_t"}
+METAIMAGE = {"u1": "MET_UCHAR", "i1": "MET_CHAR", "i2": "MET_SHORT", "u2": "MET_USHORT", "i4": "MET_INT", "u4": "MET_UINT"}
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 
 
@@ -91,6 +92,20 @@ def test_nrrd(array, order, tail, skip, packed, crlf):
         engine = zlib.compressobj(6, zlib.DEFLATED, 31)
         body = engine.compress(body) + engine.flush() + tail
     came_back(("\r\n" if crlf else "\n").join(lines).encode() + body, array)
+
+
+@FAST
+@given(array=ARRAYS, order=st.sampled_from("<>"), tail=st.binary(max_size=9), level=st.integers(-1, 9), crlf=st.booleans())
+def test_metaimage(array, order, tail, level, crlf):
+    lines = [
+        "ObjectType = Image", f"NDims = {array.ndim}", "BinaryData = True",
+        f"BinaryDataByteOrderMSB = {order == '>'}", f"CompressedData = {level >= 0}", "Comment = NDims = 7",
+        f"DimSize = {' '.join(map(str, array.shape))}", f"ElementType = {METAIMAGE[array.dtype.str[1:]]}",
+        "ElementDataFile = LOCAL", "",
+    ]  # fmt: skip
+    body = array.astype(array.dtype.newbyteorder(order)).tobytes(order="F")
+    body = body if level < 0 else zlib.compress(body, level)
+    came_back(("\r\n" if crlf else "\n").join(lines).encode() + body + tail, array)
 
 
 @FAST

@@ -1,0 +1,122 @@
+"""MetaImage in one file (``.mha``, as ITK writes it): integers and floats, raw or in one zlib stream (MetaIO's definition).
+
+The text header is read for where the samples lie and nothing else; it stays as it is. Headers whose samples lie in other
+files (``.mhd``) and samples written as text are left.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+from callic_archive.errors import MalformedSource, TruncatedSource
+from callic_archive.images.layout import Image
+from callic_archive.images.members import Member, join, rebuild_members
+from callic_archive.images.reasons import NotTaken
+from callic_archive.images.source import Limits, Parsed
+from callic_archive.images.splice import parse_spliced, rebuild_spliced
+from callic_archive.images.stacks import volume
+from callic_archive.images.streams import find, inflate
+
+_MAX_HEADER = 1 << 20
+#: 32 and 64 bits as bit patterns. MET_LONG is left: writers disagree about its size.
+_TYPES = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "u4", "MET_UINT": "u4",
+    "MET_FLOAT": "u4", "MET_LONG_LONG": "u8", "MET_ULONG_LONG": "u8", "MET_DOUBLE": "u8",
+}  # fmt: skip
+_MOST_CHANNELS = 64  # as in NRRD and TIFF
+_MOST_AXES = 10  # MetaIO's own limit
+_ADLER = 4  # bytes of the checksum behind a zlib stream
+
+
+def _header(data: memoryview) -> tuple[dict[str, str], int]:
+    """The fields of the header, and where the samples behind it begin. Raises NotTaken where none follow."""
+    text = bytes(data[:_MAX_HEADER])
+    fields: dict[str, str] = {}
+    at = 0
+    while "ElementDataFile" not in fields:
+        end = text.find(b"\n", at)
+        if end < 0:
+            break
+        name, equals, value = text[at:end].decode("latin-1").partition("=")
+        if equals:
+            fields.setdefault(name.strip(), value.strip())
+        at = end + 1
+    if fields.get("ObjectType", "Image") != "Image" or fields.get("ElementDataFile", "").upper() != "LOCAL":
+        raise NotTaken("variant")
+    return fields, at
+
+
+def _numbers(fields: Mapping[str, str], name: str, default: str = "") -> list[int]:
+    try:
+        return [int(word) for word in fields.get(name, default).split()]
+    except ValueError as error:
+        raise MalformedSource(f"the MetaImage field {name} holds no numbers") from error
+
+
+def _is_true(fields: Mapping[str, str], name: str) -> bool:
+    return fields.get(name, "False")[:1] in ("T", "t", "1")
+
+
+def parse(data: memoryview, limits: Limits) -> Parsed:
+    """See ``source.parse``. Samples as text, in other files, and of types of unsure size are not taken."""
+    fields, start = _header(data)
+    if not _is_true(fields, "BinaryData") or fields.get("HeaderSize", "0") != "0":
+        raise NotTaken("coding")
+    letter = _TYPES.get(fields.get("ElementType", "").upper().removesuffix("_ARRAY"))
+    if letter is None:
+        raise NotTaken("samples")
+    sizes = _numbers(fields, "DimSize")
+    channels = _numbers(fields, "ElementNumberOfChannels", "1")
+    if _numbers(fields, "NDims") != [len(sizes)] or not 1 <= len(sizes) <= _MOST_AXES or min(sizes) < 1:
+        raise MalformedSource("the MetaImage fields NDims and DimSize contradict each other")
+    if len(channels) != 1 or channels[0] < 1:
+        raise MalformedSource("the MetaImage field ElementNumberOfChannels is no number of channels")
+    big = any(_is_true(fields, name) for name in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"))
+    dtype = ("|" if letter[1] == "1" else ">" if big else "<") + letter
+    size = math.prod(sizes) * channels[0] * int(letter[1])
+    if not _is_true(fields, "CompressedData"):
+        return _spliced(data, dtype, sizes, channels[0], start, size, limits)
+    raw, begin, end = _inflated(data, start, limits)
+    inner = _spliced(raw, dtype, sizes, channels[0], 0, size, limits)
+    named = find(raw, data[begin:end], bytes(data[start:begin]))
+    if named is None:
+        raise NotTaken("encoder")
+    return join("metaimage", data, [Member(begin, end, named[0], inner, named[1])], limits)
+
+
+def _inflated(data: memoryview, start: int, limits: Limits) -> tuple[memoryview, int, int]:
+    """What the zlib stream at ``start`` (RFC 1950) holds, and where the deflate stream in it begins and ends."""
+    begin = start + 2
+    told = int.from_bytes(data[start:begin], "big")
+    if begin > len(data) or told % 31 or told >> 8 & 15 != 8 or told & 32:
+        raise MalformedSource("the MetaImage's samples are said to be a zlib stream, and are not")
+    raw, length = inflate(data[begin:], limits)
+    end = begin + length
+    if end + _ADLER > len(data):
+        raise TruncatedSource("the MetaImage ends inside the checksum of its samples")
+    if int.from_bytes(data[end : end + _ADLER], "big") != zlib.adler32(raw):
+        raise MalformedSource("the MetaImage's samples do not have their checksum")
+    return raw, begin, end
+
+
+def _spliced(
+    data: memoryview, dtype: str, sizes: Sequence[int], channels: int, at: int, size: int, limits: Limits
+) -> Parsed:
+    """The samples, ``size`` bytes at byte ``at``, as images."""
+    if at + size > len(data):
+        raise TruncatedSource(f"the MetaImage promises {size} bytes of samples, {len(data) - at} follow")
+    layouts = volume(dtype, sizes, at, limits, channels) if channels <= _MOST_CHANNELS else []
+    if not layouts:
+        raise NotTaken("axes")
+    return parse_spliced("metaimage", data, layouts, limits)
+
+
+def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:
+    """See ``source.rebuild``: the file byte for byte."""
+    if "members" in recipe:
+        rebuild_members(recipe, surround, images, out)
+    else:
+        rebuild_spliced(recipe, surround, images, out)
