@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from callic_archive.access.pages import Page, pages_of
 from callic_archive.access.regions import Region, box_of
-from callic_archive.archive.codecs import CallicDecoderPlan, DecoderPlan
+from callic_archive.archive.codecs import DecoderPlan
 from callic_archive.archive.context import ContextFinder
 from callic_archive.archive.entries import Entry
+from callic_archive.archive.learned_codec import CallicDecoderPlan
 from callic_archive.archive.reading import Archive, naming
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.unpacking import OTHER_BYTES

@@ -19,11 +19,12 @@ from typing import Any, BinaryIO, Literal, Self, cast
 import numpy as np
 
 from callic_archive.archive.band_reading import DecodedBands
-from callic_archive.archive.codecs import Box, Decoder, DecoderPlan, Image, model_is_whole
+from callic_archive.archive.codecs import Box, Decoder, DecoderPlan, Image
 from callic_archive.archive.digests import content_sha256
 from callic_archive.archive.entries import Entry, with_whole_digests
 from callic_archive.archive.entry_record import decode_entry
 from callic_archive.archive.image_coding import decode_image
+from callic_archive.archive.learned_codec import model_is_whole
 from callic_archive.archive.parts import Base, Part, Place
 from callic_archive.archive.placing import Placing
 from callic_archive.archive.rejoining import image_of_pieces, restore_pieces

@@ -63,7 +63,7 @@ def codec_plan(
     *, coder: str, effort: Effort, models: tuple[str, ...], device: str, learned: Learned = "always"
 ) -> CodecPlan:
     """The codec that pack uses. Raises ModelError for models that cannot serve."""
-    from callic_archive.archive.codecs import CallicPlan
+    from callic_archive.archive.learned_codec import CallicPlan
 
     plan = CallicPlan(
         coder=coder,  # type: ignore[arg-type]

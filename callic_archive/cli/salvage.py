@@ -118,7 +118,7 @@ def _salvage(
 
 def _lenient(on_gpu: bool) -> DecoderPlan:
     """The codec that reads archives, content with what is left of their models."""
-    from callic_archive.archive.codecs import CallicDecoderPlan
+    from callic_archive.archive.learned_codec import CallicDecoderPlan
     from callic_archive.cli import unpack
 
     plan = unpack.decoder_plan(on_gpu)

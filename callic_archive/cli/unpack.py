@@ -48,7 +48,7 @@ def decoder_plan(on_gpu: bool, models: Sequence[Path] = ()) -> DecoderPlan:
 
     Raises UnsuitableModel, DamagedModel, InexactModel.
     """
-    from callic_archive.archive.codecs import CallicDecoderPlan
+    from callic_archive.archive.learned_codec import CallicDecoderPlan
 
     if models:
         from callic_archive.errors import UnsuitableModel

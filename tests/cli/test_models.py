@@ -195,7 +195,7 @@ def test_unsafe_bounds_and_useless_planes_are_refused(tree: Path, gray_file: Pat
 
 
 def test_a_run_with_another_model_is_not_gone_on_with(tree: Path, gray_file: Path, tmp_path: Path) -> None:
-    from callic_archive.archive.codecs import CallicPlan
+    from callic_archive.archive.learned_codec import CallicPlan
     from callic_archive.archive.packed import PackOptions
     from callic_archive.archive.packing import run_settings
     from callic_archive.archive.scan import Selection

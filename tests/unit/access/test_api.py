@@ -12,7 +12,7 @@ import pytest
 
 import callic_archive
 from callic_archive import OpenArchive, decode_image, encode_image, open_archive
-from callic_archive.archive.codecs import CallicPlan
+from callic_archive.archive.learned_codec import CallicPlan
 from callic_archive.errors import (
     CodestreamError,
     EntryDamaged,

@@ -12,8 +12,9 @@ import pytest
 
 from callic_archive.archive import worth
 from callic_archive.archive.candidates import smallest
-from callic_archive.archive.codecs import CallicPlan, Image
+from callic_archive.archive.codecs import Image
 from callic_archive.archive.collection import Sample, take_sample
+from callic_archive.archive.learned_codec import CallicPlan
 from callic_archive.archive.scan import scan
 from callic_archive.archive.staging import Staging
 from callic_archive.archive.worth import Verdict, judge, weigh

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from callic_archive.archive.codecs import CallicDecoderPlan, CallicPlan
+from callic_archive.archive.learned_codec import CallicDecoderPlan, CallicPlan
 from callic_archive.codec.adapt import AdaptOptions, train_adapters
 from callic_archive.errors import UnknownModel
 from callic_archive.model.adapter import AdapterShape
