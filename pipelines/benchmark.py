@@ -103,16 +103,24 @@ def exactness() -> None:
 
 
 @main.command()
-@click.option("--checkpoint", type=click.Path(path_type=Path), default=Path("runs/rgb8/checkpoint.pt"))
-@click.option("--gray-checkpoint", type=click.Path(path_type=Path), default=Path("runs/gray16/checkpoint.pt"))
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    metavar="MODEL=FILE",
+    multiple=True,
+    help="what a shipped model was rounded from; repeated  [default: runs/MODEL/checkpoint.pt]",
+)
 @click.option("--side", type=int, default=256, help="side of the centre crops")
 @click.option("--limit", type=int, default=None, help="only the first images of each set")
 @click.option("--bits", default="8,7,6", callback=_threads, help="widths of the linear layers' weights")
-def integers(checkpoint: Path, gray_checkpoint: Path, side: int, limit: int | None, bits: list[int]) -> None:
-    """The price of integers: the float32 checkpoint against its roundings."""
+def integers(checkpoints: tuple[str, ...], side: int, limit: int | None, bits: list[int]) -> None:
+    """The price of integers: the float32 checkpoints against their roundings."""
     from pipelines.benchmarks import integers as part
 
-    found = part.measure({"rgb8": checkpoint, "gray16": gray_checkpoint}, side, limit, bits)
+    named = dict(word.split("=", 1) for word in checkpoints if "=" in word)
+    if len(named) != len(checkpoints):
+        raise click.UsageError("--checkpoint takes MODEL=FILE, once for each model")
+    found = part.measure({name: Path(file) for name, file in named.items()}, side, limit, bits)
     record.show(part.grids(record.save(_trial(part.NAME, limit), found)))
 
 
@@ -193,11 +201,12 @@ def adapt(sets: list[str], images: int, limit: int | None, steps: int, threads: 
 @click.option("--sets", default="ct,mr,histology,satellite_16bit", help="evaluation sets, with commas between them")
 @click.option("--steps", type=click.IntRange(1), default=400, show_default=True, help="training steps of the model")
 @click.option("--threads", type=click.IntRange(1), default=2)
-def own_model(sets: str, steps: int, threads: int) -> None:
+@click.option("--small", is_flag=True, help="from the small base models, beside their adapters")
+def own_model(sets: str, steps: int, threads: int, small: bool) -> None:
     """What `callic-archive train` gives over the collection's adapter."""
     from pipelines.benchmarks import own_model as part
 
-    record.show(part.grids(part.update(sets.split(","), steps, threads)))
+    record.show(part.grids(part.update(sets.split(","), steps, threads, small=small)))
 
 
 @main.command()

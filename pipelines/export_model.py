@@ -24,6 +24,8 @@ from callic_archive.model.weights import save_model
 from callic_archive.training.measure import float_bits, integer_bits
 from pipelines.training_data import CropSource
 
+#: Models that ship, in the order of preference: of those for as many planes the first is used unless it is declined.
+NAMES = ("rgb8", "gray16", "rgb8-small", "gray16-small")
 LICENCE = "Apache-2.0 (weights); trained on the sets named here, whose licences are listed with them"
 PACKAGE = Path(__file__).resolve().parent.parent / "callic_archive" / "model" / "weights_data"
 MANIFESTS = Path(__file__).resolve().parent.parent / "manifests" / "models"
@@ -41,10 +43,11 @@ SOURCES = {
     "gray16/sat-misc": "cogeotiff/rio-tiler (BSD-3); CosmiQ/solaris (Apache-2.0)",
     "gray16/naip-nir": "NAIP near infrared (opengeos/data, MIT, public domain)",
 }
+BANDS = "what bands predict of the Landsat 8 and Sentinel-2 scenes named here (decision 0014)"
 
 
 @click.command()
-@click.argument("name", type=click.Choice(["rgb8", "gray16"]))
+@click.argument("name", type=click.Choice(NAMES))
 @click.option("--run", "run_dir", type=click.Path(path_type=Path, exists=True), required=True)
 @click.option(
     "--data", type=click.Path(path_type=Path), default=None, help="the train folder [../shared/data/train]"
@@ -55,7 +58,14 @@ SOURCES = {
     show_default=True,
     help="how the run was optimized, for the record",
 )
-def main(name: str, run_dir: Path, data: Path | None, optimizer: str) -> None:
+@click.option(
+    "--coarse",
+    type=click.IntRange(0, 5),
+    default=0,
+    show_default=True,
+    help="binary places of weights that stay zero, for a smaller file",
+)
+def main(name: str, run_dir: Path, data: Path | None, optimizer: str, coarse: int) -> None:
     """Export the model NAME from RUN."""
     root = data or Path(os.environ.get("CALLIC_SHARED", "../shared")) / "data" / "train"
     saved = torch.load(run_dir / "checkpoint.pt", weights_only=True, map_location="cpu")
@@ -63,7 +73,8 @@ def main(name: str, run_dir: Path, data: Path | None, optimizer: str) -> None:
     model.load_state_dict(saved["ema"])
     model.eval()
     source = CropSource(root, model.config.channels, seed=7, varied=0.4)  # as trained
-    weights = quantize(model, [source.batch(8, 64) for _ in range(6)], report=click.echo)
+    calibration = [source.batch(8, 64) for _ in range(6)]
+    weights = quantize(model, calibration, coarse=coarse, report=click.echo)
     figures: dict[str, dict[str, float]] = {}
     sums = [0.0, 0.0]
     for domain, (x, stats) in source.validation(3, 128).items():
@@ -82,7 +93,8 @@ def main(name: str, run_dir: Path, data: Path | None, optimizer: str) -> None:
             **({"earlier": saved["earlier"]} if saved["earlier"] else {}),
             "device": "CPU, 2 cores",
             "optimizer": optimizer,
-            "data": {d: SOURCES[d.removeprefix("rgb:")] for d in source.domains},
+            **({"weights_of_so_many_binary_places_less": coarse} if coarse else {}),
+            "data": {d: SOURCES.get(d.removeprefix("rgb:"), BANDS) for d in source.domains},
             "sampling_weights": source.domains,
         },
         "licence": LICENCE,
@@ -94,7 +106,7 @@ def main(name: str, run_dir: Path, data: Path | None, optimizer: str) -> None:
     digests = PACKAGE / "digests.json"
     known = json.loads(digests.read_text()) if digests.exists() else {}
     known[name] = digest
-    digests.write_text(json.dumps(dict(sorted(known.items(), reverse=True)), indent=2) + "\n")
+    digests.write_text(json.dumps({n: known[n] for n in NAMES if n in known}, indent=2) + "\n")
     manifest = {
         "name": name,
         "sha256": digest,

@@ -95,8 +95,11 @@ class DeflatePlan:
     fits_images: bool = False
     weighs_models: bool = False
 
-    def models_for(self, channels: int, itemsize: int) -> tuple[str, ...]:
+    def models_for(self, image: Image) -> tuple[str, ...] | None:
         return ()
+
+    def usable(self, payloads: Sequence[bytes]) -> tuple[bytes, ...]:
+        return tuple(payloads)
 
     def declining(self, digests: Collection[str]) -> DeflatePlan:
         return self

@@ -119,6 +119,10 @@ class CodecPlan(Protocol):
         """
         ...
 
+    def usable(self, payloads: Sequence[bytes]) -> tuple[bytes, ...]:
+        """Those adapters whose models are not declined."""
+        ...
+
     def with_adapters(self, payloads: Sequence[bytes]) -> CodecPlan:
         """The same plan with adapters that each image may use."""
         ...
@@ -128,8 +132,8 @@ class CodecPlan(Protocol):
         """Whether models are to be declined that save less than they take in the archive."""
         ...
 
-    def models_for(self, channels: int, itemsize: int) -> tuple[str, ...]:
-        """SHA-256 of the models that images of so many channels, and bytes a sample, are coded with."""
+    def models_for(self, image: Image) -> tuple[str, ...] | None:
+        """SHA-256 of the models that an image (H, W) or (H, W, C) is coded with; None where one is not at hand."""
         ...
 
     def declining(self, digests: Collection[str]) -> CodecPlan:

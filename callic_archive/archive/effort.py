@@ -16,12 +16,13 @@ MAX_IMAGE_STEPS = 100
 class Effort:
     """What to adapt, and how long. ``steps``: of every adaptation, None leaves it to the sizes at hand;
     ``image_steps``: of an image's own adapter, where that differs; ``bands``: whether to look for files that are bands of
-    one scene."""
+    one scene; ``quick``: whether the smaller models do, at half the time (decision 0024)."""
 
     adapt: AdaptMode
     steps: int | None = None
     image_steps: int | None = None
     bands: bool = True
+    quick: bool = False
 
 
 def effort_of(
@@ -34,4 +35,4 @@ def effort_of(
         "max": "both",
     }
     longer = MAX_IMAGE_STEPS if name == "max" and steps is None else None
-    return Effort(adapt or usual[name], steps, longer, name != "fast")
+    return Effort(adapt or usual[name], steps, longer, bands=name != "fast", quick=name == "fast")

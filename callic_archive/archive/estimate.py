@@ -20,13 +20,14 @@ from typing import Any
 import zstandard
 
 from callic_archive.archive.codecs import Codec, CodecPlan, Image
-from callic_archive.archive.commit import specification_gzip
+from callic_archive.archive.commit import specification_packed
 from callic_archive.archive.content import WHOLE_BELOW, OpenFile, opened, read_source
 from callic_archive.archive.jpeg_sampling import WINDOW, WINDOWS, Read, stored_share
 from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.sampling import outline_if_large, some_pieces
 from callic_archive.archive.scan import Source
 from callic_archive.archive.verbatim import SMALL, ZSTD_LEVEL, ZSTD_LEVEL_SMALL, is_jpeg, recoded_jpeg
+from callic_archive.archive.worth import bytes_in_archive
 from callic_archive.errors import CallicError, EnvironmentFailure, ModelError, SourceError
 from callic_archive.images import tiff_jpeg
 from callic_archive.images.jpeg_streams import Tables
@@ -40,7 +41,6 @@ BLOCK = 128 << 10  # bytes looked at, in three places of a file that is no image
 JPEG_MOST = 4 << 20  # bytes of a JPEG file that is recoded for this
 LARGEST = 1 << 30  # bytes of a file that is taken apart for this
 ENTRY_BYTES = 600  # of ENTRY record, index line and headers, about
-MODEL_RATIO = 0.8  # of a model inside an archive
 SEED = 20260102
 
 
@@ -104,7 +104,8 @@ def estimate(
         stored += kind.stored + (rest * known.stored / known.size if known.size else rest)
         seconds += kind.seconds + (rest * known.seconds / known.size if known.size else 0.0)
     size = sum(source.size for source in files)
-    around = len(sources) * ENTRY_BYTES + len(specification_gzip()) + sampler.model_bytes()
+    models = sampler.model_bytes()
+    around = len(sources) * ENTRY_BYTES + len(specification_packed()) + models
     return Estimate(
         source_bytes=size,
         stored_bytes=round(stored),
@@ -277,8 +278,7 @@ class _Sampler:
     def model_bytes(self) -> int:
         """Of the models that the archive would carry."""
         files = self._plan.model_files() if self._models else {}
-        found = [files[digest].stat().st_size for digest in self._models if digest in files]
-        return round(MODEL_RATIO * sum(found))
+        return sum(bytes_in_archive(files[digest]) for digest in self._models if digest in files)
 
 
 def _level(size: int) -> int:

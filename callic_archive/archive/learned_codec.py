@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from callic_archive.archive.codecs import Box, Codec, CodecPlan, Decoder, Image, Json, Learned, StreamInfo
-from callic_archive.images.planes import DecodedPlanes, plane_groups
+from callic_archive.images.planes import DecodedPlanes
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class CallicPlan:
     adapters: tuple[bytes, ...] = field(default=(), repr=False)
     learned: Learned = "always"
     declined: tuple[str, ...] = ()  # digests of models that are not to be used
+    quick: bool = False  # the quickest model for each number of planes alone
 
     def open(self, *, threads: int | None = None) -> Codec:
         """Load the models and check their digests. Raises ModelError."""
@@ -46,6 +47,7 @@ class CallicPlan:
             "image_steps": self.image_steps,
             "models": sorted(self.model_files()),
             "learned": self.learned,
+            "quick": self.quick,
         }
 
     @property
@@ -62,13 +64,25 @@ class CallicPlan:
         steps = collection_steps(total_pixels) if self.steps is None else self.steps
         options = AdaptOptions(steps=steps, device=self.device)
         adapters = train_adapters(
-            images,
+            [image for image in images if self.models_for(image) is not None],
             models=self._used(),
             options=options,
             total_pixels=total_pixels,
             progress=progress,
         )
         return {adapter.digest: adapter.payload for adapter in adapters}
+
+    def usable(self, payloads: Sequence[bytes]) -> tuple[bytes, ...]:
+        """Those adapters whose models are not declined."""
+        from callic_archive.codec.adapter_syntax import read_adapter
+        from callic_archive.errors import UnknownModel
+
+        models, found = self._used(), []
+        for payload in payloads:
+            with suppress(UnknownModel):
+                read_adapter(payload, models)
+                found.append(payload)
+        return tuple(found)
 
     def with_adapters(self, payloads: Sequence[bytes]) -> CodecPlan:
         """The same plan with adapters that each image may use."""
@@ -88,12 +102,14 @@ class CallicPlan:
         """Whether models are to be declined that save less than they take; see CodecPlan."""
         return self.learned == "auto"
 
-    def models_for(self, channels: int, itemsize: int) -> tuple[str, ...]:
-        """SHA-256 of the models for a kind of image; planes wider than 8 bits are taken to be coded each alone."""
+    def models_for(self, image: Image) -> tuple[str, ...] | None:
+        """SHA-256 of the models that an image is coded with; see CodecPlan."""
+        from callic_archive.codec.planning import planes_together
+
         models = self._used()
-        groups = [count for _, count in plane_groups(channels, alone=itemsize > 1)]
-        found = (models.for_channels(count) for count in sorted(set(groups)))
-        return tuple(model.digest for model in found if model is not None)
+        found = [models.for_channels(count) for count in planes_together(image)]
+        digests = tuple(model.digest for model in found if model is not None)
+        return digests if len(digests) == len(found) else None
 
     def declining(self, digests: Collection[str]) -> CodecPlan:
         """The same plan without these models; see CodecPlan."""
@@ -101,12 +117,15 @@ class CallicPlan:
 
     def _used(self) -> Any:
         """The models that are not declined."""
+        return self._at_hand().without(self.declined)
+
+    def _at_hand(self) -> Any:
         models = _model_set(self.models, self.digests)
-        return models.without(self.declined) if self.declined else models
+        return models.quickest() if self.quick else models
 
     def model_files(self) -> Mapping[str, Path]:
-        """SHA-256 to file."""
-        return {model.digest: Path(model.path) for model in _model_set(self.models, self.digests)}
+        """SHA-256 to file, in the order of preference."""
+        return {model.digest: Path(model.path) for model in self._at_hand()}
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
-"""Whether the learned codec saves more than the models that an archive has to carry for it.
+"""Which models save the most, less what they take in the archive that has to carry them.
 
-A model takes half a megabyte. Over a few megapixels that is more than it saves against JPEG XL, and an archive that
-uses it is the larger for it. So where a sample holds all images that there are, crops of them are coded both ways before
-packing, and a model that its images do not earn back is declined: they go through the conventional coders. Larger
-collections are not asked, as their models pay, or hardly count.
+A large model takes half a megabyte, a small one a tenth. Over a few megapixels that is more than it saves against JPEG XL
+or against a smaller model, and an archive that uses it is the larger for it. So where a sample holds all images that
+there are, crops of them are coded every way before packing, and models that their images do not earn back are declined:
+the next in the order of preference takes their place, and where there is none, the conventional coders. What adapters
+of the collection will save is only hoped for then; once they are fitted, the models that were kept are weighed again.
+Larger collections are not asked, as their models pay, or hardly count.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ import itertools
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from callic_archive.archive.candidates import TINY, look_at
@@ -22,29 +25,33 @@ from callic_archive.archive.collection import LEAST_PIXELS, Sample
 from callic_archive.archive.image_coding import encode_foreign
 from callic_archive.archive.staging import Staging
 from callic_archive.container.fs import atomic_write
-from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing
+from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing, UnknownModel
 
-CROP, PIXELS, CROPS = 384, 4 * 384 * 384, 24  # side of a crop; pixels of each kind of image, in so many crops at most
-IN_ARCHIVE = 0.76  # of a model's file: an archive holds it compressed
+CROP, CROPS = 384, 24  # side of a crop; of images that may be smaller, so many at most
+PIXELS, MOST_PIXELS, SHARE = 4 * CROP * CROP, 12 * CROP * CROP, 8  # in crops of a kind: an eighth of all, between these
 MOST_SAVED = 0.4  # of JPEG XL's size; where not even this would be enough, nothing is measured
 CROP_LOSS = 0.03  # of JPEG XL's code: what crops cost it more than whole images, beyond what they cost the model
-ADAPTED = 0.02  # of the learned code, what an adapter of the collection saves at the least (decision 0013)
-PRICELESS = 1e15  # bytes
+HOPED = 0.05  # of the learned code, what an adapter of the collection saves of unknown images (decision 0019: 4 to 6 %)
+PRICELESS = 1e12  # bytes of a crop
 SEED = 20260103
 
-#: What matters of an image for the choice of models: channels, and bytes of a sample.
-Kind = tuple[int, int]
+#: What matters of an image for the choice of models: those that it is coded with where all are there.
+Kind = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Verdict:
     """``declined``: SHA-256 of models that do not pay. ``saved``: bytes that they would save, at the most where it was
-    not ``measured``, and ``cost`` bytes that they would take; all estimates."""
+    not ``measured``, and ``cost`` bytes that they would take, for images that are left to other coders; all estimates.
+    ``smaller``: whether some images are coded by other models than those they prefer. ``hoped``: whether it rests on
+    what adapters usually save."""
 
     declined: tuple[str, ...] = ()
     saved: int = 0
     cost: int = 0
     measured: bool = True
+    smaller: bool = False
+    hoped: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Its fields."""
@@ -56,7 +63,8 @@ class Verdict:
         try:
             found = json.loads(text)
             digests = tuple(map(str, found["declined"]))
-            return Verdict(digests, int(found["saved"]), int(found["cost"]), bool(found["measured"]))
+            numbers = int(found["saved"]), int(found["cost"])
+            return Verdict(digests, *numbers, *(bool(found[name]) for name in ("measured", "smaller", "hoped")))
         except (ValueError, KeyError, TypeError):
             return None
 
@@ -65,38 +73,105 @@ def weigh(staging: Staging, plan: CodecPlan, sample: Callable[[], Sample]) -> Ve
     """The verdict of this run: that of an earlier start, or a new one. Raises ModelError, EnvironmentFailure."""
     if not plan.weighs_models:
         return Verdict()
-    kept = staging.adapters / "declined.json"
-    found = Verdict.of_json(kept.read_bytes()) if kept.exists() else None
+    return _kept(staging.adapters / "declined.json", lambda: judge(plan, sample()))
+
+
+def weigh_again(
+    staging: Staging, plan: CodecPlan, adapters: Sequence[bytes], sample: Callable[[], Sample], before: Verdict
+) -> Verdict:
+    """``before`` as it becomes with the ``adapters`` that were fitted, perhaps none. Raises as ``weigh``."""
+    if not before.hoped:
+        return before
+    found = _kept(staging.adapters / "declined-adapted.json", lambda: judge(plan, sample(), adapters))
+    if set(found.declined) <= set(before.declined):
+        return replace(before, hoped=False)
+    left = len(found.declined) < len(plan.model_files())
+    return replace(
+        found, saved=found.saved + before.saved, cost=found.cost + before.cost, smaller=left and before.smaller
+    )
+
+
+def _kept(file: Path, judged: Callable[[], Verdict]) -> Verdict:
+    """The verdict in ``file``, which a run that is gone on with has; or a new one, which is then put there."""
+    found = Verdict.of_json(file.read_bytes()) if file.exists() else None
     if found is None:
-        found = judge(plan, sample())
-        atomic_write(kept, json.dumps(found.as_json()).encode())
+        found = judged()
+        atomic_write(file, json.dumps(found.as_json()).encode())
     return found
 
 
-def judge(plan: CodecPlan, sample: Sample) -> Verdict:
-    """Which models of ``plan`` the images do not earn back. Raises ModelError."""
+def judge(plan: CodecPlan, sample: Sample, adapters: Sequence[bytes] | None = None) -> Verdict:
+    """Which models of ``plan`` the images do not earn back. ``adapters``: those that were fitted; None where they are
+    not yet, and what they may save is hoped for. Raises ModelError."""
     if not sample.whole or not sample.images:
         return Verdict()
-    costs = {digest: IN_ARCHIVE * path.stat().st_size for digest, path in plan.model_files().items()}
     kinds: dict[Kind, list[Image]] = defaultdict(list)
     for image in sample.images:
-        kinds[image.shape[2] if image.ndim == 3 else 1, image.itemsize].append(image)
-    needs = {kind: frozenset(plan.models_for(*kind)) for kind in kinds}
-    measure = _Measure(plan, adapted=plan.trains and sample.total_pixels >= LEAST_PIXELS)
-    saved = {
-        kind: measure.saved(images, sum(costs[digest] for digest in needs[kind])) if needs[kind] else 0.0
-        for kind, images in kinds.items()
-    }
+        kind = plan.models_for(image)
+        if kind:  # others need no model, or one that is not at hand
+            kinds[kind].append(image)
+    hoped = plan.trains and adapters is None and sample.total_pixels >= LEAST_PIXELS
+    measures = {kind: _Measure(images, 1 - HOPED if hoped else 1.0) for kind, images in kinds.items()}
+    weighed = _weighed(plan, measures, adapters or ())
+    kept = max(weighed, key=lambda option: (option.net, len(option.models)))
+    # What is left to other coders for want of models: told beside the best that would leave nothing.
+    most = max(len(option.served) for option in weighed)
+    rival = max((option for option in weighed if len(option.served) == most), key=lambda option: option.net)
+    if len(kept.served) == most:
+        rival = kept
+    return Verdict(
+        tuple(sorted(set(plan.model_files()) - set(kept.models))),
+        max(0, round(rival.saved - kept.saved)),
+        round(rival.cost - kept.cost),
+        rival.measured,
+        smaller=any(kind != way for kind, way in kept.served.items()),
+        hoped=hoped and bool(kept.models),
+    )
 
-    def net(kept: Collection[str]) -> tuple[float, int]:
-        return _saved(saved, needs, kept) - sum(costs[digest] for digest in kept), len(kept)
 
-    kept = max(_subsets(costs), key=net)
-    declined = tuple(sorted(set(costs) - set(kept)))
-    lost = _saved(saved, needs, costs) - _saved(saved, needs, kept)
-    asked_for = {digest for need in needs.values() for digest in need}
-    taken = sum(costs[digest] for digest in declined if digest in asked_for)
-    return Verdict(declined, round(lost), round(taken), not measure.bounded)
+@dataclass(frozen=True)
+class _Option:
+    """Models that an archive could carry, in bytes: what they ``cost`` and what they save on the images that are ``served``,
+    at most where it was not ``measured``. ``served``: the models of each kind of image that has all that it needs."""
+
+    models: tuple[str, ...]
+    served: Mapping[Kind, tuple[str, ...]]
+    cost: float
+    saved: float
+    measured: bool
+
+    @property
+    def net(self) -> float:
+        return self.saved - self.cost
+
+
+def _weighed(plan: CodecPlan, measures: Mapping[Kind, _Measure], adapters: Sequence[bytes]) -> list[_Option]:
+    """Every set of models of which each is used; none at all among them."""
+    costs = {digest: bytes_in_archive(path) for digest, path in plan.model_files().items()}
+    options = []
+    for models in _subsets(costs):
+        only = plan.declining(set(costs) - set(models))
+        ways = {kind: only.models_for(measure.example) for kind, measure in measures.items()}
+        served = {kind: way for kind, way in ways.items() if way}
+        if {digest for way in served.values() for digest in way} != set(models):
+            continue
+        fitted = only.usable(adapters)
+        cost = sum(costs[digest] for digest in models) + sum(map(len, fitted))
+        most = sum(measures[kind].most() for kind in served)
+        measured = most >= cost  # else this is worse than no model at all, whatever it saves
+        # As for pieces: no crop is worth an adapter of its own.
+        with_adapters = only.with_adapters([]).for_pieces(fitted)
+        saved = sum(measures[kind].saved(with_adapters, way) for kind, way in served.items()) if measured else most
+        options.append(_Option(models, served, cost, saved, measured))
+    return options
+
+
+def bytes_in_archive(model: Path) -> int:
+    """What a model file adds to an archive. Raises ModelError."""
+    from callic_archive.model.packed_file import pack_model
+    from callic_archive.model.weights import read_model_bytes
+
+    return len(pack_model(read_model_bytes(model)))
 
 
 def _subsets(digests: Iterable[str]) -> Iterable[tuple[str, ...]]:
@@ -104,45 +179,50 @@ def _subsets(digests: Iterable[str]) -> Iterable[tuple[str, ...]]:
     return itertools.chain.from_iterable(itertools.combinations(some, n) for n in range(len(some) + 1))
 
 
-def _saved(saved: Mapping[Kind, float], needs: Mapping[Kind, frozenset[str]], kept: Collection[str]) -> float:
-    """Bytes that the models ``kept`` save on the images for which they are enough."""
-    return sum(gain for kind, gain in saved.items() if needs[kind] <= set(kept))
-
-
 class _Measure:
-    """Codes crops both ways; the codec is opened when the first measurement needs it."""
+    """Images of one kind: their crops coded as JPEG XL and by models, each once and only when it is asked for."""
 
-    def __init__(self, plan: CodecPlan, adapted: bool) -> None:
-        self._plan = plan
-        self._factor = 1 - ADAPTED if adapted else 1.0
-        self._codec: Codec | None = None
-        self.bounded = False  # whether a figure is but the most that it may be
-
-    def saved(self, images: Sequence[Image], cost: float) -> float:
-        """Bytes that the learned codec would save on images of one kind, whose models take ``cost``."""
+    def __init__(self, images: Sequence[Image], factor: float) -> None:
+        """``factor``: of the learned code, what will be left of it."""
+        self.example = images[0]
         images = [image for image in images if not _drawn(image)]
-        crops = _crops(images)
-        if not crops:
-            return 0.0
-        scale = sum(image.size for image in images) / sum(crop.size for crop in crops)
-        try:
-            most = MOST_SAVED * scale * _as_jpegxl(crops, 7)
-            if most < cost:
-                self.bounded = True
-                return most
-            other = scale * _as_jpegxl(crops, 9)
-        except (ForeignCodecMissing, ForeignCodecFailed):
-            return PRICELESS  # there is nothing that could take the model's place
-        if self._codec is None:
-            self._codec = self._plan.open()
-        own = scale * self._factor * sum(len(self._codec.encode(crop)) for crop in crops)
-        return max(0.0, other - own)
+        self._crops = _crops(images)
+        self._scale = sum(i.size for i in images) / max(1, sum(crop.size for crop in self._crops))
+        self._factor = factor
+        self._other: dict[int, list[float]] = {}
+        self._own: dict[tuple[str, ...], float] = {}
+
+    def most(self) -> float:
+        """Bytes that any model may save."""
+        return MOST_SAVED * self._scale * sum(self._as_jpegxl(7))
+
+    def saved(self, plan: CodecPlan, way: tuple[str, ...]) -> float:
+        """Bytes that ``plan`` saves, which uses the models ``way`` for these images; below zero where it loses."""
+        others = self._as_jpegxl(9)
+        if way not in self._own:
+            codec = plan.open() if self._crops else None
+            coded = [_coded(crop, codec, other) for crop, other in zip(self._crops, others, strict=True)]
+            self._own[way] = self._factor * sum(coded)
+        return self._scale * (sum(others) - self._own[way])
+
+    def _as_jpegxl(self, effort: int) -> list[float]:
+        """Bytes of each crop, as part of the image that it is cut from; whole small images have a side below CROP."""
+        if effort not in self._other:
+            try:
+                sizes = [float(min(len(encode_foreign(crop, "jpegxl", effort)), crop.nbytes)) for crop in self._crops]
+            except (ForeignCodecMissing, ForeignCodecFailed):
+                sizes = [PRICELESS] * len(self._crops)  # there is nothing that could take a model's place
+            parts = (1 - CROP_LOSS if max(crop.shape[:2]) == CROP else 1.0 for crop in self._crops)
+            self._other[effort] = [size * part for size, part in zip(sizes, parts, strict=True)]
+        return self._other[effort]
 
 
-def _as_jpegxl(crops: Iterable[Image], effort: int) -> float:
-    """Bytes as JPEG XL, as part of the images that they are cut from; whole small images have a side below CROP."""
-    sizes = ((crop, min(len(encode_foreign(crop, "jpegxl", effort)), crop.nbytes)) for crop in crops)
-    return sum(size * (1 - CROP_LOSS if max(crop.shape[:2]) == CROP else 1.0) for crop, size in sizes)
+def _coded(crop: Image, codec: Codec | None, other: float) -> float:
+    """Bytes through ``codec``. What shows less than its image may need another model, and does not count: ``other``."""
+    try:
+        return len(codec.encode(crop)) if codec is not None else other
+    except UnknownModel:
+        return other
 
 
 def _drawn(image: Image) -> bool:
@@ -153,8 +233,9 @@ def _drawn(image: Image) -> bool:
 def _crops(images: Sequence[Image]) -> list[Image]:
     chance = random.Random(SEED)
     crops: list[Image] = []
+    most = min(max(PIXELS, sum(i.shape[0] * i.shape[1] for i in images) // SHARE), MOST_PIXELS)
     for image in chance.sample(images, min(CROPS, len(images))):
-        if sum(crop.shape[0] * crop.shape[1] for crop in crops) >= PIXELS:
+        if sum(crop.shape[0] * crop.shape[1] for crop in crops) >= most:
             break
         top = chance.randint(0, max(0, image.shape[0] - CROP))
         left = chance.randint(0, max(0, image.shape[1] - CROP))

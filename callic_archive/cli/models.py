@@ -39,7 +39,7 @@ def show_model(common: Common, **values: Any) -> None:
     """Show all that is known of one model: its sizes, training, held-out figures, licence.
 
     NAME and DIGEST (its first digits are enough) are those of a model that ships; FILE is a model file, also
-    one inside an archive (data/models/*.safetensors.zst).
+    one inside an archive (data/models/*.model.zst).
     """
     run_verb("models show", common, lambda report: _show(report, **values))
 
@@ -70,7 +70,7 @@ def _list(report: Report, *, archive: Path | None) -> None:
         report.event("model", **_fields(info))
         if not report.as_json:
             model = info.model
-            line = f"{model.digest[:16]}  {model.channels} {info.parameters:>10,} {info.bytes:>12,}  {model.name}"
+            line = f"{model.digest[:16]}  {model.channels} {model.parameters:>10,} {info.bytes:>12,}  {model.name}"
             report.text(line if archive is None or info.shipped else f"{line} (does not ship)", always=True)
     report.summary |= {"models": len(found)}
 
@@ -92,7 +92,7 @@ def _fields(info: ModelInfo) -> dict[str, Any]:
         "sha256": info.model.digest,
         "shipped": info.shipped,
         "planes": info.model.channels,
-        "parameters": info.parameters,
+        "parameters": info.model.parameters,
         "bytes": info.bytes,
         "config": info.model.weights.config.as_dict(),
     }
@@ -111,9 +111,9 @@ def _lines(info: ModelInfo) -> list[str]:
             if model.channels == 1
             else ""
         ),
-        f"weights      {info.parameters:,}: width {config.dim}, {plural(config.depth, 'block')}, "
+        f"weights      {model.parameters:,}: width {config.dim}, {plural(config.depth, 'block')}, "
         f"kernel {config.kernel}, {config.mixtures} mixture components",
-        f"file         {size_text(info.bytes)} ({info.bytes:,} bytes)",
+        f"file         {size_text(info.bytes)} ({info.bytes:,} bytes), of which archives keep {size_text(info.archive_bytes)}",
     ]
     # The record comes out of a file that anybody may have written: it is shown, never trusted.
     record = info.record

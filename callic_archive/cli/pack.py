@@ -72,12 +72,13 @@ def codec_plan(
         image_steps=effort.image_steps,
         device=device,  # type: ignore[arg-type]
         learned=learned,
+        quick=effort.quick and not models,
     )
     if not models:
         return plan.declining(plan.model_files()) if learned == "never" else plan
     from callic_archive.model.catalogue import models_for_packing
 
-    chosen = [info.model for info in models_for_packing(models)]
+    chosen = [info.model for info in models_for_packing(models, quick=effort.quick)]
     paths = tuple(Path(os.path.abspath(model.path)) for model in chosen if model.path is not None)
     return replace(plan, models=paths, digests=tuple(model.digest for model in chosen))
 
@@ -169,10 +170,6 @@ def _pack(
         bands=bands,
     )
     if dry_run or output is None or staging is None:
-        bare = replace(chosen, adapt="none")  # what an adapter gives cannot be told from a few crops
-        plan = codec_plan(
-            coder=coder, effort=bare, models=model, device="cuda" if on_gpu else "cpu", learned=learned
-        )
         _dry_run(report, common, found, plan, pack_options, resources.processes)
         return
     settings = run_settings(
@@ -259,6 +256,7 @@ def _dry_run(
         if plan.weighs_models:
             progress.stage("weighing models against what they save")
             plan = plan.declining(judge(plan, take_sample(found.sources)).declined)
+        plan = plan.for_pieces(())  # what an adapter gives cannot be told from a few crops
         progress.stage("packing small samples, for an estimate")
         guess = estimate(found.sources, plan, options, processes)
     report.summary |= {"estimate": guess.as_json()}

@@ -69,6 +69,8 @@ def _declined(report: Report, run: PackRun) -> None:
             f"{size_text(verdict.saved)} and add {size_text(verdict.cost)} of model; --learned always uses it, "
             "and --without-models, without that cost"
         )
+    if verdict.smaller:
+        report.text("  learned codec: with small models where they make the smaller archive")
 
 
 def summarise(report: Report, run: PackRun, finished: Finished, output: Path, adapt: str) -> None:

@@ -83,6 +83,16 @@ def find_copies(image: Image) -> tuple[int, ...]:
     return tuple(copies)
 
 
+def planes_together(image: Image) -> tuple[int, ...]:
+    """How many planes the models code together that an image (H, W) or (H, W, C) needs, ascending; none where nothing
+    varies. Planes wider than 8 bits are taken to be coded each alone."""
+    planes = image if image.ndim == 3 else image[:, :, None]
+    coded = [channel for channel, source in enumerate(find_copies(planes)) if source == channel]
+    varied = [bool((planes[:, :, channel] != planes[0, 0, channel]).any()) for channel in coded]
+    groups = plane_groups(len(coded), alone=image.itemsize > 1)
+    return tuple(sorted({count for first, count in groups if any(varied[first : first + count])}))
+
+
 def sample_boxes(
     height: int, width: int, count: int = SAMPLE_BLOCKS, side: int = SAMPLE_SIDE
 ) -> list[tuple[int, int, int, int]]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from callic_archive.errors import DamagedModel, UnsuitableModel
-from callic_archive.model.weights import IntegerModel, ModelSet, load_model, to_arrays
+from callic_archive.model.packed_file import pack_model
+from callic_archive.model.weights import IntegerModel, ModelSet, load_model
 
 #: Plane counts that images ever need a model for: three channels together, every other one alone.
 USED_PLANES = (1, 3)
@@ -32,18 +33,14 @@ class ModelInfo:
     record: dict[str, Any]
 
     @property
-    def parameters(self) -> int:
-        """Integers that stand for trained weights: tables and shifts left out."""
-        return sum(
-            array.size
-            for name, array in to_arrays(self.model.weights).items()
-            if name == "skip" or name.rsplit(".", 1)[-1] in ("weight", "bias", "kernel")
-        )
+    def bytes(self) -> int:
+        """Size of the file."""
+        return len(self.model.raw)
 
     @property
-    def bytes(self) -> int:
-        """Size of the file; inside archives it takes about a fifth less."""
-        return len(self.model.raw)
+    def archive_bytes(self) -> int:
+        """What it adds to an archive, which holds it compressed."""
+        return len(pack_model(self.model.raw))
 
 
 def describe(model: IntegerModel, *, shipped: bool = False) -> ModelInfo:
@@ -97,8 +94,9 @@ def find_model(text: str) -> ModelInfo:
     raise UnsuitableModel(f"{text} {what}; the models that ship are {names}")
 
 
-def models_for_packing(texts: Sequence[str]) -> tuple[ModelInfo, ...]:
-    """The models of a run: those named, and shipped ones for the plane counts that none of them codes.
+def models_for_packing(texts: Sequence[str], *, quick: bool = False) -> tuple[ModelInfo, ...]:
+    """The models of a run: those named, and shipped ones for the plane counts that none of them codes; ``quick``: the
+    small ones.
 
     Raises UnsuitableModel for planes that no image needs or that two of them code, and as :func:`find_model`.
     """
@@ -118,8 +116,9 @@ def models_for_packing(texts: Sequence[str]) -> tuple[ModelInfo, ...]:
                 "model for each; give one of them"
             )
         chosen[planes] = info
-    for info in shipped_models():
-        chosen.setdefault(info.model.channels, info)
+    shipped = ModelSet.default()
+    for model in shipped.quickest() if quick else shipped:
+        chosen.setdefault(model.channels, describe(model, shipped=True))
     if any(info.model.path is None for info in chosen.values()):
         raise DamagedModel("a model has no file that an archive could carry")
     return tuple(chosen.values())

@@ -1,8 +1,8 @@
 """Float checkpoint -> IntegerWeights: post-training rounding with power-of-two steps.
 
-8-bit weights (per output channel), 10-bit activations (per tensor), 16-bit residual stream. LayerNorm's gain
-and bias fold into the linear layers behind it. Fractions of activations are those with the least squared
-error on calibration crops.
+8-bit weights (per output channel; of small models rounded to fewer distinct values), 10-bit activations (per
+tensor), 16-bit residual stream. LayerNorm's gain and bias fold into the linear layers behind it. Fractions of
+activations are those with the least squared error on calibration crops.
 """
 
 from __future__ import annotations
@@ -35,11 +35,28 @@ from callic_archive.model.weights import (
 Float = NDArray[np.float64]
 
 
+#: What fits below the saturation of the residual stream, in peaks that calibration saw.
+HEADROOM = 2.0
+
+
 @dataclass
 class _Range:
     """Samples of one activation, from which its fraction is chosen."""
 
     samples: list[Tensor] = field(default_factory=list)
+    products: Tensor | float = 0.0  # sum of x x^T, of the inputs of a linear layer
+    count: int = 0
+
+    def add_inputs(self, values: Tensor) -> None:
+        """Of vectors (..., in) that go into a linear layer."""
+        rows = values.reshape(-1, values.shape[-1]).double()
+        self.products, self.count = self.products + rows.T @ rows, self.count + len(rows)
+
+    @property
+    def moments(self) -> Float:
+        """(in, in), the mean of x x^T."""
+        assert isinstance(self.products, Tensor)
+        return (self.products / self.count).numpy()
 
     def add(self, values: Tensor) -> None:
         flat = values.reshape(-1).float()
@@ -59,12 +76,36 @@ class _Range:
         return min(errors, key=lambda p: errors[p])
 
 
+def _bare(norm: torch.nn.LayerNorm, values: Tensor) -> Tensor:
+    """What a LayerNorm gives before its gain and bias, which fold into the layer behind it."""
+    return F.layer_norm(values, norm.normalized_shape, eps=norm.eps)
+
+
 def _fold(norm: torch.nn.LayerNorm, layer: torch.nn.Linear) -> tuple[Float, Float]:
     """Weight and bias of ``layer`` with the LayerNorm's gain and bias folded in."""
     weight = layer.weight.double()
     return (weight * norm.weight.double()).numpy(), (
         weight @ norm.bias.double() + layer.bias.double()
     ).numpy()
+
+
+def _rounded(weight: Float, most: int, moments: Float | None) -> Float:
+    """Whole numbers of at most this magnitude for ``weight`` (out, in).
+
+    With second moments of the inputs, columns are rounded one after the other and what that costs is spread over those
+    still to come, which leaves the layer's outputs nearer to what they were (optimal brain surgeon; GPTQ, arXiv:2210.17323).
+    """
+    if moments is None:
+        return np.clip(np.rint(weight), -most, most)
+    size = len(moments)
+    damped = moments + np.eye(size) * (1e-2 * np.trace(moments) / size + 1e-12)
+    factor = np.linalg.cholesky(np.linalg.inv(damped)).T  # upper
+    left, found = weight.copy(), np.empty_like(weight)
+    for j in range(size):
+        found[:, j] = np.clip(np.rint(left[:, j]), -most, most)
+        error = (left[:, j] - found[:, j]) / factor[j, j]
+        left[:, j + 1 :] -= np.outer(error, factor[j, j + 1 :])
+    return found
 
 
 def quantize_linear(
@@ -75,15 +116,19 @@ def quantize_linear(
     limit: int,
     inputs: int | NDArray[np.int64],
     exact: int = EXACT_FLOAT32,
+    coarse: int = 0,
+    moments: Float | None = None,
 ) -> Linear:
     """Round a layer. ``limit``: largest |weight|; ``inputs``: largest |input|, for the accumulator's bound
-    ``exact``."""
+    ``exact``; ``coarse``: binary places of the weights that stay zero, so that the file compresses, while adapters are
+    merged at full precision; ``moments`` (in, in): of the inputs, so that weights rounded later make up for earlier ones."""
     largest = np.maximum(np.abs(weight).max(axis=1), 1e-9)
     exponent = np.floor(np.log2(limit / largest)).astype(np.int64)
     # No further than a shift of 24 bits: a channel that is nearly zero needs no finer step.
     exponent = np.minimum(exponent, 24 + out_fraction - in_fraction)
     while True:
-        rounded = np.rint(weight * 2.0 ** exponent[:, None]).astype(np.int64)
+        scaled = weight * 2.0 ** (exponent - coarse)[:, None]
+        rounded = _rounded(scaled, limit >> coarse, moments).astype(np.int64) << coarse
         bias_int = np.rint(bias * 2.0 ** (exponent + in_fraction)).astype(np.int64)
         over = ((np.abs(rounded) * inputs).sum(axis=1) >= exact) | (np.abs(rounded).max(axis=1) > limit)
         over |= np.abs(bias_int) >= 1 << 29
@@ -116,6 +161,7 @@ def _trace(model: MGCF, batches: list[tuple[Tensor, PlaneStats]]) -> dict[str, _
         for i, block in enumerate(model.blocks):
             assert isinstance(block, Block)
             normal = block.norm1(y)
+            ranges.setdefault(f"{i}.norm1", _Range()).add_inputs(_bare(block.norm1, y))
             a, v = block.mcg.a(normal), block.mcg.v(normal)
             see(f"{i}.a", a)
             see(f"{i}.v", v)
@@ -124,11 +170,14 @@ def _trace(model: MGCF, batches: list[tuple[Tensor, PlaneStats]]) -> dict[str, _
             see(f"{i}.swish", F.silu(z))
             product = F.silu(z) * v
             see(f"{i}.product", product)
+            ranges[f"{i}.product"].add_inputs(product)
             y = y + block.mcg.o(product)
             see("stream", y)
+            ranges.setdefault(f"{i}.norm2", _Range()).add_inputs(_bare(block.norm2, y))
             hidden = block.up(block.norm2(y))
             see(f"{i}.up", hidden)
             see(f"{i}.gelu", F.gelu(hidden))
+            ranges[f"{i}.gelu"].add_inputs(F.gelu(hidden))
             y = y + block.down(F.gelu(hidden))
             see("stream", y)
     return ranges
@@ -152,18 +201,19 @@ def quantize(
     calibration: list[tuple[Tensor, PlaneStats]],
     *,
     weight_limit: int = 127,
+    coarse: int = 0,
     report: Callable[[str], None] | None = None,
 ) -> IntegerWeights:
     """Round a trained model to integers and prove its bounds.
 
-    ``calibration``: batches of levels (N, C, H, W) with their statistics. Raises InexactModel.
+    ``calibration``: batches of levels (N, C, H, W) with their statistics; ``weight_limit`` and ``coarse``: of the blocks'
+    weights, see :func:`quantize_linear`. Raises InexactModel.
     """
     config = model.config
     model = model.cpu().eval()
     ranges = _trace(model, calibration)
     stream_peak = max(float(torch.cat(r.samples).abs().max()) for n, r in ranges.items() if n == "stream")
-    # Twice the peak that calibration saw fits below saturation.
-    stream = max(4, min(12, math.floor(math.log2(tables.STREAM_MAX / (2 * stream_peak)))))
+    stream = max(4, min(12, math.floor(math.log2(tables.STREAM_MAX / (HEADROOM * stream_peak)))))
     if report:
         report(f"residual stream: peak {stream_peak:.1f}, {stream} binary places")
     norm = tables.NORM_FRACTION
@@ -195,24 +245,29 @@ def quantize(
             w_a, b_a = _fold(block.norm1, block.mcg.a)
             w_v, b_v = _fold(block.norm1, block.mcg.v)
             w_up, b_up = _fold(block.norm2, block.up)
-            limit = weight_limit
+
+            def layer(weight: Float, bias: Float, inputs: str, places: int, out: int, i: int = i) -> Linear:
+                return quantize_linear(
+                    weight, bias, places, out, weight_limit, tables.ACT_MAX,
+                    coarse=coarse, moments=ranges[f"{i}.{inputs}"].moments,
+                )  # fmt: skip
 
             def plain(layer: torch.nn.Linear) -> tuple[Float, Float]:
                 return layer.weight.double().numpy(), layer.bias.double().numpy()
 
             blocks.append(
                 BlockWeights(
-                    a=quantize_linear(w_a, b_a, norm, f["a"], limit, tables.ACT_MAX),
-                    v=quantize_linear(w_v, b_v, norm, f["v"], limit, tables.ACT_MAX),
-                    o=quantize_linear(*plain(block.mcg.o), f["product"], stream, limit, tables.ACT_MAX),
+                    a=layer(w_a, b_a, "norm1", norm, f["a"]),
+                    v=layer(w_v, b_v, "norm1", norm, f["v"]),
+                    o=layer(*plain(block.mcg.o), "product", f["product"], stream),
                     dw=_quantize_depthwise(
                         block.mcg.kernel.double().numpy(),
                         block.mcg.kernel_bias.double().numpy(),
                         f["a"],
                         f["dw"],
                     ),
-                    up=quantize_linear(w_up, b_up, norm, f["up"], limit, tables.ACT_MAX),
-                    down=quantize_linear(*plain(block.down), f["gelu"], stream, limit, tables.ACT_MAX),
+                    up=layer(w_up, b_up, "norm2", norm, f["up"]),
+                    down=layer(*plain(block.down), "gelu", f["gelu"], stream),
                     product_shift=f["swish"] + f["v"] - f["product"],
                     swish=tables.activation_table("swish", f["dw"], f["swish"]),
                     gelu=tables.activation_table("gelu", f["up"], f["gelu"]),

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from callic_archive.errors import DamagedModel, InexactModel, UnknownModel
 from callic_archive.model import tables
 from callic_archive.model.config import EMBED_TAPS, TAPS, MGCFConfig, causal_taps
+from callic_archive.model.packed_file import SUFFIX, unpack_model
 
 FILE_VERSION = 1
 #: Largest model file that is read, in bytes.
@@ -250,6 +251,15 @@ class IntegerModel:
         """Planes the model codes jointly."""
         return self.weights.config.channels
 
+    @property
+    def parameters(self) -> int:
+        """Integers that stand for trained weights: tables and shifts left out."""
+        return sum(
+            array.size
+            for name, array in to_arrays(self.weights).items()
+            if name == "skip" or name.rsplit(".", 1)[-1] in ("weight", "bias", "kernel")
+        )
+
     def file_bytes(self) -> bytes:
         """The file whose SHA-256 is ``digest``."""
         return self.raw
@@ -289,9 +299,9 @@ def save_model(
 
 
 def read_model_bytes(path: Path) -> bytes:
-    """The bytes of a model file, out of its Zstandard frame where it is in one (``.zst``).
+    """The bytes of a model file, out of the form that archives carry it in (``.model.zst``) where it is in that.
 
-    Raises: UnknownModel when it cannot be read, DamagedModel when it is too large or no whole frame.
+    Raises: UnknownModel when it cannot be read, DamagedModel when it is too large or not whole.
     """
     try:
         if path.stat().st_size > MAX_FILE:
@@ -299,24 +309,16 @@ def read_model_bytes(path: Path) -> bytes:
         raw = path.read_bytes()
     except OSError as error:
         raise UnknownModel(f"cannot read the model file {path}: {error.strerror or error}") from error
-    return _expand(raw, path) if path.suffix == ".zst" else raw
-
-
-def _expand(raw: bytes, path: Path) -> bytes:
-    """A model file out of its Zstandard frame, as archives carry it. Raises DamagedModel."""
-    import zstandard  # archives need it, the codec alone does not
-
+    if not path.name.endswith(SUFFIX):
+        return raw
     try:
-        size = zstandard.frame_content_size(raw)
-        if not 0 <= size <= MAX_FILE:
-            raise DamagedModel(f"{path} does not hold a model of at most {MAX_FILE} bytes")
-        return zstandard.ZstdDecompressor().decompress(raw, max_output_size=size)
-    except zstandard.ZstdError as error:
-        raise DamagedModel(f"{path} is not a whole Zstandard frame: {error}") from error
+        return unpack_model(raw, MAX_FILE)
+    except ValueError as error:
+        raise DamagedModel(f"{path} is no packed model: {error}") from error
 
 
 def load_model(source: Path | bytes, *, digest: str | None = None) -> IntegerModel:
-    """Load and check a model file (``.safetensors``, or ``.safetensors.zst`` as archives carry it).
+    """Load and check a model file (``.safetensors``, or ``.model.zst`` as archives carry it).
 
     Raises: UnknownModel when there is no such file, DamagedModel when its digest or structure is wrong,
     InexactModel when a bound of exact inference does not hold.
@@ -448,6 +450,14 @@ class ModelSet:
     def without(self, digests: Collection[str]) -> ModelSet:
         """The set less the models with these SHA-256."""
         return ModelSet([m for m in self if m.digest not in digests])
+
+    def quickest(self) -> ModelSet:
+        """For each number of planes the model with the fewest weights, in the set's order."""
+        least: dict[int, IntegerModel] = {}
+        for model in self:
+            if model.channels not in least or model.parameters < least[model.channels].parameters:
+                least[model.channels] = model
+        return ModelSet([model for model in self if least[model.channels] is model])
 
     def __iter__(self) -> Iterator[IntegerModel]:
         return iter(self._models.values())

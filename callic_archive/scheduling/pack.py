@@ -22,7 +22,7 @@ from callic_archive.archive.packer import (
 )
 from callic_archive.archive.packing import Group, PackRun
 from callic_archive.archive.scan import Source
-from callic_archive.archive.worth import weigh
+from callic_archive.archive.worth import weigh, weigh_again
 from callic_archive.errors import StoppedEarly
 from callic_archive.scheduling.cluster import local_cluster, running_cluster, usable_cores
 from callic_archive.scheduling.plan import AnyBatch, Costs, Plan, cluster_pays, halves, plan_batches
@@ -111,8 +111,14 @@ def _execute(run: PackRun, resources: Resources, watch: PackWatch, stop: StopSig
                 raise StoppedEarly(f"stopped by {stop.requested}; run the same command again to begin anew")
 
         payloads = collection_adapters(run.staging, run.plan, run.scan.sources, sample, step)
-        run.plan = run.plan.with_adapters([payloads[digest] for digest in sorted(payloads)])
-        run.add_adapters(payloads)
+        adapters = [payloads[digest] for digest in sorted(payloads)]
+        if run.verdict.hoped:
+            watch.stage("weighing the adapted models")
+            run.verdict = weigh_again(run.staging, run.plan, adapters, sample, run.verdict)
+            run.plan = run.plan.declining(run.verdict.declined)
+        usable = run.plan.usable(adapters)
+        run.plan = run.plan.with_adapters(usable)
+        run.add_adapters({digest: payload for digest, payload in payloads.items() if payload in usable})
     sample.cache_clear()
     run.add_plain()
     plan = plan_batches(run.groups(), resources.processes, costs_of(run.plan))

@@ -28,6 +28,9 @@ LICENCE = (
 )
 #: Crops of calibration: batches and crops a batch.
 CALIBRATION = (6, 8)
+#: Binary places less of the weights, of models up to width 64 and of others: an eighth of the model in the archive a place,
+#: for 0.02 to 0.1 % more bits (decision 0024).
+COARSE_SMALL, COARSE = 2, 1
 
 
 class Stopped(Exception):
@@ -160,7 +163,8 @@ class TrainJob:
     def _finish(self, trainer: Trainer, parts: Parts, before: float) -> Trained:
         source, held = parts.train, parts.held
         model: MGCF = trainer.average.cpu().eval()
-        weights = quantize(model, [source.batch(CALIBRATION[1], 64) for _ in range(CALIBRATION[0])])
+        coarse = COARSE_SMALL if model.config.dim <= 64 else COARSE
+        weights = quantize(model, [source.batch(CALIBRATION[1], 64) for _ in range(CALIBRATION[0])], coarse=coarse)
         in_float, in_integers = bits_per_sample(held, model), bits_per_sample(held, weights)
         trained = Trained(
             "",

@@ -24,8 +24,10 @@ from pipelines.benchmarks.record import ROOT, Grid, percent, say
 from pipelines.training_data import CropSource
 
 NAME = "integers"
-#: Where each model is measured.
-WHERE = {"rgb8": ("kodak",), "gray16": ("ct", "mr", "satellite_16bit", "microscopy")}
+#: Where models are measured, by the planes that they code together.
+WHERE = {3: ("kodak",), 1: ("ct", "mr", "satellite_16bit", "microscopy")}
+#: The key of the model that ships among those of other widths of weights.
+SHIPPED = "shipped"
 Crop = tuple[Tensor, PlaneStats]
 
 
@@ -75,9 +77,12 @@ def measure_model(
     say(f"{shipped.name}: loading calibration crops, rounding")
     source = CropSource(shared_data() / "train", model.config.channels, seed=7, varied=0.4)  # as the export does
     calibration = [source.batch(8, 64) for _ in range(6)]
-    rounded = {width: quantize(model, calibration, weight_limit=(1 << (width - 1)) - 1) for width in bits}
+    coarse = int(shipped.metadata["training"].get("weights_of_so_many_binary_places_less", 0))
+    again = quantize(model, calibration, coarse=coarse)
+    rounded = {SHIPPED: shipped.weights}
+    rounded |= {str(width): quantize(model, calibration, weight_limit=(1 << (width - 1)) - 1) for width in bits}
     rows = []
-    for name in WHERE[shipped.name]:
+    for name in WHERE[shipped.channels]:
         found = crops(name, model.config.channels, side, limit)
         samples = sum(x.numel() for x, _ in found)
         if not samples:
@@ -91,13 +96,13 @@ def measure_model(
                 "crops": len(found),
                 "samples": samples,
                 "float_bpsp": in_float / samples,
-                "integer_bpsp": {str(width): total / samples for width, total in totals.items()},
+                "integer_bpsp": {width: total / samples for width, total in totals.items()},
             }
         )
     return {
         "model": shipped.name,
         "checkpoint_steps": int(saved["step"]),
-        "is_shipped": 8 in rounded and _same(rounded[8], shipped.weights),
+        "is_shipped": _same(again, shipped.weights),
         "sets": rows,
     }
 
@@ -106,8 +111,8 @@ def measure(checkpoints: dict[str, Path], side: int, limit: int | None, bits: li
     """Every model whose checkpoint is there; the others as their training record states."""
     results: dict[str, Any] = {"side": side, "measured": [], "recorded": []}
     for shipped in ModelSet.default():
-        checkpoint = checkpoints.get(shipped.name)
-        if checkpoint is not None and checkpoint.exists():
+        checkpoint = checkpoints.get(shipped.name, Path("runs") / shipped.name / "checkpoint.pt")
+        if checkpoint.exists():
             results["measured"].append(measure_model(shipped, checkpoint, side, limit, bits))
         else:
             say(f"{shipped.name}: no checkpoint, taking the training record's figure")
@@ -142,9 +147,8 @@ def _together(sets: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def grids(record: dict[str, Any]) -> list[Grid]:
     """One row a set; the price is against float32."""
     found = record["result"]
-    widths = sorted(
-        {w for m in found["measured"] for s in m["sets"] for w in s["integer_bpsp"]}, reverse=True
-    )
+    # "shipped" before the numbers of bits, most first
+    widths = sorted({w for m in found["measured"] for s in m["sets"] for w in s["integer_bpsp"]}, reverse=True)
     rows, notes = [], []
     for model in found["measured"]:
         if not model["is_shipped"]:
@@ -160,14 +164,14 @@ def grids(record: dict[str, Any]) -> list[Grid]:
                 else "-"
                 for w in widths
             ]
-            eight = line["integer_bpsp"].get("8")
+            whole = line["integer_bpsp"].get(SHIPPED)
             rows.append(
                 (
                     f"{model['model']} on {line['set']}",
                     f"{line['crops']}",
                     f"{line['samples']:,}",
                     f"{line['float_bpsp']:.4f}",
-                    "-" if eight is None else f"{eight:.4f}",
+                    "-" if whole is None else f"{whole:.4f}",
                     *prices,
                 )
             )
@@ -177,14 +181,14 @@ def grids(record: dict[str, Any]) -> list[Grid]:
         )
         notes.append(
             f"{line['model']}: no checkpoint at hand; the figure is that of its training record "
-            f"(manifests/models/{line['model']}.json), at 8 bits."
+            f"(manifests/models/{line['model']}.json)."
         )
     title = f"Price of integers, centre crops of at most {found['side']}x{found['side']}"
     notes.append(
         "Activations have 10 bits, depth-wise kernels 8 in all columns; the width is that of the other "
-        "layers' weights."
+        "layers' weights. The models that ship have 8 bits, of which the last ones may be zero (decision 0024)."
     )
-    columns = ("model and set", "crops", "samples", "float32 bpsp", "integer bpsp, 8 bit")
-    titles = tuple(f"price, {w}-bit weights" for w in widths or ["8"])
+    columns = ("model and set", "crops", "samples", "float32 bpsp", "integer bpsp as shipped")
+    titles = tuple("price as shipped" if w == SHIPPED else f"price, {w}-bit weights" for w in widths or [SHIPPED])
     padded = [row + ("-",) * (len(columns) + len(titles) - len(row)) for row in rows]
     return [Grid(title, columns + titles, padded, " ".join(notes))]

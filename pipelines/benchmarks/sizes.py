@@ -22,7 +22,7 @@ NAME = "sizes"
 AS_IT_COMES = "default"
 WORK = SCRATCH
 #: Parts of an archive that cost the same whatever is packed.
-FIXED = ("data/models", "data/FORMAT.md", "data/specification.md.gz")
+FIXED = ("data/models", "data/FORMAT.md", "data/specification.md.bz2")
 
 
 @dataclass(frozen=True)
@@ -212,6 +212,10 @@ def _where_models_lose(record: dict[str, Any], others: dict[str, Any]) -> str:
     )
 
 
+def _margin(bits: float | None, other: float | None) -> str:
+    return f"{100 * (bits / other - 1):+.1f} %" if bits and other else "-"
+
+
 def grids(record: dict[str, Any], others: dict[str, Any]) -> list[Grid]:
     """Sizes beside the conventional codecs, and what came back."""
     size_rows, whole_rows, back_rows = [], [], []
@@ -220,9 +224,17 @@ def grids(record: dict[str, Any], others: dict[str, Any]) -> list[Grid]:
         figures = [conventional.bits(others, label, key) for key in conventional.CODECS]
         best = min((bits for adapt, bits in own.items() if adapt != AS_IT_COMES), default=None)
         jxl = figures[list(conventional.CODECS).index("jxl9")]
-        gain = f"{100 * (best / jxl - 1):+.1f} %" if best and jxl else "-"
+        whole = _bits(settings[AS_IT_COMES], "whole") if AS_IT_COMES in settings else None
         size_rows.append(
-            (label, _cell(own.get("none")), _cell(own.get("collection")), *map(_cell, figures), gain)
+            (
+                label,
+                _cell(own.get("none")),
+                _cell(own.get("collection")),
+                _cell(whole),
+                *map(_cell, figures),
+                _margin(best, jxl),
+                _margin(whole, jxl),
+            )
         )
         for adapt, found in settings.items():
             whole_rows.append(
@@ -266,13 +278,16 @@ def grids(record: dict[str, Any], others: dict[str, Any]) -> list[Grid]:
                 "set",
                 "archive, --adapt none",
                 "archive, --adapt collection",
+                "whole directory",
                 *titles,
-                "better one, to JPEG XL e9",
+                "better archive, to JPEG XL e9",
+                "whole directory, to JPEG XL e9",
             ),
             size_rows,
             "Archive: everything in the directory (metadata, file headers, digests, index, adapters, "
             "manifests) but the models, "
-            "the specification and the files without counted images. The others: the bare images alone, 2D "
+            "the specification and the files without counted images. Whole directory: `pack` as it comes, and all that it "
+            "wrote. The others: the bare images alone, 2D "
             "planes one by one, "
             "channels jointly; all pages of a TIFF are counted, repeated channels once.",
         ),

@@ -54,9 +54,14 @@ class TimedPlan:
         """Of the plan inside."""
         return bool(self.plan.weighs_models)
 
-    def models_for(self, channels: int, itemsize: int) -> tuple[str, ...]:
+    def models_for(self, image: Image) -> tuple[str, ...] | None:
         """Of the plan inside."""
-        return tuple(self.plan.models_for(channels, itemsize))
+        found: tuple[str, ...] | None = self.plan.models_for(image)
+        return found
+
+    def usable(self, payloads: Sequence[bytes]) -> tuple[bytes, ...]:
+        """Of the plan inside."""
+        return tuple(self.plan.usable(payloads))
 
     def declining(self, digests: Collection[str]) -> CodecPlan:
         """The plan inside without some models."""

@@ -14,6 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from callic_archive.model.weights import ModelSet
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
@@ -83,7 +85,8 @@ def test_the_two_commands_and_continuous_integration_are_there() -> None:
 def test_the_package_carries_the_training_records() -> None:
     carried = files("callic_archive.model") / "records"
     names = {path.name for path in (ROOT / "manifests/models").iterdir()}
-    assert {record.name for record in carried.iterdir()} == names == {"gray16.json", "rgb8.json"}
+    assert {record.name for record in carried.iterdir()} == names
+    assert names == {f"{model.name}.json" for model in ModelSet.default()}
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
     assert "records/*.json" in settings["package-data"]["callic_archive.model"]
 

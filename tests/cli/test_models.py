@@ -115,9 +115,9 @@ def test_an_archive_carries_the_users_model_and_needs_nothing_else(
     used = {
         Path(e["path"]).name: e["models"] for e in run("list", archive, "--json").events if e.get("models")
     }
-    assert used == {"colour.ppm": [SHIPPED["rgb8"].digest], "gray.pgm": [mine.digest]}
+    assert used == {"colour.ppm": [SHIPPED["rgb8-small"].digest], "gray.pgm": [mine.digest]}
     listed = [e for e in run("models", "list", archive, "--json").events if e["event"] == "model"]
-    assert {e["sha256"]: e["shipped"] for e in listed} == {mine.digest: False, SHIPPED["rgb8"].digest: True}
+    assert {e["sha256"]: e["shipped"] for e in listed} == {mine.digest: False, SHIPPED["rgb8-small"].digest: True}
     assert run("verify", archive).code == 0
     assert run("unpack", archive, "-o", tmp_path / "out").code == 0
     assert snapshot(tmp_path / "out" / "tree") == snapshot(tree)
@@ -145,10 +145,10 @@ def test_two_models_together_and_a_model_that_nothing_needs(
 
 
 def test_a_name_stands_for_the_model_that_ships(tree: Path, tmp_path: Path) -> None:
-    ran = run("pack", tree, "-o", tmp_path / "x.callic", "--model", "gray16", "--effort", "fast", "--json")
+    fast = ["--effort", "fast", "--json"]
+    ran = run("pack", tree, "-o", tmp_path / "x.callic", "--model", "gray16-small", *fast)
     assert ran.code == 0, ran.err
-    always = ["--learned", "always"]
-    plain = run("pack", tree, "-o", tmp_path / "y.callic", "--effort", "fast", *always, "--json")
+    plain = run("pack", tree, "-o", tmp_path / "y.callic", "--learned", "always", *fast)
     assert ran.summary["image_bytes"] == plain.summary["image_bytes"]
 
 
@@ -201,7 +201,7 @@ def test_a_run_with_another_model_is_not_gone_on_with(tree: Path, gray_file: Pat
     from callic_archive.archive.scan import Selection
     from callic_archive.archive.staging import Staging
 
-    plan = CallicPlan(adapt="none")
+    plan = CallicPlan(adapt="none", quick=True)
     with Staging(tmp_path / "x.callic") as staging:
         staging.open(run_settings((str(tree),), plan, PackOptions(bands=False), Selection()))
     words = ["pack", tree, "-o", tmp_path / "x.callic", "--effort", "fast", "--learned", "always"]
@@ -221,7 +221,7 @@ def test_models_that_ship_may_stay_outside(tree: Path, tmp_path: Path) -> None:
     with_models = run(*words, whole, "--learned", "always")
     without = run(*words, bare, "--without-models")
     assert (with_models.code, without.code) == (0, 0)
-    digests = sorted(model.digest for model in SHIPPED.values())
+    digests = sorted(SHIPPED[name].digest for name in ("rgb8-small", "gray16-small"))
     assert with_models.summary["models_outside"] == []
     assert (without.summary["models_outside"], without.summary["model_bytes"]) == (digests, 0)
     saved = with_models.summary["archive_bytes"] - without.summary["archive_bytes"]

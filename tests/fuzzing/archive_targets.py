@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zstandard
 
 from callic_archive.access.chunk_frame import FrameOptions, decode_chunk, encode_chunk
 from callic_archive.archive.entries import Entry
@@ -27,6 +28,7 @@ from callic_archive.container.reader import ShardReader
 from callic_archive.images import parse, rebuild
 from callic_archive.images.deflate.differences import Reader, Writer
 from callic_archive.images.source import Parsed
+from callic_archive.model.packed_file import pack_model, unpack_model
 from callic_archive.model.weights import load_model
 from tests.doubles import DeflatePlan
 from tests.fuzzing import seeds
@@ -318,6 +320,27 @@ def break_model(seed: bytes, rng: random.Random, others: list[bytes]) -> bytes:
     return len(text).to_bytes(8, "little") + text + seed[8 + size :]
 
 
+def packed_model(data: bytes) -> str:
+    """A model as archives carry it."""
+    try:
+        return str(len(unpack_model(data, 1 << 20)))
+    except ValueError:
+        return "refused"
+
+
+def packed_model_seeds() -> list[bytes]:
+    return [pack_model(raw) for raw in model_seeds()]
+
+
+def break_packed_model(seed: bytes, rng: random.Random, others: list[bytes]) -> bytes:
+    """Its content, its table of pieces most of all, or its bytes."""
+    if rng.random() < 0.3:
+        return broken(seed, rng, others)
+    content = zstandard.ZstdDecompressor().decompress(seed)
+    end = rng.choice([4, 4 + 6 * int.from_bytes(content[:4], "little"), len(content)])
+    return zstandard.ZstdCompressor().compress(broken(content[:end], rng) + content[end:])
+
+
 def frame(data: bytes) -> str:
     """A chunk frame of the zarr codecs."""
     return settled(lambda: str(len(decode_chunk(data, 360))))
@@ -338,5 +361,6 @@ TARGETS: dict[str, Target] = {
     "codestream": Target(codestream, codestream_seeds, break_codestream),
     "adapter": Target(adapter, adapter_seeds, break_adapter),
     "model": Target(model, model_seeds, break_model),
+    "packed-model": Target(packed_model, packed_model_seeds, break_packed_model),
     "chunk-frame": Target(frame, frame_seeds),
 }

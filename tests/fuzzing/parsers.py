@@ -90,6 +90,7 @@ PARSERS: dict[str, tuple[str, ...]] = {
     "images/zarr_zip.py": ("zarr-zip", "outline"),
     "images/zip_file.py": ("zip",),
     "model/adapter.py": ("adapter",),
+    "model/packed_file.py": ("packed-model",),
     "model/weights.py": ("model",),
 }
 

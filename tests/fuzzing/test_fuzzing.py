@@ -50,7 +50,7 @@ GROUPS: dict[str, dict[str, int]] = {
     "large files": {"geometry": 3000, "outline": 250, "outline-chunk": 400, "piece": 400},
     "reading archives": {"entry": 400, "salvage": 40},
     "words": {"paths": 1500, "words": 1500, "settings": 800, "adapters": 800},
-    "codec": {"codestream": 1500, "adapter": 4000, "model": 500, "chunk-frame": 2000},
+    "codec": {"codestream": 1500, "adapter": 4000, "model": 500, "packed-model": 3000, "chunk-frame": 2000},
 }
 HANGS = 900.0  # seconds after which a process is ended from outside: something below Python goes on for ever
 

@@ -17,12 +17,14 @@ from callic_archive.archive.collection import Sample, take_sample
 from callic_archive.archive.learned_codec import CallicPlan
 from callic_archive.archive.scan import scan
 from callic_archive.archive.staging import Staging
-from callic_archive.archive.worth import Verdict, judge, weigh
+from callic_archive.archive.worth import Verdict, judge, weigh, weigh_again
 from callic_archive.errors import ForeignCodecMissing
+from callic_archive.model.packed_file import pack_model
+from callic_archive.model.weights import ModelSet
 from tests.doubles import DeflateCodec, DeflatePlan
-from tests.trees import smooth, write_pnm
+from tests.trees import SHARED, smooth, write_pnm
 
-GRAY, COLOUR = "aa" * 32, "bb" * 32
+GRAY, COLOUR, LITTLE = "aa" * 32, "bb" * 32, "cc" * 32
 
 
 class Ideal(DeflateCodec):
@@ -30,35 +32,57 @@ class Ideal(DeflateCodec):
 
     def encode(self, image: Image) -> bytes:
         assert isinstance(self.plan, Weighed)
-        return bytes(int(image.size * self.plan.bytes_a_sample))
+        weaker = self.plan.models_for(np.zeros((1, 1, 3), np.uint8)) == (LITTLE,)
+        return bytes(int(image.size * (self.plan.bytes_a_sample + 0.1 * weaker)))
 
 
 @dataclass(frozen=True)
 class Weighed(DeflatePlan):
-    """A plan with two models of some size."""
+    """A plan with two models of some size, and perhaps one a tenth of that, which takes 0.1 bytes a sample more."""
 
     folder: Path = Path()
     bytes_a_sample: float = 0.0
     weighs_models: bool = True
+    declined: tuple[str, ...] = ()
 
     def open(self, *_: Any, **__: Any) -> Ideal:
         return Ideal(self)
 
     def model_files(self) -> dict[str, Path]:
-        return {GRAY: self.folder / GRAY, COLOUR: self.folder / COLOUR}
+        return {digest: self.folder / digest for digest in (GRAY, COLOUR, LITTLE) if (self.folder / digest).exists()}
 
-    def models_for(self, channels: int, itemsize: int) -> tuple[str, ...]:
-        return ((COLOUR,) if channels >= 3 else ()) + ((GRAY,) if channels != 3 else ())
+    def models_for(self, image: Image) -> tuple[str, ...] | None:
+        kept = [digest for digest in self.model_files() if digest not in self.declined]
+        channels = image.shape[2] if image.ndim == 3 else 1
+        colour = [digest for digest in kept if digest != GRAY][:1]
+        gray = [digest for digest in kept if digest == GRAY]
+        wanted = {1: [gray], 3: [colour], 4: [colour, gray]}[channels]
+        return tuple(one for (one,) in wanted) if all(wanted) else None
+
+    def usable(self, payloads: Sequence[bytes]) -> tuple[bytes, ...]:
+        return tuple(payloads) if set(self.model_files()) - set(self.declined) else ()
 
     def declining(self, digests: Collection[str]) -> Weighed:
-        return self
+        return replace(self, declined=(*self.declined, *digests))
+
+
+def random(size: int) -> bytes:
+    """What does not compress."""
+    return np.random.default_rng(2).bytes(size)
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Weighed:
-    (tmp_path / GRAY).write_bytes(bytes(20_000))
-    (tmp_path / COLOUR).write_bytes(bytes(20_000))
+    (tmp_path / GRAY).write_bytes(random(15_200))
+    (tmp_path / COLOUR).write_bytes(random(15_200))
     return Weighed(folder=tmp_path)
+
+
+@pytest.fixture
+def tiered(plan: Weighed) -> Weighed:
+    """With a smaller model beside the one for colour images."""
+    (plan.folder / LITTLE).write_bytes(random(1_520))
+    return plan
 
 
 def noisy(*shape: int) -> Image:
@@ -84,18 +108,76 @@ def test_what_is_not_enough_at_best_is_not_measured(plan: Weighed, monkeypatch: 
     monkeypatch.setattr(Ideal, "encode", lambda self, image: pytest.fail("measured"))
     found = judge(plan, sampled(noisy(200, 200)))
     assert not found.measured
-    assert 0 < found.saved < found.cost == round(20_000 * worth.IN_ARCHIVE)
+    assert 0 < found.saved < found.cost == len(pack_model(random(15_200)))
 
 
 def test_models_that_save_nothing_are_declined_however_many_images(plan: Weighed) -> None:
     found = judge(replace(plan, bytes_a_sample=0.9), sampled(*[noisy(200, 200)] * 20))
-    assert found == Verdict((GRAY, COLOUR), 0, round(20_000 * worth.IN_ARCHIVE), True)
+    assert found == Verdict((GRAY, COLOUR), 0, len(pack_model(random(15_200))), True)
 
 
 def test_images_that_need_both_models_pay_for_both_together(plan: Weighed) -> None:
     four = [noisy(200, 200, 4)] * 2
     assert judge(plan, sampled(*four, *[noisy(200, 200)] * 2)).declined == ()
     assert judge(plan, sampled(four[0][:60, :60])).declined == (GRAY, COLOUR)
+
+
+def test_of_two_models_the_one_is_used_that_leaves_the_archive_smaller(tiered: Weighed) -> None:
+    image = noisy(200, 200, 3)  # 12 kB less are coded by the stronger model, which takes 13.7 kB more
+    found = judge(tiered, sampled(image))
+    assert found == Verdict(tuple(sorted((GRAY, COLOUR))), 0, 0, True, smaller=True)
+    found = judge(tiered, sampled(image, image))
+    assert found == Verdict(tuple(sorted((GRAY, LITTLE))), 0, 0, True, smaller=False)
+
+
+def test_a_smaller_model_too_must_pay(tiered: Weighed) -> None:
+    found = judge(replace(tiered, bytes_a_sample=0.9), sampled(noisy(200, 200, 3)))
+    assert found == Verdict((GRAY, COLOUR, LITTLE), 0, len(pack_model(random(1_520))), True, smaller=False)
+
+
+def test_images_that_need_a_declined_model_are_left_to_other_coders(tiered: Weighed) -> None:
+    four = noisy(60, 60, 4)  # needs the model for gray planes too, which does not pay
+    found = judge(tiered, sampled(four, noisy(200, 200, 3)))
+    assert found.declined == tuple(sorted((GRAY, COLOUR)))
+    assert 0 < found.saved < found.cost == len(pack_model(random(15_200)))
+
+
+def test_what_an_adapter_will_save_is_hoped_for_until_it_is_there(plan: Weighed) -> None:
+    sample = sampled(*[noisy(200, 200)] * 30)
+    close = replace(plan, trains=True, bytes_a_sample=0.61)  # nearly what JPEG XL takes
+    assert judge(replace(close, trains=False), sample).declined == (GRAY, COLOUR)
+    assert judge(close, sample).declined == (COLOUR,)
+    fitted = judge(close, sample, [bytes(3000)])  # and saves nothing
+    assert fitted.declined == (GRAY, COLOUR)
+    assert fitted.cost == len(pack_model(random(15_200))) + 3000
+    good = replace(close, bytes_a_sample=0.58)
+    assert judge(good, sample, [bytes(3000)]).declined == (COLOUR,)
+
+
+def test_fitted_adapters_decide_what_was_hoped_before(plan: Weighed, tmp_path: Path) -> None:
+    sample = sampled(*[noisy(200, 200)] * 30)
+    plan = replace(plan, trains=True, bytes_a_sample=0.61)
+    with Staging(tmp_path / "x.callic") as staging:
+        staging.open({})
+        hoped = weigh(staging, plan, lambda: sample)
+        assert hoped.declined == (COLOUR,)
+        kept = plan.declining(hoped.declined)
+        assert hoped.hoped
+        assert weigh_again(staging, kept, [], lambda: pytest.fail("measured"), replace(hoped, hoped=False)) != hoped
+        found = weigh_again(staging, kept, [bytes(3000)], lambda: sample, hoped)
+        assert found.declined == (GRAY, COLOUR)
+        assert 0 < found.saved < found.cost
+        assert weigh(staging, plan, lambda: sample) == hoped, "a run that is gone on with trains the same"
+        assert weigh_again(staging, kept, [bytes(3000)], lambda: pytest.fail("measured"), hoped) == found
+
+
+def test_where_no_adapter_comes_out_hope_is_taken_back(plan: Weighed, tmp_path: Path) -> None:
+    sample = sampled(*[noisy(200, 200)] * 30)
+    plan = replace(plan, trains=True, bytes_a_sample=0.61)
+    with Staging(tmp_path / "x.callic") as staging:
+        staging.open({})
+        hoped = weigh(staging, plan, lambda: sample)
+        assert weigh_again(staging, plan.declining(hoped.declined), [], lambda: sample, hoped).declined == (GRAY, COLOUR)
 
 
 def test_drawn_images_earn_no_model(plan: Weighed) -> None:
@@ -155,11 +237,66 @@ def test_images_whose_models_are_declined_are_coded_otherwise(shape: tuple[int, 
 
 def test_a_wide_triple_needs_no_model_of_three_planes() -> None:
     plan = CallicPlan()
-    (colour,) = plan.models_for(3, 1)
-    (gray,) = plan.models_for(3, 2)
+    (colour,) = plan.models_for(noisy(9, 9, 3)) or ()
+    (gray,) = plan.models_for(noisy(9, 9, 3).astype(np.uint16)) or ()
     codec = plan.declining([colour]).open()
     image = noisy(40, 120, 3).astype(np.uint16) * 9
     coded = smallest(image, codec)
     assert coded.coding == "codestream"
     assert coded.stream.models == (gray,)
     assert np.array_equal(codec.decode(coded.payload), image)
+
+
+@pytest.mark.skipif(not (SHARED / "eval/mr").is_dir(), reason="needs the shared images (set CALLIC_SHARED)")
+def test_ten_slices_of_an_mr_series_earn_the_small_model_for_gray_planes_alone() -> None:
+    sample = take_sample(scan((str(SHARED / "eval/mr"),)).sources)
+    assert len(sample.images) == 10
+    found = judge(CallicPlan(adapt="collection", learned="auto"), sample)
+    declined = [model.name for model in ModelSet.default() if model.digest in found.declined]
+    assert declined == ["rgb8", "gray16", "rgb8-small"]
+    assert found.smaller
+    assert (found.saved, found.cost) == (0, 0)
+
+
+def test_what_an_image_really_needs_counts_not_its_channels() -> None:
+    models = {model.name: model.digest for model in ModelSet.default()}
+    plan = CallicPlan()
+    a, b = noisy(40, 40), noisy(40, 40)[::-1]
+    opaque = np.full_like(a, 255)
+    assert plan.models_for(np.dstack([a, b, a])) == (models["gray16"],), "two planes, each alone"
+    assert plan.models_for(np.dstack([a, a, a])) == (models["gray16"],)
+    assert plan.models_for(np.dstack([a, b, b // 2, opaque])) == (models["rgb8"],), "constant planes need none"
+    assert plan.models_for(np.dstack([a, b, b // 2, b // 3])) == (models["gray16"], models["rgb8"])
+    assert plan.models_for(opaque) == ()
+    gone = plan.declining([models["gray16"], models["gray16-small"]])
+    assert gone.models_for(np.dstack([a, b, a])) is None
+    assert gone.models_for(np.dstack([a, b, b // 2])) == (models["rgb8"],)
+
+
+def test_crops_that_show_less_than_their_images_stop_nothing() -> None:
+    """Of colour images with a gray half, of images with two equal channels, and of tiny gray ones that are stored as RGB."""
+    half = noisy(400, 800, 3)
+    half[:, :400] = half[:, :400, :1]
+    a, b = noisy(80, 80), noisy(80, 80)[::-1]
+    tiny = np.dstack([a, a, a])[:60, :60]
+    plan = CallicPlan(learned="auto", quick=True)
+    found = judge(plan, sampled(half, np.dstack([a, b, a]), *[tiny] * 40))
+    assert set(found.declined) <= set(plan.model_files())
+
+
+def test_images_without_models_are_left_out_of_training() -> None:
+    plan = CallicPlan(adapt="collection", steps=2, learned="auto", quick=True)
+    colour, gray = plan.model_files()  # in the order of preference
+    names = {model.digest: model.name for model in ModelSet.default()}
+    assert [names[colour], names[gray]] == ["rgb8-small", "gray16-small"]
+    only = plan.declining([gray])
+    trained = only.train([noisy(150, 150), noisy(150, 150, 3)], 10**9, lambda *_: None)
+    assert len(trained) <= 1
+    assert only.usable(list(trained.values())) == tuple(trained.values())
+    assert plan.declining([colour]).usable(list(trained.values())) == ()
+
+
+def test_weighing_fits_no_adapter_to_crops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callic_archive.codec.adapt.fit_image", lambda *_, **__: pytest.fail("fitted"))
+    plan = CallicPlan(adapt="both", learned="auto", quick=True)
+    judge(plan, sampled(*[noisy(380, 380)] * 6))

@@ -97,6 +97,34 @@ def test_quantised_layers_keep_their_bound() -> None:
     assert (kept <= 0.5 / scale + 1e-9).all()
 
 
+def test_weights_rounded_later_make_up_for_those_rounded_before() -> None:
+    """Where inputs go together, as those of a trained model do, the outputs keep closer to what they were."""
+    rng = np.random.default_rng(2)
+    inputs = rng.normal(0, 1, (4000, 6)) @ rng.normal(0, 1, (6, 24)) + rng.normal(0, 0.2, (4000, 24))
+    weight, bias = rng.normal(0, 1, (16, 24)), np.zeros(16)
+    moments = inputs.T @ inputs / len(inputs)
+
+    def off(moments: NDArray[np.float64] | None) -> float:
+        layer = quantize_linear(weight, bias, 6, 4, 127, tables.ACT_MAX, coarse=4, moments=moments)
+        assert not (layer.weight % 16).any(), "whole multiples of a coarse step"
+        kept = layer.weight / 2.0 ** (layer.shift - 6 + 4)[:, None]
+        return float((((kept - weight) @ inputs.T) ** 2).mean())
+
+    assert off(moments) < 0.5 * off(None)
+
+
+def test_coarse_weights_keep_the_grid_of_fine_ones() -> None:
+    """So that an adapter that is merged into them loses nothing to rounding."""
+    rng = np.random.default_rng(3)
+    weight, bias = rng.normal(0, 1, (8, 40)), rng.normal(0, 1, 8)
+    fine, coarse = (
+        quantize_linear(weight, bias, 6, 4, 127, tables.ACT_MAX, coarse=places) for places in (0, 3)
+    )
+    assert np.array_equal(fine.shift, coarse.shift)
+    assert np.abs(fine.weight - coarse.weight).max() in (3, 4)
+    assert (coarse.weight % 8 == 0).all()
+
+
 def test_weights_too_large_for_their_output_are_refused() -> None:
     with pytest.raises(InexactModel, match="too large"):
         quantize_linear(np.full((2, 4), 1e6), np.zeros(2), 6, 10, 127, tables.ACT_MAX)

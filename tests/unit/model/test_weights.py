@@ -19,6 +19,7 @@ from safetensors.numpy import load, save
 from callic_archive.errors import DamagedModel, InexactModel, ModelError, UnknownModel
 from callic_archive.model import weights as weights_module
 from callic_archive.model.config import MGCFConfig, causal_taps
+from callic_archive.model.packed_file import pack_model
 from callic_archive.model.weights import (
     IntegerModel,
     IntegerWeights,
@@ -361,6 +362,20 @@ def test_the_first_of_two_models_of_a_kind_is_preferred() -> None:
     assert ModelSet([gray, other]).for_channels(1) is gray
 
 
+def test_the_quickest_are_those_with_the_fewest_weights_of_their_kind() -> None:
+    models = ModelSet.default()
+    assert [m.name for m in models] == ["rgb8", "gray16", "rgb8-small", "gray16-small"]
+    assert [m.name for m in models.quickest()] == ["rgb8-small", "gray16-small"]
+    assert [m.name for m in models.quickest().quickest()] == ["rgb8-small", "gray16-small"]
+    assert [m.name for m in tiny_models().quickest()] == ["tiny-gray", "tiny-rgb"]
+
+
+def test_small_models_take_a_third_of_the_large_ones_in_archives_at_most() -> None:
+    sizes = {m.name: len(pack_model(Path(str(m.path)).read_bytes())) for m in ModelSet.default()}
+    for name in ("rgb8", "gray16"):
+        assert sizes[f"{name}-small"] < sizes[name] / 3
+
+
 def test_the_shipped_models_are_whole_and_exact() -> None:
     models = list(ModelSet.default())
     assert {m.channels for m in models} == {1, 3}
@@ -386,9 +401,9 @@ def test_models_come_from_paths_too() -> None:
     assert [m.name for m in models] == ["tiny-gray"]
 
 
-def test_a_model_is_read_out_of_a_zstandard_frame_as_archives_carry_it(tmp_path: Path) -> None:
-    path = tmp_path / "m.safetensors.zst"
-    path.write_bytes(zstandard.ZstdCompressor().compress(RAW))
+def test_a_model_is_read_out_of_the_form_that_archives_carry_it_in(tmp_path: Path) -> None:
+    path = tmp_path / "m.model.zst"
+    path.write_bytes(pack_model(RAW))
     assert load_model(path).digest == hashlib.sha256(RAW).hexdigest()
 
 
@@ -397,22 +412,22 @@ def test_a_model_is_read_out_of_a_zstandard_frame_as_archives_carry_it(tmp_path:
     [
         b"",
         RAW,
-        zstandard.ZstdCompressor().compress(RAW)[:-9],
+        pack_model(RAW)[:-9],
         zstandard.ZstdCompressor(write_content_size=False).compress(RAW),
-        zstandard.ZstdCompressor().compress(RAW[:-3]),
+        pack_model(RAW[:-3]),
     ],
     ids=["empty", "not compressed", "truncated", "size not stated", "model truncated"],
 )
 def test_a_damaged_frame_is_a_damaged_model(frame: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "m.safetensors.zst"
+    path = tmp_path / "m.model.zst"
     path.write_bytes(frame)
     with pytest.raises(DamagedModel, match=re.escape(str(path))):
         load_model(path)
 
 
 def test_no_frame_allocates_what_it_merely_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "m.safetensors.zst"
-    path.write_bytes(zstandard.ZstdCompressor().compress(RAW))
+    path = tmp_path / "m.model.zst"
+    path.write_bytes(pack_model(RAW))
     monkeypatch.setattr(weights_module, "MAX_FILE", len(RAW) - 1)
     with pytest.raises(DamagedModel, match="at most"):
         load_model(path)

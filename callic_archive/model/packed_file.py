@@ -1,0 +1,121 @@
+"""How archives carry a model file: filtered array by array, in one Zstandard frame (docs/format/container.md).
+
+Tables are smooth and biases wide: differences of their words, and the bytes of a word apart from each other, take a
+fraction of what the words as they are do. Small models are a fifth smaller for it, and so are small archives a fiftieth.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+SUFFIX = ".model.zst"
+MOST_DIFFERENCES = 3
+_COUNT, _PIECE = struct.Struct("<I"), struct.Struct("<IBB")  # pieces; of each bytes, width of a word, differences
+_WORDS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
+_WIDTHS = {"I8": 1, "U8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
+_BLOCK = 1024  # bytes from which a piece has statistics of its own
+_LEAST_MATCH = 6  # shorter repetitions among weights are chance, and cost more than they save
+
+
+def pack_model(raw: bytes) -> bytes:
+    """The frame of a model file: of any bytes, and smaller where they are a safetensors file of integers."""
+    import zstandard  # archives need it, the codec alone does not
+
+    bounds, widths = _arrays(raw)
+    pieces = [_smallest(raw[start:end], width) for (start, end), width in zip(pairwise(bounds), widths, strict=True)]
+    table = _COUNT.pack(len(pieces)) + b"".join(
+        _PIECE.pack(len(data), width, order) for (data, order), width in zip(pieces, widths, strict=True)
+    )
+    parameters = zstandard.ZstdCompressionParameters.from_level(19, min_match=_LEAST_MATCH)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj(size=len(table) + len(raw))
+    packed, waiting = [stream.compress(table)], len(table)
+    for data, _ in pieces:
+        packed.append(stream.compress(data))
+        waiting += len(data)
+        if waiting >= _BLOCK:
+            packed.append(stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+            waiting = 0
+    return b"".join([*packed, stream.flush()])
+
+
+def unpack_model(packed: bytes, most: int) -> bytes:
+    """The model file of at most ``most`` bytes. Raises ValueError for what is no packed model, or a larger one."""
+    import zstandard
+
+    try:
+        size = zstandard.frame_content_size(packed)
+        if not 0 <= size <= most:
+            raise ValueError(f"it does not hold a model of at most {most} bytes")
+        content = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"it is not a whole Zstandard frame: {error}") from error
+    try:
+        (count,) = _COUNT.unpack_from(content)
+        at = _COUNT.size + count * _PIECE.size
+        if at > len(content):
+            raise ValueError("its table of pieces is not whole")
+        table = [_PIECE.unpack_from(content, _COUNT.size + i * _PIECE.size) for i in range(count)]
+    except struct.error as error:
+        raise ValueError("its table of pieces is not whole") from error
+    if at + sum(length for length, _, _ in table) != len(content):
+        raise ValueError("its pieces are not as long as its table says")
+    found = []
+    for length, width, order in table:
+        if width not in _WORDS or length % width or order > MOST_DIFFERENCES:
+            raise ValueError("its table of pieces is invalid")
+        found.append(_unfiltered(content[at : at + length], width, order))
+        at += length
+    return b"".join(found)
+
+
+def _arrays(raw: bytes) -> tuple[list[int], list[int]]:
+    """Where the header and the arrays of a safetensors file begin and end, and bytes a word of each; else one piece."""
+    try:
+        begin = 8 + int.from_bytes(raw[:8], "little")
+        header = json.loads(raw[8:begin])
+        told = sorted((*array["data_offsets"], array["dtype"]) for name, array in header.items() if name != "__metadata__")
+        bounds = [0, begin, *(begin + end for _, end, _ in told)]
+        starts = [begin + start for start, _, _ in told]
+        if starts != bounds[1:-1] or bounds[-1] != len(raw):
+            raise ValueError("arrays do not lie one after the other")
+        widths = [1, *(_WIDTHS.get(dtype, 1) for _, _, dtype in told)]
+        if any((end - start) % width for (start, end), width in zip(pairwise(bounds), widths, strict=True)):
+            raise ValueError("an array ends within a word")
+        return bounds, widths
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return [0, len(raw)], [1]
+
+
+def _smallest(data: bytes, width: int) -> tuple[bytes, int]:
+    """The piece by the differences that make it smallest, and how many. Single bytes are weights, which have no order."""
+    import zstandard
+
+    if width == 1:
+        return data, 0
+    quick = zstandard.ZstdCompressor(level=9)
+    tried = [(_filtered(data, width, order), order) for order in range(MOST_DIFFERENCES + 1)]
+    return min(tried, key=lambda one: len(quick.compress(one[0])))
+
+
+def _filtered(data: bytes, width: int, order: int) -> bytes:
+    words = np.frombuffer(data, _WORDS[width])
+    for _ in range(order):
+        words = np.diff(words, prepend=words.dtype.type(0))
+    return _bytes_of(words, width).T.tobytes()
+
+
+def _unfiltered(data: bytes, width: int, order: int) -> bytes:
+    planes = np.frombuffer(data, np.uint8).reshape(width, len(data) // width)
+    words = np.ascontiguousarray(planes.T).view(_WORDS[width])[:, 0] if len(data) else np.zeros(0, _WORDS[width])
+    for _ in range(order):
+        words = np.cumsum(words, dtype=words.dtype)
+    return words.astype(_WORDS[width], copy=False).tobytes()
+
+
+def _bytes_of(words: NDArray[np.unsignedinteger], width: int) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(words).view(np.uint8).reshape(-1, width)

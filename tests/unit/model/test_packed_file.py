@@ -1,0 +1,110 @@
+"""Model files as archives carry them come back byte for byte, and take less; what is none is refused."""
+
+from __future__ import annotations
+
+import random
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+from safetensors.numpy import save
+
+from callic_archive.model.packed_file import pack_model, unpack_model
+from callic_archive.model.weights import ModelSet
+from tests.unit.model.builders import CONFORMANCE
+
+MOST = 1 << 20
+
+
+def test_the_models_that_ship_come_back_and_take_less_than_as_they_are() -> None:
+    for model in ModelSet.default():
+        packed = pack_model(model.raw)
+        assert unpack_model(packed, MOST) == model.raw
+        plain = len(zstandard.ZstdCompressor(level=19).compress(model.raw))
+        assert len(packed) < plain - 15_000
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f4"])
+@pytest.mark.parametrize("shape", [(0,), (1,), (3, 5), (1000,)])
+def test_arrays_of_every_type_come_back(dtype: str, shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(1).integers(-100, 100, shape).astype(dtype)
+    extremes = np.array([0, -1, 127, -128], np.int8).astype(dtype)
+    raw = save({"a": values, "b": np.cumsum(values, dtype=dtype), "c": extremes})
+    assert unpack_model(pack_model(raw), MOST) == raw
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"\0", b"no model", bytes(3000), struct.pack("<Q", 1 << 60) + b"{}", struct.pack("<Q", 2) + b"[]",
+     struct.pack("<Q", 2) + b"{}" + b"more than it says"],
+)  # fmt: skip
+def test_any_bytes_come_back(raw: bytes) -> None:
+    assert unpack_model(pack_model(raw), MOST) == raw
+
+
+def test_differences_are_modulo_the_word() -> None:
+    steep = np.array([0, 32767, -32768, 5, -5] * 400, np.int16)
+    ramp = (np.arange(5000) ** 2).astype(np.int32)
+    raw = save({"steep": steep, "ramp": ramp})
+    packed = pack_model(raw)
+    assert unpack_model(packed, MOST) == raw
+    assert len(packed) < 400
+
+
+def _content(pieces: list[tuple[int, int, int]], data: bytes) -> bytes:
+    table = struct.pack("<I", len(pieces)) + b"".join(struct.pack("<IBB", *piece) for piece in pieces)
+    return zstandard.ZstdCompressor().compress(table + data)
+
+
+def test_the_form_is_that_of_the_specification() -> None:
+    """Bytes written by hand from docs/format/container.md: words 1, 3, 6 (first differences 1, 2, 3) behind two bytes."""
+    packed = _content([(2, 1, 0), (6, 2, 1)], b"ab" + b"\1\2\3" + b"\0\0\0")
+    assert unpack_model(packed, MOST) == b"ab" + struct.pack("<3H", 1, 3, 6)
+    packed = _content([(12, 4, 2)], b"\1\0\0" + b"\0\1\0" + bytes(6))  # second differences 1, 256, 0
+    assert unpack_model(packed, MOST) == struct.pack("<3I", 1, 258, 515)
+
+
+@pytest.mark.parametrize(
+    ("packed", "text"),
+    [
+        (b"", "Zstandard"),
+        (b"no frame", "Zstandard"),
+        (zstandard.ZstdCompressor().compress(b""), "table"),
+        (zstandard.ZstdCompressor().compress(b"\xff\xff\xff\xff"), "table"),
+        (zstandard.ZstdCompressor(write_content_size=False).compress(b"\0\0\0\0"), "at most"),
+        (_content([(2, 1, 0)], b"abc"), "as long as"),
+        (_content([(4, 1, 0)], b"abc"), "as long as"),
+        (_content([(3, 2, 0)], b"abc"), "invalid"),
+        (_content([(3, 3, 0)], b"abc"), "invalid"),
+        (_content([(3, 0, 0)], b"abc"), "invalid"),
+        (_content([(3, 1, 4)], b"abc"), "invalid"),
+        (_content([(1 << 20, 1, 0)], bytes(1 << 20)), "at most"),
+    ],
+)
+def test_what_is_no_packed_model_is_refused(packed: bytes, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        unpack_model(packed, MOST)
+
+
+def test_damage_never_crashes() -> None:
+    chance = random.Random(3)
+    raw = (CONFORMANCE / "model-gray.safetensors").read_bytes()
+    packed = pack_model(raw)
+    for _ in range(300):
+        broken = bytearray(packed)
+        broken[chance.randrange(len(broken))] ^= 1 << chance.randrange(8)
+        try:
+            assert len(unpack_model(bytes(broken[: chance.choice([len(broken), chance.randrange(len(broken))])]), MOST)) <= MOST
+        except ValueError:
+            pass
+
+
+def test_the_suffix_names_the_form(tmp_path: Path) -> None:
+    from callic_archive.model.weights import read_model_bytes
+
+    raw = (CONFORMANCE / "model-gray.safetensors").read_bytes()
+    (tmp_path / "m.model.zst").write_bytes(pack_model(raw))
+    (tmp_path / "m.safetensors").write_bytes(raw)
+    assert read_model_bytes(tmp_path / "m.model.zst") == read_model_bytes(tmp_path / "m.safetensors") == raw
