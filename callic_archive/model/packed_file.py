@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SUFFIX = ".model.zst"
-MOST_DIFFERENCES = 3
+MOST_DIFFERENCES, MOST_PIECES = 3, 1 << 16
 _COUNT, _PIECE = struct.Struct("<I"), struct.Struct("<IBB")  # pieces; of each bytes, width of a word, differences
 _WORDS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 _WIDTHS = {"I8": 1, "U8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
@@ -57,8 +57,8 @@ def unpack_model(packed: bytes, most: int) -> bytes:
     try:
         (count,) = _COUNT.unpack_from(content)
         at = _COUNT.size + count * _PIECE.size
-        if at > len(content):
-            raise ValueError("its table of pieces is not whole")
+        if count > MOST_PIECES or at > len(content):
+            raise ValueError("its table of pieces is too long or not whole")
         table = [_PIECE.unpack_from(content, _COUNT.size + i * _PIECE.size) for i in range(count)]
     except struct.error as error:
         raise ValueError("its table of pieces is not whole") from error
@@ -79,6 +79,8 @@ def _arrays(raw: bytes) -> tuple[list[int], list[int]]:
         begin = 8 + int.from_bytes(raw[:8], "little")
         header = json.loads(raw[8:begin])
         told = sorted((*array["data_offsets"], array["dtype"]) for name, array in header.items() if name != "__metadata__")
+        if len(told) >= MOST_PIECES:
+            raise ValueError("more arrays than pieces")
         bounds = [0, begin, *(begin + end for _, end, _ in told)]
         starts = [begin + start for start, _, _ in told]
         if starts != bounds[1:-1] or bounds[-1] != len(raw):

@@ -74,6 +74,7 @@ def test_the_form_is_that_of_the_specification() -> None:
         (zstandard.ZstdCompressor().compress(b""), "table"),
         (zstandard.ZstdCompressor().compress(b"\xff\xff\xff\xff"), "table"),
         (zstandard.ZstdCompressor(write_content_size=False).compress(b"\0\0\0\0"), "at most"),
+        (_content([(0, 1, 0)] * 65_537, b""), "too long"),
         (_content([(2, 1, 0)], b"abc"), "as long as"),
         (_content([(4, 1, 0)], b"abc"), "as long as"),
         (_content([(3, 2, 0)], b"abc"), "invalid"),
