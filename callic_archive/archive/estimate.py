@@ -20,12 +20,12 @@ from typing import Any
 import zstandard
 
 from callic_archive.archive.codecs import Codec, CodecPlan, Image
-from callic_archive.archive.commit import specification_packed
 from callic_archive.archive.content import WHOLE_BELOW, OpenFile, opened, read_source
 from callic_archive.archive.jpeg_sampling import WINDOW, WINDOWS, Read, stored_share
 from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.sampling import outline_if_large, some_pieces
 from callic_archive.archive.scan import Source
+from callic_archive.archive.specification import specification_packed
 from callic_archive.archive.verbatim import SMALL, ZSTD_LEVEL, ZSTD_LEVEL_SMALL, is_jpeg, recoded_jpeg
 from callic_archive.archive.worth import bytes_in_archive
 from callic_archive.errors import CallicError, EnvironmentFailure, ModelError, SourceError

@@ -13,7 +13,6 @@ import pytest
 from callic_archive import __version__
 from callic_archive.archive import unfinished
 from callic_archive.archive.candidates import learned
-from callic_archive.archive.commit import specification_packed
 from callic_archive.archive.content import OpenFile, read_source
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.entry_record import decode_entry
@@ -37,8 +36,6 @@ from callic_archive.errors import (
 )
 from tests.doubles import DeflatePlan
 from tests.trees import Silent, make_tree, open_archive, pack_tree, smooth, write_pnm
-
-PAGES = Path(__file__).parents[3] / "docs/format"
 
 
 def entries_of(archive: Path) -> dict[str, Entry]:
@@ -73,12 +70,6 @@ def test_a_tree_becomes_a_valid_bag_with_one_entry_a_path(tmp_path: Path) -> Non
     opening = (tmp_path / "x.callic" / "data" / "FORMAT.md").read_text()
     assert f"callic-archive {__version__} wrote it, format version {FORMAT_VERSION}." in opening
     assert "specification.md.bz2" in opening
-
-
-def test_the_specification_of_archives_with_models_is_whole() -> None:
-    headings = {page.name: page.read_text("utf-8").splitlines()[0] for page in PAGES.glob("*.md")}
-    whole = bz2.decompress(specification_packed()).decode().splitlines()
-    assert {name for name, line in headings.items() if line not in whole} == {"opening.md"}
 
 
 def test_the_index_says_what_each_entry_record_says(tmp_path: Path) -> None:
@@ -457,28 +448,3 @@ def test_patterns_choose_entries_and_the_folders_above_them(tmp_path: Path) -> N
     assert len(chosen()) == len(entries)
     with pytest.raises(NoSuchEntry, match="nothing in the archive matches"):
         chosen("*.pgm", "*.jpg")
-
-
-def test_pages_of_the_specification_come_where_they_are_needed(tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
-    tree.mkdir()
-    (tree / "note").write_text("no image")
-    always = {"# The archive", "# Image files", "# Deflate streams by differences", "# Error codes"}
-    codestreams = {"# The codestream", "# Entropy coding", "# The model"}
-
-    def headings() -> set[str]:
-        archive = tmp_path / f"{len(list(tmp_path.iterdir()))}.callic"
-        pack_tree(tree, archive)
-        text = bz2.decompress((archive / "data/specification.md.bz2").read_bytes()).decode()
-        pages = {page.read_text("utf-8").splitlines()[0] for page in PAGES.glob("*.md")}
-        assert pages >= always | codestreams | {"# Zarr"}
-        return pages & set(text.splitlines())
-
-    basis = headings()
-    assert basis >= always
-    assert not basis & (codestreams | {"# Zarr"})
-    write_pnm(tree / "a.pgm", smooth(90, 90))
-    assert headings() == basis | codestreams
-    (tree / "a.pgm").unlink()
-    (tree / "zarr.json").write_text("{}")
-    assert headings() == basis | codestreams | {"# Zarr"}
