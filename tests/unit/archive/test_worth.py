@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -154,30 +154,49 @@ def test_what_an_adapter_will_save_is_hoped_for_until_it_is_there(plan: Weighed)
     assert judge(good, sample, [bytes(3000)]).declined == (COLOUR,)
 
 
-def test_fitted_adapters_decide_what_was_hoped_before(plan: Weighed, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Hoping:
+    """A run whose model pays only with what an adapter usually saves."""
+
+    staging: Staging
+    plan: Weighed
+    sample: Sample
+    verdict: Verdict
+
+    def again(self, adapters: Sequence[bytes], *, anew: bool = True) -> Verdict:
+        """With adapters that were fitted; not ``anew``: without measuring anything."""
+        kept = self.plan.declining(self.verdict.declined)
+        sample = (lambda: self.sample) if anew else (lambda: pytest.fail("measured"))
+        return weigh_again(self.staging, kept, adapters, sample, self.verdict)
+
+
+@pytest.fixture
+def hoping(plan: Weighed, tmp_path: Path) -> Iterator[Hoping]:
     sample = sampled(*[noisy(200, 200)] * 30)
     plan = replace(plan, trains=True, bytes_a_sample=0.61)
     with Staging(tmp_path / "x.callic") as staging:
         staging.open({})
-        hoped = weigh(staging, plan, lambda: sample)
-        assert hoped.declined == (COLOUR,)
-        kept = plan.declining(hoped.declined)
-        assert hoped.hoped
-        assert weigh_again(staging, kept, [], lambda: pytest.fail("measured"), replace(hoped, hoped=False)) != hoped
-        found = weigh_again(staging, kept, [bytes(3000)], lambda: sample, hoped)
-        assert found.declined == (GRAY, COLOUR)
-        assert 0 < found.saved < found.cost
-        assert weigh(staging, plan, lambda: sample) == hoped, "a run that is gone on with trains the same"
-        assert weigh_again(staging, kept, [bytes(3000)], lambda: pytest.fail("measured"), hoped) == found
+        verdict = weigh(staging, plan, lambda: sample)
+        assert (verdict.declined, verdict.hoped) == ((COLOUR,), True)
+        yield Hoping(staging, plan, sample, verdict)
 
 
-def test_where_no_adapter_comes_out_hope_is_taken_back(plan: Weighed, tmp_path: Path) -> None:
-    sample = sampled(*[noisy(200, 200)] * 30)
-    plan = replace(plan, trains=True, bytes_a_sample=0.61)
-    with Staging(tmp_path / "x.callic") as staging:
-        staging.open({})
-        hoped = weigh(staging, plan, lambda: sample)
-        assert weigh_again(staging, plan.declining(hoped.declined), [], lambda: sample, hoped).declined == (GRAY, COLOUR)
+def test_fitted_adapters_decide_what_was_hoped_before(hoping: Hoping) -> None:
+    found = hoping.again([bytes(3000)])
+    assert found.declined == (GRAY, COLOUR)
+    assert 0 < found.saved < found.cost
+    again = weigh(hoping.staging, hoping.plan, lambda: pytest.fail("measured"))
+    assert again == hoping.verdict, "a run that is gone on with trains the same"
+    assert hoping.again([bytes(3000)], anew=False) == found
+
+
+def test_where_no_adapter_comes_out_hope_is_taken_back(hoping: Hoping) -> None:
+    assert hoping.again([]).declined == (GRAY, COLOUR)
+
+
+def test_what_was_not_hoped_is_not_weighed_again(hoping: Hoping) -> None:
+    sure = replace(hoping.verdict, hoped=False)
+    assert replace(hoping, verdict=sure).again([bytes(3000)], anew=False) == sure
 
 
 def test_drawn_images_earn_no_model(plan: Weighed) -> None:
