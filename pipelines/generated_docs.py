@@ -25,6 +25,7 @@ DECISIONS_HEADING = "| Note | Decision |\n|---|---|\n"
 
 ERROR_HEAD = """\
 # Error codes
+<!-- for: reasons -->
 
 Made by `python -m pipelines.generated_docs` from `callic_archive/errors.py` and `callic_archive/images/reasons.py`;
 edit those files, not this page.
@@ -76,7 +77,7 @@ def error_page() -> str:
     """The text of the page of error codes."""
     lines = [ERROR_HEAD]
     for prefix, title in RANGES.items():
-        lines += [f"## {title}", "", "| Code | Class | Exit code | Meaning |", "|---|---|---|---|"]
+        lines += [f"## {title}", "<!-- for: writing -->", "", "| Code | Class | Exit code | Meaning |", "|---|---|---|---|"]
         for error in error_classes():
             if error.code.startswith(prefix):
                 meaning = " ".join((error.__doc__ or "").split()).replace("``", "`").replace("|", "\\|")

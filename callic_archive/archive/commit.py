@@ -19,8 +19,8 @@ from callic_archive.archive.reading import FORMAT_VERSION, INDEX, MODEL_SUFFIX
 from callic_archive.archive.specification import (
     SPECIFICATION,
     opening_text,
-    spared_pages,
     specification_packed,
+    topics_of,
 )
 from callic_archive.archive.staging import Staging
 from callic_archive.container.bag import write_bag
@@ -70,9 +70,9 @@ def finish(
     models = _copy_models(staging.data / "models", needed if models_inside else set(), plan)
     outside = () if models_inside else tuple(sorted(needed))
     hashes |= {f"data/models/{path.name}": _file_sha256(path) for path in models}
-    spared = spared_pages(rows)
+    topics = topics_of(rows)
     # the whole text would be a tenth of a small archive, so only its first page is there to read at once
-    for name, text in (("FORMAT.md", opening_text().encode()), (SPECIFICATION, specification_packed(spared))):
+    for name, text in (("FORMAT.md", opening_text().encode()), (SPECIFICATION, specification_packed(topics))):
         atomic_write(staging.data / name, text)
         hashes[f"data/{name}"] = hashlib.sha256(text).hexdigest()
     header = {

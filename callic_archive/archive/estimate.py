@@ -105,7 +105,7 @@ def estimate(
         seconds += kind.seconds + (rest * known.seconds / known.size if known.size else 0.0)
     size = sum(source.size for source in files)
     models = sampler.model_bytes()
-    around = len(sources) * ENTRY_BYTES + len(specification_packed()) + models
+    around = len(sources) * ENTRY_BYTES + len(specification_packed({"image", "learned"})) + models
     return Estimate(
         source_bytes=size,
         stored_bytes=round(stored),

@@ -1,9 +1,16 @@
-"""What every archive tells of itself: a first page, and the pages of the specification that say something of it."""
+"""What every archive tells of itself: a first page, and those sections of the specification that say something of it.
+
+The pages of docs/format say it of each section: below a heading, a comment ``<!-- for: lzw png -->`` names what an archive
+must have of, one of them at least, to need the section. Of one without a comment each archive has need.
+"""
 
 from __future__ import annotations
 
 import bz2
-from collections.abc import Collection, Iterable
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -13,8 +20,24 @@ from callic_archive.archive.reading import FORMAT_VERSION
 from callic_archive.images.zarr_metadata import DOCUMENTS
 
 SPECIFICATION = "specification.md.bz2"
-#: Pages that only some archives need.
-_LEARNED, _ZARR = frozenset({"codestream.md", "entropy.md", "model.md"}), frozenset({"zarr.md"})
+#: What sections can be for. ``writing``: what packers do and readers need not know, which no archive carries.
+TOPICS = frozenset({
+    *("adapters", "content", "conventional", "differences", "frames", "image", "jpegs", "learned", "lzw", "members"),
+    *("packings", "pieces", "png", "reasons", "torchac", "writing", "zarr"),
+})  # fmt: skip
+EVERYTHING = TOPICS - {"writing"}
+#: What stands for a topic in the text of a recipe; rather too often than not.
+_IN_RECIPES = {
+    "differences": '"differences"',
+    "frames": '"codes"',
+    "lzw": '"(lzw|packbits|rle)"',
+    "members": '"members"',
+    "packings": '"packings"',
+}
+#: The forms that recipes of these formats can have: those of pieces lie in their parts.
+_OF_PIECES = {"tiff": {"packings", "lzw", "differences"}, "zarr": {"differences"}, "zip": {"members", "differences"}}
+_CONVENTIONAL = frozenset({"jpegxl", "webp", "samples", "jpeg"})
+_HEADING = re.compile(r"^(#+) (.*)\n(?:<!-- for: ([a-z ]+) -->\n)?", re.MULTILINE)
 
 
 def opening_text() -> str:
@@ -23,27 +46,51 @@ def opening_text() -> str:
     return page.replace("VERSION_OF_SOFTWARE", __version__).replace("VERSION_OF_FORMAT", str(FORMAT_VERSION))
 
 
-def spared_pages(entries: Iterable[Entry]) -> frozenset[str]:
-    """Pages of the specification that say nothing of an archive of these entries."""
-    needed: set[str] = set()
+def topics_of(entries: Iterable[Entry]) -> frozenset[str]:
+    """What an archive of these entries has, as sections of the specification ask for it."""
+    found: set[str] = set()
     for entry in entries:
-        if any(part.coding == "codestream" for part in entry.parts):
-            needed |= _LEARNED
-        if entry.format == "zarr" or entry.path.rsplit("/", 1)[-1] in DOCUMENTS:
-            needed |= _ZARR | _LEARNED  # chunks of the codec ``callic`` hold codestreams, and are kept as they are
-    return (_LEARNED | _ZARR) - needed
+        found |= _topics_of(entry, found)
+    return frozenset(found)
 
 
-def specification_packed(spared: Collection[str] = ()) -> bytes:
-    """What of the specification an archive carries, compressed: a twentieth of an archive of one megabyte. bzip2 makes it
-    a seventh smaller than gzip, and is as old and as widely read."""
-    return bz2.compress(format_text(spared).encode(), 9)
+def _topics_of(entry: Entry, known: Collection[str]) -> set[str]:
+    found: set[str] = set()
+    if entry.reason is not None:
+        found.add("reasons")
+    if entry.path.rsplit("/", 1)[-1] in DOCUMENTS:
+        found |= {"zarr", "learned", "image"}  # chunks of the codec ``callic`` hold codestreams, and are kept as they are
+    for part in entry.parts:
+        found |= {"conventional"} if part.coding in _CONVENTIONAL else {part.coding} & TOPICS
+        if part.stream is not None and part.coding == "codestream":
+            found.add("learned")
+            found |= {"torchac"} if part.stream.coder == "torchac" else set()
+            found |= {"adapters"} if part.stream.adapters or part.stream.adapter_bytes else set()
+        if part.stream is not None and part.stream.coded_dtype:
+            found.add("conventional")
+    if not entry.is_image:
+        return found
+    found |= {"image", *({str(entry.format)} & TOPICS), *({"content"} if entry.fidelity == "content" else ())}
+    if entry.method == "pieces":
+        return found | {"pieces", *_OF_PIECES.get(str(entry.format), ())}
+    asked = {topic: sign for topic, sign in _IN_RECIPES.items() if topic not in known}
+    recipe = json.dumps(entry.recipe) if asked else ""
+    found |= {topic for topic, sign in asked.items() if re.search(sign, recipe)}
+    if "members" in found:
+        found |= {member for member in ("png", "zarr") if f'"{member}"' in recipe}
+    return found
 
 
-def format_text(spared: Collection[str] = ()) -> str:
-    """The specification that archives carry: the pages of docs/format, one after the other, but those ``spared``."""
-    left_out = ("opening.md", *spared)
-    pages = [page for page in _format_pages() if page[0] not in left_out]
+def specification_packed(topics: Collection[str] = EVERYTHING) -> bytes:
+    """What of the specification an archive carries that has these topics, compressed: a twentieth of an archive of one
+    megabyte, were it all. bzip2 makes it a seventh smaller than gzip, and is as old and as widely read."""
+    return bz2.compress(format_text(topics).encode(), 9)
+
+
+def format_text(topics: Collection[str] = EVERYTHING) -> str:
+    """The specification that an archive of these topics carries: the pages of docs/format, one after the other, but for
+    sections that say nothing of it."""
+    pages = [page for page in _format_pages() if page[0] != "opening.md"]
     order = {
         "index.md": 0,
         "archive.md": 1,
@@ -55,13 +102,50 @@ def format_text(spared: Collection[str] = ()) -> str:
         "errors.md": 9,
     }
     pages.sort(key=lambda page: (order.get(page[0], 6), page[0]))
+    texts, spared = [], []
+    for name, text in pages:
+        sections = list(_sections(text))
+        kept = [section for section in sections if section.needed(topics)]
+        spared += [f"{name}: {section.title}" for section in sections if section.spared_itself(topics)]
+        texts.append("".join(section.text for section in kept).strip())
     head = (
         "# The format of this archive\n\n"
-        f"Written by callic-archive {__version__}, format version {FORMAT_VERSION}.\n"
+        f"Written by callic-archive {__version__}, format version {FORMAT_VERSION}. Codes such as E502 are names of failures "
+        "in that program.\n"
     )
     if spared:
-        head += f"\nPages that say nothing of what is in it are left out: {', '.join(sorted(spared))}.\n"
-    return "\n\n".join([head, *(text.strip() for _, text in pages)]) + "\n"
+        head += f"\nLeft out is what says nothing of this archive: {'; '.join(spared)}.\n"
+    return "\n\n".join([head, *filter(None, texts)]) + "\n"
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A heading and what follows up to the next. ``asked``: topics of the section and of those around it, outermost
+    first; ``text`` without the comment."""
+
+    title: str
+    text: str
+    asked: tuple[frozenset[str], ...]
+
+    def needed(self, topics: Collection[str]) -> bool:
+        return all(not some or some & set(topics) for some in self.asked)
+
+    def spared_itself(self, topics: Collection[str]) -> bool:
+        """Whether it is left out for its own sake, and not with the section around it."""
+        around = _Section("", "", self.asked[:-1])
+        return around.needed(topics) and not self.needed(topics)
+
+
+def _sections(page: str) -> Iterator[_Section]:
+    """The sections of a page, in order. Headings inside code blocks are indented, so none is taken for one."""
+    headings = list(_HEADING.finditer(page))
+    around: list[tuple[int, frozenset[str]]] = []
+    for heading, after in zip(headings, [*headings[1:], None], strict=True):
+        level = len(heading[1])
+        around = [outer for outer in around if outer[0] < level]
+        around.append((level, frozenset((heading[3] or "").split())))
+        text = page[heading.end() : after.start() if after else len(page)]
+        yield _Section(heading[2], f"{heading[1]} {heading[2]}\n{text}", tuple(asked for _, asked in around))
 
 
 def _format_pages() -> list[tuple[str, str]]:

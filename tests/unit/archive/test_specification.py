@@ -1,42 +1,137 @@
-"""Archives carry the specification, and of it the pages that say something of what they hold."""
+"""Archives carry the specification, and of it the sections that say something of what they hold."""
 
 from __future__ import annotations
 
 import bz2
+import re
 from pathlib import Path
 
-from callic_archive.archive.specification import specification_packed
+import pytest
+
+from callic_archive.archive.codecs import StreamInfo
+from callic_archive.archive.entries import Entry
+from callic_archive.archive.parts import Part
+from callic_archive.archive.specification import (
+    EVERYTHING,
+    TOPICS,
+    format_text,
+    specification_packed,
+    topics_of,
+)
+from callic_archive.container.layout import RecordRef, RecordType
 from tests.trees import pack_tree, smooth, write_pnm
 
-PAGES = Path(__file__).parents[3] / "docs/format"
+PAGES = {page.name: page.read_text("utf-8") for page in (Path(__file__).parents[3] / "docs/format").glob("*.md")}
+NEVER = ("## 5. Range encoder", "### How the packer cuts", "## 10. What the packer takes, and how it sees it")
 
 
-def test_the_specification_of_archives_with_models_is_whole() -> None:
-    headings = {page.name: page.read_text("utf-8").splitlines()[0] for page in PAGES.glob("*.md")}
-    whole = bz2.decompress(specification_packed()).decode().splitlines()
-    assert {name for name, line in headings.items() if line not in whole} == {"opening.md"}
+def headings(text: str) -> list[str]:
+    return re.findall(r"^#+ .*", text, re.MULTILINE)
 
 
-def test_pages_of_the_specification_come_where_they_are_needed(tmp_path: Path) -> None:
+def test_all_that_readers_may_need_is_in_the_whole_specification() -> None:
+    text = bz2.decompress(specification_packed()).decode()
+    missing = {line for name, page in PAGES.items() if name != "opening.md" for line in headings(page)} - set(headings(text))
+    assert missing == {
+        *NEVER,
+        "### How the packer chooses",
+        "### How the packer finds and joins them",
+        "## 7. How the tables of the shipped models were made",
+        *re.findall(r"^## .*(?=\n<!-- for: writing -->)", PAGES["errors.md"], re.MULTILINE),
+    }
+    assert "<!--" not in text
+    for line in missing:
+        assert line.lstrip("# ") in text  # named as left out
+
+
+def test_a_section_comes_with_every_word_of_it() -> None:
+    text = format_text(TOPICS)
+    for name, page in PAGES.items():
+        if name != "opening.md":
+            assert re.sub(r"<!-- for: .* -->\n", "", page).strip() in text, name
+
+
+def test_pages_ask_for_topics_that_there_are() -> None:
+    asked = {
+        topic
+        for page in PAGES.values()
+        for some in re.findall(r"^<!-- for: (.*) -->$", page, re.MULTILINE)
+        for topic in some.split()
+    }
+    assert asked == TOPICS
+    assert EVERYTHING < TOPICS
+
+
+@pytest.mark.parametrize(
+    ("topics", "there", "not_there"),
+    [
+        ((), "# The container", "# Image files"),
+        (("image",), "## 4. Splicing", "## 5. Packed blocks"),
+        (("image", "packings"), "## 5. Packed blocks", "## 6. LZW and PackBits"),
+        (("learned",), "# The model", "## 7. Adapters"),
+        (("adapters",), "# The archive", "## 6. Adapter weights"),  # a section is nothing without its page
+        (("learned", "adapters"), "## 6. Adapter weights", "## 7. torchac"),
+        (("reasons",), "## Reasons", "## Environment"),
+    ],
+)
+def test_sections_come_for_a_topic(topics: tuple[str, ...], there: str, not_there: str) -> None:
+    found = headings(format_text(topics))
+    assert there in found
+    assert not_there not in found
+
+
+def entry(format: str = "tiff", method: str = "image", **fields: object) -> Entry:
+    return Entry("a", "file", 0o644, 0, 10, sha256="0" * 64, method=method, format=format, **fields)  # type: ignore[arg-type]
+
+
+def image_part(coding: str, coder: str = "range", **fields: object) -> Part:
+    stream = StreamInfo(**{"shape": (4, 4), "dtype": "uint16", "coder": coder, "models": (), "adapters": (), **fields})  # type: ignore[arg-type]
+    return Part(RecordRef("shard-00000.cla", 0, 9, RecordType.CODESTREAM, 0), coding, 32, stream)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("row", "topics"),
+    [
+        (Entry("a", "directory", 0o755, 0), set()),
+        (Entry("a", "file", 0o644, 0, 3, method="stored", reason="coding"), {"reasons"}),
+        (entry("npy", recipe={"layouts": []}), {"image"}),
+        (entry(fidelity="content", recipe={"packings": [["lzw", 1]]}), {"image", "content", "packings", "lzw"}),
+        (entry(recipe={"packings": [], "encoders": [["differences", 1, 0]]}), {"image", "packings", "differences"}),
+        (entry("png", recipe={"deflate": {"differences": 9}}), {"image", "png", "differences"}),
+        (entry("zip", recipe={"members": [{"format": "png"}]}), {"image", "members", "png"}),
+        (entry("dicom", recipe={"encoders": [["rle", "libtiff"]], "codes": []}), {"image", "frames", "lzw"}),
+        (entry(method="pieces"), {"image", "pieces", "packings", "lzw", "differences"}),
+        (entry("npy", parts=(image_part("codestream"),)), {"image", "learned"}),
+        (entry("npy", parts=(image_part("codestream", "torchac"),)), {"image", "learned", "torchac"}),
+        (entry("npy", parts=(image_part("codestream", adapters=("0" * 64,)),)), {"image", "learned", "adapters"}),
+        (entry("npy", parts=(image_part("codestream", adapter_bytes=9),)), {"image", "learned", "adapters"}),
+        (entry("npy", parts=(image_part("codestream", coded_dtype="uint8"),)), {"image", "learned", "conventional"}),
+        (entry("npy", parts=(image_part("jpegxl"),)), {"image", "conventional"}),
+    ],
+)
+def test_an_entry_says_what_it_needs(row: Entry, topics: set[str]) -> None:
+    assert topics_of([row]) == topics
+    assert topics_of([row, row]) == topics
+
+
+def test_archives_carry_what_they_need(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "note").write_text("no image")
-    always = {"# The archive", "# Image files", "# Deflate streams by differences", "# Error codes"}
-    codestreams = {"# The codestream", "# Entropy coding", "# The model"}
 
-    def headings() -> set[str]:
+    def found() -> set[str]:
         archive = tmp_path / f"{len(list(tmp_path.iterdir()))}.callic"
         pack_tree(tree, archive)
-        text = bz2.decompress((archive / "data/specification.md.bz2").read_bytes()).decode()
-        pages = {page.read_text("utf-8").splitlines()[0] for page in PAGES.glob("*.md")}
-        assert pages >= always | codestreams | {"# Zarr"}
-        return pages & set(text.splitlines())
+        return set(headings(bz2.decompress((archive / "data/specification.md.bz2").read_bytes()).decode()))
 
-    basis = headings()
+    pages = {page: headings(text)[0] for page, text in PAGES.items()}
+    always = {pages["archive.md"], pages["container.md"]}
+    codestreams = {pages["codestream.md"], pages["entropy.md"], pages["model.md"]}
+    basis = found()
     assert basis >= always
-    assert not basis & (codestreams | {"# Zarr"})
+    assert not basis & {*codestreams, pages["images.md"], pages["zarr.md"], pages["errors.md"], *NEVER}
     write_pnm(tree / "a.pgm", smooth(90, 90))
-    assert headings() == basis | codestreams
+    assert found() >= always | codestreams | {pages["images.md"]}
     (tree / "a.pgm").unlink()
     (tree / "zarr.json").write_text("{}")
-    assert headings() == basis | codestreams | {"# Zarr"}
+    assert found() >= always | codestreams | {pages["zarr.md"], pages["images.md"]}
