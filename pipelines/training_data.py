@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from callic_archive.codec.crops import Statistics, collate, random_crop, statistics
 from callic_archive.model.mgcf import PlaneStats
 from callic_archive.model.scaling import MAX_SHIFT, unit_shift
-from callic_archive.training.crops import Statistics, collate, random_crop, statistics
 from pipelines.camera import retaken, window_side
 from pipelines.scenes import SCENES, predicted_planes, scene
 

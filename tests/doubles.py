@@ -92,6 +92,16 @@ class DeflatePlan:
     ) -> Mapping[str, bytes]:
         return {}
 
+    fits_models: bool = False
+
+    def fit_models(
+        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
+    ) -> Mapping[str, bytes]:
+        return {}
+
+    def with_fitted(self, files: Mapping[str, Path]) -> DeflatePlan:
+        return self
+
     fits_images: bool = False
     weighs_models: bool = False
 

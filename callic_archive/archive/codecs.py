@@ -123,6 +123,24 @@ class CodecPlan(Protocol):
         """Those adapters whose models are not declined."""
         ...
 
+    @property
+    def fits_models(self) -> bool:
+        """Whether models are to be fitted to the collection before packing, in place of those that it then carries."""
+        ...
+
+    def fit_models(
+        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
+    ) -> Mapping[str, bytes]:
+        """Fit the models to a sample of the collection: SHA-256 of a model to the file of the one to use in its place.
+
+        Those that would not save are left out. ``total_pixels`` and ``progress`` as for ``train``.
+        """
+        ...
+
+    def with_fitted(self, files: Mapping[str, Path]) -> CodecPlan:
+        """The same plan with ``files`` in place of the models of these SHA-256."""
+        ...
+
     def with_adapters(self, payloads: Sequence[bytes]) -> CodecPlan:
         """The same plan with adapters that each image may use."""
         ...

@@ -1,5 +1,5 @@
-"""Adapters for a whole collection: a sample of its images, trained once, kept for the next start of the same
-run.
+"""Adapters and models for a whole collection: a sample of its images, trained on once, and what came of it kept for the next
+start of the same run.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 from callic_archive.archive.codecs import CodecPlan, Image
 from callic_archive.archive.content import WHOLE_BELOW, opened, read_source
 from callic_archive.archive.context import ContextFinder, read_beside
+from callic_archive.archive.reading import MODEL_SUFFIX
 from callic_archive.archive.sampling import outline_if_large, some_pieces
 from callic_archive.archive.scan import Source
 from callic_archive.archive.staging import Staging
-from callic_archive.container.fs import atomic_write
-from callic_archive.errors import CallicError, EnvironmentFailure
+from callic_archive.container.fs import atomic_write, writing
+from callic_archive.errors import CallicError, EnvironmentFailure, ModelError
 from callic_archive.images.source import Limits, parse, sniff
 
 SAMPLE_BYTES = 48 << 20  # of samples that training looks at
@@ -27,6 +28,7 @@ MOST_PIECES = 2  # of a large file
 SMALL = 8 * SAMPLE_BYTES  # bytes of files up to which a collection may be seen wholly
 MOST_FILES, MOST_OF_SMALL = 400, 4000  # files opened to find them; and where there are few bytes
 LEAST_PIXELS = 1_000_000  # collections with fewer pixels cannot earn an adapter's bytes back
+LEAST_FITTED = 250_000  # nor are those with fewer worth a minute of fitting
 SEED = 20260101  # the same collection gives the same sample
 
 
@@ -62,6 +64,59 @@ def collection_adapters(
         atomic_write(staging.adapters / digest, payload)
     atomic_write(done, json.dumps(sorted(payloads)).encode())
     return payloads
+
+
+def fitted_models(
+    staging: Staging,
+    plan: CodecPlan,
+    sources: list[Source],
+    sample: Callable[[], Sample],
+    progress: Callable[[int, int], None],
+) -> Mapping[str, Path]:
+    """SHA-256 of models to the files of those that were fitted to the collection in their places: of an earlier start, or
+    new ones. The files lie where the archive will have them, so that what is unfinished can be read too. Raises
+    EnvironmentFailure."""
+    done = staging.adapters / "fitted.json"
+    earlier = fitted_before(staging)
+    if earlier is not None:
+        return earlier
+    files: Mapping[str, bytes] = {}
+    if sum(source.size for source in sources) >= LEAST_FITTED // 4:  # else not even torch is imported
+        found_images = sample()
+        if found_images.total_pixels >= LEAST_FITTED:
+            files = plan.fit_models(found_images.images, found_images.total_pixels, progress)
+    from callic_archive.model.packed_file import pack_model
+
+    named = {}
+    with writing(staging.models):
+        staging.models.mkdir(exist_ok=True)
+    for base, raw in files.items():
+        named[base] = hashlib.sha256(raw).hexdigest()
+        atomic_write(staging.models / f"{named[base]}{MODEL_SUFFIX}", pack_model(raw))
+    atomic_write(done, json.dumps(named).encode())
+    return _places(staging, named)
+
+
+def fitted_before(staging: Staging) -> Mapping[str, Path] | None:
+    """What ``fitted_models`` gave at an earlier start; None where there was none, or it is not whole any more."""
+    from callic_archive.model.weights import read_model_bytes
+
+    try:
+        named = json.loads((staging.adapters / "fitted.json").read_text("utf-8"))
+        digests = [*named, *named.values()]
+        if not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests):
+            return None
+        places = _places(staging, named)
+        whole = all(
+            hashlib.sha256(read_model_bytes(path)).hexdigest() == named[base] for base, path in places.items()
+        )
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, ModelError):
+        return None
+    return places if whole else None
+
+
+def _places(staging: Staging, named: Mapping[str, str]) -> Mapping[str, Path]:
+    return {base: (staging.models / f"{digest}{MODEL_SUFFIX}").absolute() for base, digest in named.items()}
 
 
 def trained(done: Path) -> Mapping[str, bytes] | None:

@@ -67,7 +67,7 @@ def finish(
     for path in staging.shards():
         hashes[f"data/{path.name}"] = payload.get(path.name) or _file_sha256(path)
     needed = {d for row in rows for d in row.models()}
-    models = _copy_models(staging.data / "models", needed if models_inside else set(), plan)
+    models = _copy_models(staging.models, needed if models_inside else set(), plan)
     outside = () if models_inside else tuple(sorted(needed))
     hashes |= {f"data/models/{path.name}": _file_sha256(path) for path in models}
     topics = topics_of(rows)

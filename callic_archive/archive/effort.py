@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-AdaptMode = Literal["none", "image", "collection", "both"]
+AdaptMode = Literal["none", "image", "collection", "both", "model", "all"]
 EffortName = Literal["fast", "default", "max"]
 EFFORTS: tuple[EffortName, ...] = ("fast", "default", "max")
 #: Steps for an image's own adapter under ``max``: twice the default, for the last few tenths of a percent.
@@ -24,6 +24,11 @@ class Effort:
     bands: bool = True
     quick: bool = False
 
+    def with_adapters(self) -> Effort:
+        """The same where models are to be used as they are: they are the user's, or the archive will not carry them."""
+        instead: dict[AdaptMode, AdaptMode] = {"model": "collection", "all": "both"}
+        return replace(self, adapt=instead.get(self.adapt, self.adapt))
+
 
 def effort_of(
     name: EffortName, *, on_gpu: bool, adapt: AdaptMode | None = None, steps: int | None = None
@@ -31,8 +36,8 @@ def effort_of(
     """The settings of an effort; ``adapt`` and ``steps`` that a user gave win over it."""
     usual: dict[EffortName, AdaptMode] = {
         "fast": "none",
-        "default": "image" if on_gpu else "collection",
-        "max": "both",
+        "default": "all" if on_gpu else "model",
+        "max": "all",
     }
     longer = MAX_IMAGE_STEPS if name == "max" and steps is None else None
     return Effort(adapt or usual[name], steps, longer, bands=name != "fast", quick=name == "fast")

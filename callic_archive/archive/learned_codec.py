@@ -23,7 +23,7 @@ class CallicPlan:
     """The learned codec of this package: shipped models, or model files named by the user."""
 
     coder: Literal["range", "torchac"] = "range"
-    adapt: Literal["none", "image", "collection", "both"] = "none"
+    adapt: Literal["none", "image", "collection", "both", "model", "all"] = "none"
     steps: int | None = None
     image_steps: int | None = None  # of an image's own adapter, where that differs from ``steps``
     device: Literal["cpu", "cuda"] = "cpu"
@@ -32,6 +32,7 @@ class CallicPlan:
     adapters: tuple[bytes, ...] = field(default=(), repr=False)
     learned: Learned = "always"
     declined: tuple[str, ...] = ()  # digests of models that are not to be used
+    fitted: tuple[tuple[str, Path], ...] = ()  # digests of models, and the files of those that take their places
     quick: bool = False  # the quickest model for each number of planes alone
 
     def open(self, *, threads: int | None = None) -> Codec:
@@ -84,6 +85,30 @@ class CallicPlan:
                 found.append(payload)
         return tuple(found)
 
+    @property
+    def fits_models(self) -> bool:
+        """Whether models are to be fitted to the collection before packing."""
+        return self.adapt in ("model", "all") and bool(self._used())
+
+    def fit_models(
+        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
+    ) -> Mapping[str, bytes]:
+        """Fit the models to a sample of the collection; see CodecPlan."""
+        from callic_archive.codec.fitting import FitOptions, fit_models
+
+        fitted = fit_models(
+            [image for image in images if self.models_for(image) is not None],
+            models=self._used(),
+            options=FitOptions(steps=self.steps, device=self.device),
+            total_pixels=total_pixels,
+            progress=progress,
+        )
+        return {digest: model.raw for digest, model in fitted.items()}
+
+    def with_fitted(self, files: Mapping[str, Path]) -> CodecPlan:
+        """The same plan with ``files`` in place of these models; see CodecPlan."""
+        return replace(self, fitted=tuple(sorted(files.items())))
+
     def with_adapters(self, payloads: Sequence[bytes]) -> CodecPlan:
         """The same plan with adapters that each image may use."""
         return replace(self, adapters=tuple(payloads))
@@ -91,7 +116,7 @@ class CallicPlan:
     @property
     def fits_images(self) -> bool:
         """Whether an adapter is to be fitted to each image."""
-        return self.adapt in ("image", "both")
+        return self.adapt in ("image", "both", "all")
 
     def for_pieces(self, payloads: Sequence[bytes]) -> CodecPlan:
         """The plan for the pieces of one large image; see CodecPlan."""
@@ -121,7 +146,8 @@ class CallicPlan:
 
     def _at_hand(self) -> Any:
         models = _model_set(self.models, self.digests)
-        return models.quickest() if self.quick else models
+        models = models.quickest() if self.quick else models
+        return _with_fitted(models, self.fitted) if self.fitted else models
 
     def model_files(self) -> Mapping[str, Path]:
         """SHA-256 to file, in the order of preference."""
@@ -230,6 +256,13 @@ def _model_set(paths: Sequence[Path], digests: Sequence[str] = ()) -> Any:
     return ModelSet.from_paths(list(paths), digests) if paths else ModelSet.default()
 
 
+def _with_fitted(models: Any, fitted: Sequence[tuple[str, Path]]) -> Any:
+    from callic_archive.model.weights import ModelSet, load_model
+
+    files = dict(fitted)
+    return ModelSet([load_model(files[model.digest]) if model.digest in files else model for model in models])
+
+
 class _CallicCodec:
     """The functions of ``callic_archive.codec`` with their models loaded once."""
 
@@ -267,7 +300,7 @@ class _CallicCodec:
 
         plan = self._plan
         options: dict[str, Any] = {"coder": plan.coder, "device": plan.device, "threads": self._threads}
-        if plan.adapt in ("image", "both"):
+        if plan.fits_images:
             options["adapt"] = "image"
             steps = plan.image_steps or plan.steps
             if steps is not None:

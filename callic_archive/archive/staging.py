@@ -7,7 +7,8 @@ It is the bag under construction plus a folder ``.run`` that vanishes before the
     .run/stop         when it exists, workers end after the file in hand
     .run/claims/      one empty file a shard number, made with O_EXCL: two writers never share one
     .run/copies/      private copies of large files, while their pieces are packed
-    .run/adapters/    adapters of the collection, so that going on does not train them again
+    .run/adapters/    adapters of the collection, so that going on does not train them again; and which models were fitted
+                      to it, which lie where the archive will have them
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ class Staging(UnfinishedFolder):
     def adapters(self) -> Path:
         """Payloads of the collection's adapters, one file each."""
         return self.run / "adapters"
+
+    @property
+    def models(self) -> Path:
+        """Where the archive's models will lie, and those that were fitted to the collection do already."""
+        return self.data / "models"
 
     @property
     def copies(self) -> Path:

@@ -21,7 +21,7 @@ from typing import Any
 
 from callic_archive.archive.candidates import TINY, look_at
 from callic_archive.archive.codecs import Codec, CodecPlan, Image
-from callic_archive.archive.collection import LEAST_PIXELS, Sample
+from callic_archive.archive.collection import LEAST_FITTED, LEAST_PIXELS, Sample
 from callic_archive.archive.image_coding import encode_foreign
 from callic_archive.archive.staging import Staging
 from callic_archive.container.fs import atomic_write
@@ -31,7 +31,9 @@ CROP, CROPS = 384, 24  # side of a crop; of images that may be smaller, so many 
 PIXELS, MOST_PIXELS, SHARE = 4 * CROP * CROP, 12 * CROP * CROP, 8  # in crops of a kind: an eighth of all, between these
 MOST_SAVED = 0.4  # of JPEG XL's size; where not even this would be enough, nothing is measured
 CROP_LOSS = 0.03  # of JPEG XL's code: what crops cost it more than whole images, beyond what they cost the model
-HOPED = 0.05  # of the learned code, what an adapter of the collection saves of unknown images (decision 0019: 4 to 6 %)
+#: Of the learned code, what an adapter of the collection saves of unknown images (decision 0019: 4 to 6 %), and a model
+#: fitted to it; and of the model's bytes, what coarser weights save then (decision 0026).
+HOPED, HOPED_OF_FITTED, HOPED_OF_BYTES = 0.05, 0.07, 0.15
 PRICELESS = 1e12  # bytes of a crop
 SEED = 20260103
 
@@ -79,7 +81,8 @@ def weigh(staging: Staging, plan: CodecPlan, sample: Callable[[], Sample]) -> Ve
 def weigh_again(
     staging: Staging, plan: CodecPlan, adapters: Sequence[bytes], sample: Callable[[], Sample], before: Verdict
 ) -> Verdict:
-    """``before`` as it becomes with the ``adapters`` that were fitted, perhaps none. Raises as ``weigh``."""
+    """``before`` as it becomes with the ``adapters``, or the models in ``plan``, that were fitted, perhaps none. Raises as
+    ``weigh``."""
     if not before.hoped:
         return before
     found = _kept(staging.adapters / "declined-adapted.json", lambda: judge(plan, sample(), adapters))
@@ -110,9 +113,12 @@ def judge(plan: CodecPlan, sample: Sample, adapters: Sequence[bytes] | None = No
         kind = plan.models_for(image)
         if kind:  # others need no model, or one that is not at hand
             kinds[kind].append(image)
-    hoped = plan.trains and adapters is None and sample.total_pixels >= LEAST_PIXELS
-    measures = {kind: _Measure(images, 1 - HOPED if hoped else 1.0) for kind, images in kinds.items()}
-    weighed = _weighed(plan, measures, adapters or ())
+    enough = sample.total_pixels >= (LEAST_FITTED if plan.fits_models else LEAST_PIXELS)
+    hoped = (plan.trains or plan.fits_models) and adapters is None and enough
+    hope = (HOPED_OF_FITTED if plan.fits_models else HOPED) if hoped else 0.0
+    measures = {kind: _Measure(images, 1 - hope) for kind, images in kinds.items()}
+    shrinks = HOPED_OF_BYTES if hoped and plan.fits_models else 0.0
+    weighed = _weighed(plan, measures, adapters or (), 1 - shrinks)
     kept = max(weighed, key=lambda option: (option.net, len(option.models)))
     # What is left to other coders for want of models: told beside the best that would leave nothing.
     most = max(len(option.served) for option in weighed)
@@ -145,9 +151,11 @@ class _Option:
         return self.saved - self.cost
 
 
-def _weighed(plan: CodecPlan, measures: Mapping[Kind, _Measure], adapters: Sequence[bytes]) -> list[_Option]:
-    """Every set of models of which each is used; none at all among them."""
-    costs = {digest: bytes_in_archive(path) for digest, path in plan.model_files().items()}
+def _weighed(
+    plan: CodecPlan, measures: Mapping[Kind, _Measure], adapters: Sequence[bytes], factor: float
+) -> list[_Option]:
+    """Every set of models of which each is used; none at all among them. ``factor``: what will be left of their bytes."""
+    costs = {digest: factor * bytes_in_archive(path) for digest, path in plan.model_files().items()}
     options = []
     for models in _subsets(costs):
         only = plan.declining(set(costs) - set(models))

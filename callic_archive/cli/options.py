@@ -113,8 +113,9 @@ effort_option = click.option(
 )
 adapt_option = click.option(
     "--adapt",
-    type=click.Choice(["none", "image", "collection", "both"]),
-    help="Fit the model to each image, once to all, or both.  [default: as --effort says]",
+    type=click.Choice(["none", "image", "collection", "both", "model", "all"]),
+    help="Fit an adapter to each image, one to all, or both; or the models to all; or these, and an adapter to each image."
+    "  [default: as --effort says]",
 )
 models_option = click.option(
     "--model",

@@ -125,6 +125,8 @@ def _pack(
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=scheduler)
     on_gpu = resources.gpus > 0
     chosen = effort_of(effort, on_gpu=on_gpu, adapt=adapt, steps=steps)
+    if without_models or model:
+        chosen = chosen.with_adapters()
     named = named_models(model)
     if model and learned == "never":
         raise UsageError("--model names a learned model, and --learned never uses none")

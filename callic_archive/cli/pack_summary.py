@@ -82,6 +82,8 @@ def summarise(report: Report, run: PackRun, finished: Finished, output: Path, ad
     samples = sum(part.stream.samples for part in unique.values() if part.stream is not None)
     bits = 8 * image_bytes / samples if samples else None
     adapters = sorted({digest for entry in images for digest in entry.adapters()})
+    used = {digest for entry in images for digest in entry.models()}
+    fitted = sorted(used & {path.name.split(".")[0] for path in run.fitted.values()})
     counts |= {
         "archive": report.path(output),
         "archive_bytes": finished.archive_bytes,
@@ -92,6 +94,7 @@ def summarise(report: Report, run: PackRun, finished: Finished, output: Path, ad
         "bits_per_sample": round(bits, 4) if bits is not None else None,
         "adapt": adapt,
         "adapters": len(adapters),
+        "models_fitted": fitted,
     }
     ratio = f", ratio {counts['source_bytes'] / counts['stored_bytes']:.2f}" if counts["stored_bytes"] else ""
     report.text(
@@ -119,7 +122,7 @@ def summarise(report: Report, run: PackRun, finished: Finished, output: Path, ad
         text = "will come back with equal pixels and metadata but other compressed bytes"
         report.text(f"  {content} {text} (--fidelity bytes forbids that)")
     _declined(report, run)
-    report.text(f"  adaptation: {_adaptation(adapt, len(adapters), bool(images))}")
+    report.text(f"  adaptation: {_adaptation(adapt, len(adapters), len(fitted), bool(images))}")
     models = f", {size_text(finished.model_bytes)} of it models" if finished.model_bytes else ""
     report.text(
         f"  the archive takes {size_text(finished.archive_bytes)} with index and specification{models}"
@@ -133,8 +136,11 @@ def summarise(report: Report, run: PackRun, finished: Finished, output: Path, ad
         report.text(f"  {plural(report.counts['problems'], 'problem')}, each named above", always=True)
 
 
-def _adaptation(adapt: str, adapters: int, images: bool) -> str:
+def _adaptation(adapt: str, adapters: int, fitted: int, images: bool) -> str:
     more = "; --effort max: smaller, but much slower" if images else ""
+    if adapt in ("model", "all"):
+        shared = f"{plural(fitted, 'model')} fitted to the collection" if fitted else "no model fitted, as none would pay"
+        return shared + (", and adapters to the images where that pays" if adapt == "all" and images else more)
     if adapt == "both":
         shared = (
             f"{plural(adapters, 'adapter')} fitted to the collection, and" if adapters else "none shared, but"

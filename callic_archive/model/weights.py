@@ -279,6 +279,15 @@ def save_model(
     path: Path, name: str, weights: IntegerWeights, mixture: dict[str, NDArray[Any]], metadata: dict[str, Any]
 ) -> str:
     """Write a model file and return its SHA-256. Raises InexactModel when a bound does not hold."""
+    raw = model_file(name, weights, mixture, metadata)
+    path.write_bytes(raw)
+    return hashlib.sha256(raw).hexdigest()
+
+
+def model_file(
+    name: str, weights: IntegerWeights, mixture: dict[str, NDArray[Any]], metadata: dict[str, Any]
+) -> bytes:
+    """The bytes of a model file. Raises InexactModel when a bound does not hold."""
     from safetensors.numpy import save
 
     check_exact(weights)
@@ -293,9 +302,7 @@ def save_model(
         "fractions": weights.fractions,
         **metadata,
     }
-    raw = save(arrays, metadata={"callic": json.dumps(document, sort_keys=True)})
-    path.write_bytes(raw)
-    return hashlib.sha256(raw).hexdigest()
+    return bytes(save(arrays, metadata={"callic": json.dumps(document, sort_keys=True)}))
 
 
 def read_model_bytes(path: Path) -> bytes:

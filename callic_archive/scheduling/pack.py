@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Protocol
 
-from callic_archive.archive.collection import collection_adapters, take_sample
+from callic_archive.archive.collection import collection_adapters, fitted_models, take_sample
 from callic_archive.archive.commit import Finished
 from callic_archive.archive.content import WHOLE_BELOW
 from callic_archive.archive.entries import Entry
@@ -102,14 +102,22 @@ def _execute(run: PackRun, resources: Resources, watch: PackWatch, stop: StopSig
         watch.stage("weighing models against what they save")
         run.verdict = weigh(run.staging, run.plan, sample)
         run.plan = run.plan.declining(run.verdict.declined)
+
+    def step(done: int, total: int) -> None:
+        watch.step(done, total)
+        if stop.requested is not None:
+            raise StoppedEarly(f"stopped by {stop.requested}; run the same command again to begin anew")
+
+    if run.plan.fits_models:
+        watch.stage("fitting the models to the collection")
+        run.fitted = fitted_models(run.staging, run.plan, run.scan.sources, sample, step)
+        run.plan = run.plan.with_fitted(run.fitted)
+        if run.verdict.hoped:
+            watch.stage("weighing the fitted models")
+            run.verdict = weigh_again(run.staging, run.plan, (), sample, run.verdict)
+            run.plan = run.plan.declining(run.verdict.declined)
     if run.plan.trains:
         watch.stage("fitting adapters to the collection")
-
-        def step(done: int, total: int) -> None:
-            watch.step(done, total)
-            if stop.requested is not None:
-                raise StoppedEarly(f"stopped by {stop.requested}; run the same command again to begin anew")
-
         payloads = collection_adapters(run.staging, run.plan, run.scan.sources, sample, step)
         adapters = [payloads[digest] for digest in sorted(payloads)]
         if run.verdict.hoped:
@@ -145,7 +153,7 @@ def _execute(run: PackRun, resources: Resources, watch: PackWatch, stop: StopSig
 def costs_of(plan: Any) -> Costs:
     """Estimates for a plan; adaptation to each image is by far the longest part of it."""
     adapt = plan.settings().get("adapt")
-    return Costs(adapt_second_per_image=20.0 if adapt in ("image", "both") else 0.0)
+    return Costs(adapt_second_per_image=20.0 if adapt in ("image", "both", "all") else 0.0)
 
 
 class _Work:

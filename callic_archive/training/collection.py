@@ -16,12 +16,12 @@ import numpy as np
 
 from callic_archive.archive.collection import images_of
 from callic_archive.archive.scan import Source
+from callic_archive.codec.crops import Crops, Levels, Statistics, collate, random_crop
 from callic_archive.codec.planning import check_image, find_copies, plan_group
 from callic_archive.errors import CallicError, NothingToTrain
 from callic_archive.images.planes import choose_packing, plane_groups
 from callic_archive.images.source import Image
 from callic_archive.model.weights import IntegerModel, ModelSet
-from callic_archive.training.crops import Crops, Levels, Statistics, collate, random_crop
 
 #: Bytes of windows kept in memory, and the side of the largest.
 POOL_BYTES, WINDOW = 192 << 20, 512

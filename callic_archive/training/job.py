@@ -10,6 +10,7 @@ import torch
 import zstandard
 
 from callic_archive.archive.scan import Source
+from callic_archive.codec.crops import Crops
 from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.errors import NothingToTrain
 from callic_archive.model.allocator import keep_freed_memory
@@ -17,7 +18,6 @@ from callic_archive.model.mgcf import MGCF
 from callic_archive.model.quantize import quantize
 from callic_archive.model.weights import IntegerModel, arrays_digest, load_model, save_model, to_arrays
 from callic_archive.training.collection import Parts, samples_by_planes, take_parts
-from callic_archive.training.crops import Crops
 from callic_archive.training.folder import TrainingFolder
 from callic_archive.training.measure import bits_per_sample
 from callic_archive.training.trainer import Report, Trainer, TrainOptions, starting_model

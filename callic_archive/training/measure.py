@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from callic_archive.codec.crops import Crops
 from callic_archive.entropy.mixture import MixtureTables, ideal_bits
 from callic_archive.model.integer import CpuModel, Geometry, Plane, scan_order
 from callic_archive.model.mgcf import MGCF, PlaneStats
 from callic_archive.model.weights import IntegerWeights
-from callic_archive.training.crops import Crops
 
 
 def integer_bits(weights: IntegerWeights, x: torch.Tensor, stats: PlaneStats) -> float:

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from callic_archive.codec.crops import BatchSource, Crops
+from callic_archive.codec.train_schedule import batch_shape, learning_rate, make_optimizers
 from callic_archive.errors import DamagedCheckpoint
 from callic_archive.model.config import MGCFConfig
 from callic_archive.model.dequantize import float_model
 from callic_archive.model.mgcf import MGCF
 from callic_archive.model.weights import IntegerModel, load_model
-from callic_archive.training.crops import BatchSource, Crops
-from callic_archive.training.schedule import batch_shape, learning_rate, make_optimizers
 
 
 @dataclass(frozen=True)

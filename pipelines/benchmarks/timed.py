@@ -63,6 +63,21 @@ class TimedPlan:
         """Of the plan inside."""
         return tuple(self.plan.usable(payloads))
 
+    @property
+    def fits_models(self) -> bool:
+        """Of the plan inside."""
+        return bool(self.plan.fits_models)
+
+    def fit_models(
+        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
+    ) -> Mapping[str, bytes]:
+        """By the plan inside, timed."""
+        return _timed(self.times, lambda: dict(self.plan.fit_models(images, total_pixels, progress)))
+
+    def with_fitted(self, files: Mapping[str, Path]) -> CodecPlan:
+        """The plan inside with fitted models."""
+        return replace(self, plan=self.plan.with_fitted(files))
+
     def declining(self, digests: Collection[str]) -> CodecPlan:
         """The plan inside without some models."""
         return replace(self, plan=self.plan.declining(digests))

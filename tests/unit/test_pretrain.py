@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
+from callic_archive.codec.train_schedule import learning_rate
 from callic_archive.model.config import MGCFConfig
 from callic_archive.model.mgcf import MGCF
 from callic_archive.model.weights import ModelSet
-from callic_archive.training.schedule import learning_rate
 from callic_archive.training.trainer import starting_point
 
 ROOT = Path(__file__).parents[2]

@@ -41,8 +41,8 @@ def collate(crops: Sequence[Levels], stats: Sequence[Statistics]) -> Crops:
     return x, PlaneStats(*columns.unbind(1))
 
 
-def random_crop(planes: Levels, size: int, rng: np.random.Generator) -> Levels:
-    """A random square of planes (C, H, W), in one of eight orientations; smaller planes are padded by
+def random_crop(planes: Levels, size: int, rng: np.random.Generator, *, turned: bool = True) -> Levels:
+    """A random square of planes (C, H, W), ``turned`` to one of eight orientations; smaller planes are padded by
     reflection."""
     _, h, w = planes.shape
     pad_h, pad_w = max(0, size - h), max(0, size - w)
@@ -51,7 +51,7 @@ def random_crop(planes: Levels, size: int, rng: np.random.Generator) -> Levels:
         _, h, w = planes.shape
     top, left = int(rng.integers(h - size + 1)), int(rng.integers(w - size + 1))
     crop = planes[:, top : top + size, left : left + size]
-    turn = int(rng.integers(8))
+    turn = int(rng.integers(8)) if turned else 0
     if turn & 1:
         crop = crop[:, ::-1]
     if turn & 2:

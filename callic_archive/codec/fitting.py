@@ -1,0 +1,241 @@
+"""Fit all weights of a base model to images, in place of an adapter: the model that an archive then carries is theirs.
+
+An archive carries its models anyway, so one that fits costs nothing more, and every weight may move. What is trained on is
+what will be coded: overfitting is no fault here, as long as the weights take no more bytes. So they are rounded as coarsely
+as it pays: a few thousand bytes of code for tens of thousands of the model, where there is little to code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from callic_archive.codec.crops import Crops, Levels, Statistics, collate, random_crop
+from callic_archive.codec.engine import Engine
+from callic_archive.codec.planning import (
+    ConstantGroup,
+    GroupPlan,
+    check_image,
+    estimate_bits,
+    plan_image,
+    sample_boxes,
+)
+from callic_archive.codec.train_schedule import learning_rate, make_optimizers
+from callic_archive.entropy.mixture import MixtureTables
+from callic_archive.errors import InexactModel
+from callic_archive.model.allocator import keep_freed_memory
+from callic_archive.model.dequantize import float_model
+from callic_archive.model.mgcf import MGCF
+from callic_archive.model.packed_file import pack_model
+from callic_archive.model.quantize import quantize
+from callic_archive.model.weights import IntegerModel, IntegerWeights, ModelSet, load_model, model_file
+
+Image = NDArray[Any]
+#: Steps of training: more for each megapixel of the collection.
+LEAST_STEPS, MOST_STEPS, STEPS_PER_MEGAPIXEL = 200, 1200, 40.0
+#: Binary places less of the weights that are tried.
+COARSE = (1, 2, 3, 4, 5, 6)
+#: Crops of calibration: batches and crops a batch.
+CALIBRATION = (6, 8)
+#: Images whose sampled blocks say what a model is worth.
+MEASURED = 6
+LICENCE = "as the model it was fitted from ({base}: {licence}); it was fitted to files of whoever packed them"
+LEAST_SIDE = 8
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """``steps``: None follows the pixels. ``batch`` crops of ``crop`` x ``crop`` pixels a step. ``rate``: learning rate at its
+    highest."""
+
+    steps: int | None = None
+    batch: int = 8
+    crop: int = 64
+    rate: float = 1e-3
+    turned: bool = False
+    ema: float = 0.98
+    device: str = "cpu"
+    threads: int | None = None
+    seed: int = 0
+
+
+def fitting_steps(total_pixels: float) -> int:
+    """Steps for a collection of so many pixels."""
+    return int(min(MOST_STEPS, LEAST_STEPS + STEPS_PER_MEGAPIXEL * total_pixels / 1e6))
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What one model codes of a sample: the plane groups of its images, with their levels (C, H, W)."""
+
+    plans: list[tuple[Image, GroupPlan]]
+    levels: list[Levels]
+
+    @property
+    def stats(self) -> list[Statistics]:
+        return [
+            (plan.plane.shift, plan.plane.depth, plan.plane.mid, max(p.high for p in plan.packings))
+            for _, plan in self.plans
+        ]
+
+
+def planned(images: Sequence[Image], models: ModelSet, engine: Engine) -> dict[str, _Planned]:
+    """The plane groups of all images by the model (digest) that codes them, as the encoder would."""
+    found: dict[str, _Planned] = {}
+    for raw in images:
+        image = check_image(raw)
+        if min(image.shape[:2]) < LEAST_SIDE:
+            continue
+        for group in plan_image(image, models, engine).groups:
+            if isinstance(group, ConstantGroup):
+                continue
+            some = found.setdefault(group.model.digest, _Planned([], []))
+            some.plans.append((image, group))
+            some.levels.append(group.levels(image, (0, 0, *image.shape[:2])).astype(np.uint16))
+    return found
+
+
+class _Source:
+    """Random crops of plane groups, by area: a ``BatchSource``."""
+
+    def __init__(self, what: _Planned, seed: int, *, turned: bool) -> None:
+        self._what, self._stats, self._turned = what, what.stats, turned
+        self._rng = np.random.default_rng(seed)
+        area = np.array([levels[0].size for levels in what.levels], float)
+        self._weights = area / area.sum()
+
+    def batch(self, count: int, size: int) -> Crops:
+        """``count`` crops (N, C, size, size) float32 with statistics."""
+        chosen = self._rng.choice(self._weights.size, count, p=self._weights).tolist()
+        crops = [random_crop(self._what.levels[n], size, self._rng, turned=self._turned) for n in chosen]
+        return collate(crops, [self._stats[n] for n in chosen])
+
+
+def fit_model(
+    base: IntegerModel,
+    what: _Planned,
+    total_pixels: float,
+    options: FitOptions,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[MGCF, _Source]:
+    """The base model's weights after training on plane groups, in floats. ``progress(step, steps)``."""
+    with keep_freed_memory():
+        return _fit(base, what, total_pixels, options, progress)
+
+
+def _fit(
+    base: IntegerModel,
+    what: _Planned,
+    total_pixels: float,
+    options: FitOptions,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[MGCF, _Source]:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    steps = fitting_steps(total_pixels) if options.steps is None else options.steps
+    model, average = (float_model(base.weights).to(options.device) for _ in range(2))
+    source = _Source(what, options.seed, turned=options.turned)
+    optimizers = make_optimizers(model, options.rate, "muon")
+    model.train()
+    kind = torch.device(options.device).type
+    native = kind != "cpu" or bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    for step in range(steps):
+        # large crops last: tiles are coded whole and have few pixels near a border
+        large = step >= 0.67 * steps
+        x, stats = source.batch(*((max(1, options.batch // 4), 2 * options.crop) if large else (options.batch, options.crop)))
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = options.rate * learning_rate(step / steps, step)
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=native):
+            loss = model.bits(x.to(options.device), stats.map(lambda v: v.to(options.device))).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        decay = min(options.ema, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for a, p in zip(average.parameters(), model.parameters(), strict=True):
+                a.lerp_(p, 1 - decay)
+        if progress:
+            progress(step + 1, steps)
+    return average.cpu().eval(), source
+
+
+def fit_models(
+    images: Sequence[Image],
+    *,
+    models: ModelSet,
+    options: FitOptions = FitOptions(),
+    total_pixels: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, IntegerModel]:
+    """Models fitted to a sample of a collection, by the SHA-256 of those whose places they take; without those that would
+    not save. ``total_pixels``: pixels (height times width) of the whole collection."""
+    engine = Engine("auto", options.device, options.threads)
+    found = planned(images, models, engine)
+    sampled = float(sum(image.shape[0] * image.shape[1] for image in images)) or 1.0
+    scale = max(1.0, (total_pixels or sampled) / sampled)
+    fitted: dict[str, IntegerModel] = {}
+    for number, (digest, what) in enumerate(found.items()):
+        base = models.get(digest)
+        pixels = scale * sum(levels[0].size for levels in what.levels)
+
+        def report(step: int, steps: int, number: int = number) -> None:
+            if progress:
+                progress(number * steps + step, len(found) * steps)
+
+        model, source = fit_model(base, what, pixels, options, report)
+        best = _rounded(base, model, source, what, scale, engine)
+        if best is not None:
+            fitted[digest] = best
+    return fitted
+
+
+def _rounded(
+    base: IntegerModel, model: MGCF, source: _Source, what: _Planned, scale: float, engine: Engine
+) -> IntegerModel | None:
+    """The model in integers with the places that make code and model together smallest; None where the base model's are
+    smaller."""
+    calibration = [source.batch(CALIBRATION[1], 64) for _ in range(CALIBRATION[0])]
+    some = what.plans[:: max(1, len(what.plans) // MEASURED)][:MEASURED]
+    seen = sum(_sampled(image) * len(plan.channels) for image, plan in some)
+    scale *= sum(levels.size for levels in what.levels) / seen
+
+    def total(candidate: IntegerModel) -> float:
+        bits = sum(estimate_bits(image, replace(plan, model=candidate), None, engine) for image, plan in some)
+        return scale * bits / 8 + len(pack_model(candidate.raw))
+
+    best, least = None, total(base)
+    for coarse in COARSE:
+        try:
+            candidate = _model(base, quantize(model, calibration, coarse=coarse))
+            size = total(candidate)
+        except InexactModel:
+            continue
+        if size >= least and best is not None:
+            break
+        if size < least:
+            best, least = candidate, size
+    return best
+
+
+def _sampled(image: Image) -> int:
+    """Pixels of the sampled blocks."""
+    return sum((bottom - top) * (right - left) for top, left, bottom, right in sample_boxes(*image.shape[:2]))
+
+
+def _model(base: IntegerModel, weights: IntegerWeights) -> IntegerModel:
+    licence = str(base.metadata.get("licence", "unknown"))
+    record = {
+        "training": {"fitted": {"name": base.name, "sha256": base.digest}},
+        "licence": LICENCE.format(base=base.name, licence=licence),
+    }
+    return load_model(model_file(f"{base.name}-fitted", weights, dict(MixtureTables.build().as_dict()), record))
