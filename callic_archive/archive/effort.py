@@ -10,19 +10,23 @@ EffortName = Literal["fast", "default", "max"]
 EFFORTS: tuple[EffortName, ...] = ("fast", "default", "max")
 #: Steps for an image's own adapter under ``max``: twice the default, for the last few tenths of a percent.
 MAX_IMAGE_STEPS = 100
+#: Times as many steps of fitting models to the collection under ``max``.
+MAX_TIMES = 3
 
 
 @dataclass(frozen=True)
 class Effort:
     """What to adapt, and how long. ``steps``: of every adaptation, None leaves it to the sizes at hand;
     ``image_steps``: of an image's own adapter, where that differs; ``bands``: whether to look for files that are bands of
-    one scene; ``quick``: whether the smaller models do, at half the time (decision 0024)."""
+    one scene; ``quick``: whether the smaller models do, at half the time (decision 0024); ``longer``: times as many steps of
+    fitting models as usual (decision 0026)."""
 
     adapt: AdaptMode
     steps: int | None = None
     image_steps: int | None = None
     bands: bool = True
     quick: bool = False
+    longer: int = 1
 
     def with_adapters(self) -> Effort:
         """The same where models are to be used as they are: they are the user's, or the archive will not carry them."""
@@ -40,4 +44,5 @@ def effort_of(
         "max": "all",
     }
     longer = MAX_IMAGE_STEPS if name == "max" and steps is None else None
-    return Effort(adapt or usual[name], steps, longer, bands=name != "fast", quick=name == "fast")
+    times = MAX_TIMES if name == "max" and steps is None else 1
+    return Effort(adapt or usual[name], steps, longer, bands=name != "fast", quick=name == "fast", longer=times)

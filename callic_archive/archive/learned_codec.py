@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ class CallicPlan:
     adapt: Literal["none", "image", "collection", "both", "model", "all"] = "none"
     steps: int | None = None
     image_steps: int | None = None  # of an image's own adapter, where that differs from ``steps``
+    longer: int = 1  # times as many steps of fitting models as usual
     device: Literal["cpu", "cuda"] = "cpu"
     models: tuple[Path, ...] = ()
     digests: tuple[str, ...] = ()  # of ``models``, where a file that changes meanwhile must be noticed
@@ -33,7 +35,7 @@ class CallicPlan:
     learned: Learned = "always"
     declined: tuple[str, ...] = ()  # digests of models that are not to be used
     fitted: tuple[tuple[str, Path], ...] = ()  # digests of models, and the files of those that take their places
-    quick: bool = False  # the quickest model for each number of planes alone
+    quick: bool = False  # without the largest model for each number of planes
 
     def open(self, *, threads: int | None = None) -> Codec:
         """Load the models and check their digests. Raises ModelError."""
@@ -46,6 +48,7 @@ class CallicPlan:
             "adapt": self.adapt,
             "steps": self.steps,
             "image_steps": self.image_steps,
+            "longer": self.longer,
             "models": sorted(self.model_files()),
             "learned": self.learned,
             "quick": self.quick,
@@ -99,7 +102,7 @@ class CallicPlan:
         fitted = fit_models(
             [image for image in images if self.models_for(image) is not None],
             models=self._used(),
-            options=FitOptions(steps=self.steps, device=self.device),
+            options=FitOptions(steps=self.steps, longer=self.longer, device=self.device),
             total_pixels=total_pixels,
             progress=progress,
         )
@@ -145,9 +148,7 @@ class CallicPlan:
         return self._at_hand().without(self.declined)
 
     def _at_hand(self) -> Any:
-        models = _model_set(self.models, self.digests)
-        models = models.quickest() if self.quick else models
-        return _with_fitted(models, self.fitted) if self.fitted else models
+        return _chosen_models(self.models, self.digests, self.quick, self.fitted)
 
     def model_files(self) -> Mapping[str, Path]:
         """SHA-256 to file, in the order of preference."""
@@ -256,10 +257,14 @@ def _model_set(paths: Sequence[Path], digests: Sequence[str] = ()) -> Any:
     return ModelSet.from_paths(list(paths), digests) if paths else ModelSet.default()
 
 
-def _with_fitted(models: Any, fitted: Sequence[tuple[str, Path]]) -> Any:
+@lru_cache(maxsize=8)  # asked for each image that is weighed
+def _chosen_models(
+    paths: tuple[Path, ...], digests: tuple[str, ...], quick: bool, fitted: tuple[tuple[str, Path], ...]
+) -> Any:
     from callic_archive.model.weights import ModelSet, load_model
 
-    files = dict(fitted)
+    models, files = _model_set(paths, digests), dict(fitted)
+    models = models.smaller() if quick else models
     return ModelSet([load_model(files[model.digest]) if model.digest in files else model for model in models])
 
 

@@ -109,7 +109,7 @@ effort_option = click.option(
     type=click.Choice(["fast", "default", "max"]),
     default="default",
     show_default=True,
-    help="fast: smaller models, no adaptation. max: once to all and then to each image, whatever is smallest.",
+    help="fast: smaller models, as they are. default: models fitted to all. max: that for longer, and adapters for each image.",
 )
 adapt_option = click.option(
     "--adapt",

@@ -70,6 +70,7 @@ def codec_plan(
         adapt=effort.adapt,
         steps=effort.steps,
         image_steps=effort.image_steps,
+        longer=effort.longer,
         device=device,  # type: ignore[arg-type]
         learned=learned,
         quick=effort.quick and not models,

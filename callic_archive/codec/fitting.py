@@ -7,6 +7,7 @@ as it pays: a few thousand bytes of code for tens of thousands of the model, whe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +27,7 @@ from callic_archive.codec.planning import (
     plan_image,
     sample_boxes,
 )
-from callic_archive.codec.train_schedule import learning_rate, make_optimizers
+from callic_archive.codec.train_schedule import make_optimizers
 from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.errors import InexactModel
 from callic_archive.model.allocator import keep_freed_memory
@@ -47,17 +48,19 @@ CALIBRATION = (6, 8)
 MEASURED = 6
 LICENCE = "as the model it was fitted from ({base}: {licence}); it was fitted to files of whoever packed them"
 LEAST_SIDE = 8
+WARMUP = 0.05
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """``steps``: None follows the pixels. ``batch`` crops of ``crop`` x ``crop`` pixels a step. ``rate``: learning rate at its
+    """``steps``: None follows the pixels, ``longer`` times. ``batch`` crops of ``crop`` x ``crop`` pixels a step. ``rate``: learning rate at its
     highest."""
 
     steps: int | None = None
+    longer: int = 1
     batch: int = 8
     crop: int = 64
-    rate: float = 1e-3
+    rate: float = 4e-3
     turned: bool = False
     ema: float = 0.98
     device: str = "cpu"
@@ -139,7 +142,7 @@ def _fit(
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    steps = fitting_steps(total_pixels) if options.steps is None else options.steps
+    steps = options.longer * fitting_steps(total_pixels) if options.steps is None else options.steps
     model, average = (float_model(base.weights).to(options.device) for _ in range(2))
     source = _Source(what, options.seed, turned=options.turned)
     optimizers = make_optimizers(model, options.rate, "muon")
@@ -153,7 +156,7 @@ def _fit(
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
-                group["lr"] = options.rate * learning_rate(step / steps, step)
+                group["lr"] = options.rate * _relative_rate(step, steps)
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=native):
             loss = model.bits(x.to(options.device), stats.map(lambda v: v.to(options.device))).mean()
         loss.backward()
@@ -167,6 +170,12 @@ def _fit(
         if progress:
             progress(step + 1, steps)
     return average.cpu().eval(), source
+
+
+def _relative_rate(step: int, steps: int) -> float:
+    """Linear warm-up over a twentieth of the steps, then a cosine to one hundredth."""
+    warm = min(1.0, (step + 1) / max(1.0, WARMUP * steps))
+    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def fit_models(

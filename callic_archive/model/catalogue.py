@@ -96,7 +96,7 @@ def find_model(text: str) -> ModelInfo:
 
 def models_for_packing(texts: Sequence[str], *, quick: bool = False) -> tuple[ModelInfo, ...]:
     """The models of a run: those named, and shipped ones for the plane counts that none of them codes; ``quick``: the
-    small ones.
+    smaller ones.
 
     Raises UnsuitableModel for planes that no image needs or that two of them code, and as :func:`find_model`.
     """
@@ -117,7 +117,7 @@ def models_for_packing(texts: Sequence[str], *, quick: bool = False) -> tuple[Mo
             )
         chosen[planes] = info
     shipped = ModelSet.default()
-    for model in shipped.quickest() if quick else shipped:
+    for model in shipped.smaller() if quick else shipped:
         chosen.setdefault(model.channels, describe(model, shipped=True))
     if any(info.model.path is None for info in chosen.values()):
         raise DamagedModel("a model has no file that an archive could carry")

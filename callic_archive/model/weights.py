@@ -458,13 +458,14 @@ class ModelSet:
         """The set less the models with these SHA-256."""
         return ModelSet([m for m in self if m.digest not in digests])
 
-    def quickest(self) -> ModelSet:
-        """For each number of planes the model with the fewest weights, in the set's order."""
-        least: dict[int, IntegerModel] = {}
+    def smaller(self) -> ModelSet:
+        """The set less the model with the most weights for each number of planes, where there are others."""
+        most: dict[int, IntegerModel] = {}
         for model in self:
-            if model.channels not in least or model.parameters < least[model.channels].parameters:
-                least[model.channels] = model
-        return ModelSet([model for model in self if least[model.channels] is model])
+            if model.channels not in most or model.parameters > most[model.channels].parameters:
+                most[model.channels] = model
+        others = {model.channels for model in self if most[model.channels] is not model}
+        return ModelSet([m for m in self if most[m.channels] is not m or m.channels not in others])
 
     def __iter__(self) -> Iterator[IntegerModel]:
         return iter(self._models.values())

@@ -41,7 +41,7 @@ def measure(name: str, steps: int, threads: int, *, small: bool) -> dict[str, An
     """Bits of a set (by exact inference on its sampled blocks) with the base model, the adapter, and a model of its own;
     ``small``: all that of the small base models."""
     engine, shipped = Engine("numpy", threads=threads), ModelSet.default()
-    shipped = shipped.quickest() if small else shipped
+    shipped = shipped.smaller() if small else shipped
     images = [item.image for item in counted_images(files(name, None)) if item.number == 0]
     pixels = float(sum(image.shape[0] * image.shape[1] for image in images))
     options = AdaptOptions(steps=collection_steps(pixels), threads=threads)

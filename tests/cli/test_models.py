@@ -281,6 +281,6 @@ def test_effort_decides_what_is_adapted(tree: Path, tmp_path: Path) -> None:
         found[name] = (ran.summary["adapt"], settings["adapt"], settings["steps"], settings["image_steps"])
     assert list(found.values()) == [
         ("none", "none", None, None),
-        ("both", "both", 1, None),
+        ("all", "all", 1, None),
         ("none", "none", None, 100),
     ]

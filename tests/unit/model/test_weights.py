@@ -362,12 +362,12 @@ def test_the_first_of_two_models_of_a_kind_is_preferred() -> None:
     assert ModelSet([gray, other]).for_channels(1) is gray
 
 
-def test_the_quickest_are_those_with_the_fewest_weights_of_their_kind() -> None:
+def test_the_smaller_ones_are_all_but_the_largest_of_their_kind() -> None:
     models = ModelSet.default()
-    assert [m.name for m in models] == ["rgb8", "gray16", "rgb8-small", "gray16-small"]
-    assert [m.name for m in models.quickest()] == ["rgb8-small", "gray16-small"]
-    assert [m.name for m in models.quickest().quickest()] == ["rgb8-small", "gray16-small"]
-    assert [m.name for m in tiny_models().quickest()] == ["tiny-gray", "tiny-rgb"]
+    assert [m.name for m in models] == list(NAMES)
+    assert [m.name for m in models.smaller()] == [name for name in NAMES if name not in ("rgb8", "gray16")]
+    assert [m.name for m in models.smaller().smaller().smaller()] == ["rgb8-tiny", "gray16-tiny"]
+    assert [m.name for m in tiny_models().smaller()] == ["tiny-gray", "tiny-rgb"]
 
 
 def test_small_models_take_a_third_of_the_large_ones_in_archives_at_most() -> None:

@@ -1,0 +1,108 @@
+"""Models fitted to images in place of adapters: that they save, that they decode, what becomes of those that do not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from callic_archive.codec.crops import random_crop
+from callic_archive.codec.decoder import decode_image
+from callic_archive.codec.encoder import EncodeOptions, encode_image
+from callic_archive.codec.engine import Engine
+from callic_archive.codec.fitting import (
+    LEAST_STEPS,
+    MOST_STEPS,
+    FitOptions,
+    fit_models,
+    fitting_steps,
+    planned,
+)
+from callic_archive.codec.planning import ConstantGroup, estimate_bits, plan_image
+from callic_archive.model.packed_file import pack_model
+from callic_archive.model.weights import IntegerModel, ModelSet
+from tests.unit.model.builders import tiny_models
+
+ENGINE = Engine("numpy", "cpu", 1)
+QUICK = FitOptions(steps=30, rate=4e-3, threads=1)
+
+
+def texture(side: int, seed: int, channels: int = 1) -> NDArray[np.uint8]:
+    """What the tiny models have never seen; alike in all channels but for noise."""
+    i, j = np.indices((side, side))
+    values = 128 + 60 * np.sin(2.1 * i) * np.cos(1.3 * j)
+    planes = values[:, :, None] + np.random.default_rng(seed).normal(0, 2, (side, side, channels))
+    found: NDArray[np.uint8] = np.clip(np.rint(planes), 0, 255).astype(np.uint8)
+    return found if channels > 1 else found[:, :, 0]
+
+
+def bits(image: NDArray[np.uint8], model: IntegerModel) -> float:
+    planes = image if image.ndim == 3 else image[:, :, None]
+    groups = plan_image(planes, ModelSet([model]), ENGINE).groups
+    return sum(estimate_bits(planes, g, None, ENGINE) for g in groups if not isinstance(g, ConstantGroup))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_fitted_model_saves_and_decodes(channels: int) -> None:
+    models, images = tiny_models(), [texture(160, seed, channels) for seed in range(3)]
+    base = models.for_channels(channels)
+    assert base is not None
+    told: list[tuple[int, int]] = []
+    fitted = fit_models(images, models=models, options=QUICK, total_pixels=1e6, progress=lambda *at: told.append(at))
+    assert list(fitted) == [base.digest]
+    assert told == [(step, 30) for step in range(1, 31)]
+    model = fitted[base.digest]
+    assert (model.name, model.channels, model.weights.config) == (f"{base.name}-fitted", channels, base.weights.config)
+    assert model.metadata["training"] == {"fitted": {"name": base.name, "sha256": base.digest}}
+    assert base.name in str(model.metadata["licence"])
+    assert bits(images[0], model) < 0.9 * bits(images[0], base)
+    only = ModelSet([model])
+    raw = encode_image(images[0], models=only, options=EncodeOptions(threads=1))
+    assert np.array_equal(decode_image(raw, models=only, threads=1), images[0])
+
+
+def test_weights_are_the_coarser_the_less_there_is_to_code() -> None:
+    models, images = tiny_models(), [texture(160, 0)]
+    sizes = []
+    for total in (2e4, 1e9):
+        (model,) = fit_models(images, models=models, options=QUICK, total_pixels=total).values()
+        sizes.append(len(pack_model(model.raw)))
+    assert sizes[0] < sizes[1]
+
+
+def test_a_model_that_does_not_save_is_left_out() -> None:
+    # Of much to code, weights that training has spoilt save nothing, however coarse.
+    noise = np.random.default_rng(0).integers(0, 256, (160, 160), np.uint8)
+    spoilt = replace(QUICK, steps=40, rate=3.0)
+    assert fit_models([noise], models=tiny_models(), options=spoilt, total_pixels=1e9) == {}
+
+
+def test_models_of_which_no_image_has_need_are_left_alone() -> None:
+    constant, tiny = np.full((90, 90), 7, np.uint8), texture(160, 0)[:5, :5]
+    assert fit_models([constant, tiny], models=tiny_models(), options=QUICK) == {}
+    assert fit_models([], models=tiny_models(), options=QUICK) == {}
+
+
+def test_what_is_trained_on_is_what_will_be_coded() -> None:
+    image = np.dstack([texture(64, 1).astype(np.uint16) * 40, texture(64, 2).astype(np.uint16) * 40])
+    (what,) = planned([image], tiny_models(), ENGINE).values()
+    groups = [g for g in plan_image(image, tiny_models(), ENGINE).groups if not isinstance(g, ConstantGroup)]
+    assert len(what.levels) == len(groups) == 2
+    for levels, group in zip(what.levels, groups, strict=True):
+        assert np.array_equal(levels, group.levels(image, (0, 0, 64, 64)))  # predictions and packing among it
+
+
+def test_crops_are_not_turned_where_that_is_not_wanted() -> None:
+    planes, rng = np.arange(40 * 50, dtype=np.uint16).reshape(1, 40, 50), np.random.default_rng(0)
+    for _ in range(20):
+        crop = random_crop(planes, 16, rng, turned=False)[0]
+        top, left = divmod(int(crop[0, 0]), 50)
+        assert np.array_equal(crop, planes[0, top : top + 16, left : left + 16])
+
+
+def test_steps_grow_with_the_pixels() -> None:
+    assert fitting_steps(0) == LEAST_STEPS
+    assert fitting_steps(1e12) == MOST_STEPS
+    assert LEAST_STEPS < fitting_steps(5e6) < fitting_steps(10e6) < MOST_STEPS
