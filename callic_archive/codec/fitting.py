@@ -53,8 +53,9 @@ WARMUP = 0.05
 
 @dataclass(frozen=True)
 class FitOptions:
-    """``steps``: None follows the pixels, ``longer`` times. ``batch`` crops of ``crop`` x ``crop`` pixels a step. ``rate``: learning rate at its
-    highest."""
+    """``steps``: None follows the pixels, ``longer`` times. ``batch`` crops of ``crop`` x ``crop`` pixels a step, in the last
+    third fewer and larger ones. ``rate``: learning rate at its highest. ``turned``: crops in all eight orientations; what is
+    coded lies one way only (decision 0026)."""
 
     steps: int | None = None
     longer: int = 1
