@@ -15,7 +15,7 @@ from typing import Any
 from callic_archive import __version__
 from callic_archive.archive.codecs import CodecPlan
 from callic_archive.archive.entries import Entry
-from callic_archive.archive.reading import FORMAT_VERSION, INDEX, MODEL_SUFFIX
+from callic_archive.archive.reading import COPIES, FORMAT_VERSION, INDEX, MODEL_SUFFIX
 from callic_archive.archive.specification import (
     SPECIFICATION,
     opening_text,
@@ -31,6 +31,7 @@ from callic_archive.container.writer import SealedShard
 from callic_archive.errors import ModelError, ReadFailure
 
 _BLOCK = 4 << 20
+COPY_FROM = 1000  # times a model's bytes: archives with so much in them carry it twice
 _UNTOLD = ("sources", "include", "exclude", "listed", "one_file_system")  # settings that name no bytes
 
 
@@ -68,8 +69,9 @@ def finish(
         hashes[f"data/{path.name}"] = payload.get(path.name) or _file_sha256(path)
     needed = {d for row in rows for d in row.models()}
     models = _copy_models(staging.models, needed if models_inside else set(), plan)
+    copies = _copies(staging.data / COPIES, models, sum(path.stat().st_size for path in staging.shards()))
     outside = () if models_inside else tuple(sorted(needed))
-    hashes |= {f"data/models/{path.name}": _file_sha256(path) for path in models}
+    hashes |= {f"data/{path.parent.name}/{path.name}": _file_sha256(path) for path in (*models, *copies)}
     topics = topics_of(rows)
     # the whole text would be a tenth of a small archive, so only its first page is there to read at once
     for name, text in (("FORMAT.md", opening_text().encode()), (SPECIFICATION, specification_packed(topics))):
@@ -99,7 +101,7 @@ def finish(
     fsync_dir(staging.data)
     total = sum(path.stat().st_size for path in staging.root.rglob("*") if path.is_file())
     total -= sum(path.stat().st_size for path in staging.run.rglob("*") if path.is_file())
-    model_bytes = sum(path.stat().st_size for path in models)
+    model_bytes = sum(path.stat().st_size for path in (*models, *copies))
     staging.commit()
     return Finished(total, model_bytes, outside)
 
@@ -131,6 +133,22 @@ def _copy_models(folder: Path, wanted: set[str], plan: CodecPlan) -> list[Path]:
             with writing(folder):
                 shutil.rmtree(folder)
     return copies
+
+
+def _copies(folder: Path, models: list[Path], others: int) -> list[Path]:
+    """Copies of the models that add less than a thousandth to ``others`` bytes: all images hang on them, so they should
+    not be lost with one block of a disk."""
+    if folder.is_dir():  # of an earlier try to finish
+        with writing(folder):
+            shutil.rmtree(folder)
+    found = []
+    for path in models:
+        if COPY_FROM * path.stat().st_size <= others:
+            with writing(folder):
+                folder.mkdir(exist_ok=True)
+            atomic_write(folder / path.name, path.read_bytes())
+            found.append(folder / path.name)
+    return found
 
 
 def _file_sha256(path: Path) -> str:

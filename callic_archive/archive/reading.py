@@ -52,6 +52,7 @@ from callic_archive.images.source import Limits, Parsed, images_equal, parse_aga
 FORMAT_VERSION = 1
 INDEX = "index.jsonl.zst"
 MODEL_SUFFIX = ".model.zst"
+MODELS, COPIES = "models", "copies"  # folders of models, and of copies of them, in ``data``
 
 
 @dataclass
@@ -124,15 +125,22 @@ class Archive:
         return sorted(self.data.glob("shard-*.cla"))
 
     def models(self) -> list[Path]:
-        """Model files."""
-        return sorted((self.data / "models").glob(f"*{MODEL_SUFFIX}"))
+        """Model files; of one that is damaged or missing its copy, where there is a whole one."""
+        found = {path.name: path for path in sorted((self.data / MODELS).glob(f"*{MODEL_SUFFIX}"))}
+        for copy in sorted((self.data / COPIES).glob(f"*{MODEL_SUFFIX}")):
+            if not (copy.name in found and model_is_whole(found[copy.name])) and model_is_whole(copy):
+                found[copy.name] = copy
+        return [found[name] for name in sorted(found)]
 
     def _damaged_models(self) -> Iterator[Problem]:
         """One problem for each damaged model, rather than one for each image that was coded with it."""
-        for path in self.models():
+        usable = {path.name for path in self.models() if model_is_whole(path)}
+        for path in sorted((self.data / MODELS).glob(f"*{MODEL_SUFFIX}")):
             if not model_is_whole(path):
                 text = (
-                    "the model is damaged; images that need it are read with the same model where that is at hand: "
+                    f"the model is damaged; its copy in {COPIES} is whole, and read in its place"
+                    if path.name in usable
+                    else "the model is damaged; images that need it are read with the same model where that is at hand: "
                     "shipped with this release, or given with --model"
                 )
                 yield Problem(f"data/models/{path.name}", DamagedModel.code, text, kept=True, exit_code=3)

@@ -15,7 +15,7 @@ from callic_archive.archive.entries import Entry, joined, with_whole_digests
 from callic_archive.archive.entry_record import decode_entry
 from callic_archive.archive.links import is_other_name
 from callic_archive.archive.pieces import covers
-from callic_archive.archive.reading import INDEX, MODEL_SUFFIX, Contents, contents_of
+from callic_archive.archive.reading import COPIES, INDEX, MODEL_SUFFIX, MODELS, Contents, contents_of
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.unfinished import PARTIAL
 from callic_archive.container.index import read_index
@@ -90,7 +90,11 @@ def survey(root: Path, progress: Callable[[int], None] = lambda size: None) -> S
         progress(path.stat().st_size)
     for name, shares in pieces.items():
         found[name][:0] = _joined(shares)  # before entries that tell of all pieces
-    models = (path.name.removesuffix(MODEL_SUFFIX) for path in (data / "models").glob(f"*{MODEL_SUFFIX}"))
+    models = (
+        path.name.removesuffix(MODEL_SUFFIX)
+        for folder in (MODELS, COPIES)
+        for path in (data / folder).glob(f"*{MODEL_SUFFIX}")
+    )
     _recognise(indexed, found, {*models, *result.contents.adapters})
     _choose(indexed, found, result)
     entries = [*result.contents.entries, *result.damaged]

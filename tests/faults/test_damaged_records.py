@@ -66,8 +66,8 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def packed(tree: Path, plan: DeflatePlan | None = None) -> Path:
-    archive = tree.parent / "x.callic"
+def packed(tree: Path, plan: DeflatePlan | None = None, archive: Path | None = None) -> Path:
+    archive = archive or tree.parent / "x.callic"
     pack_tree(tree, archive, plan=plan, options=PackOptions(coder=learned, piece_bytes=PIECE))
     return archive
 
@@ -359,7 +359,7 @@ class NeedyPlan(DeflatePlan):
 
 @pytest.fixture
 def needy(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "model").write_bytes(b"weights")
+    (tmp_path / "model").write_bytes(np.random.default_rng(0).bytes(1 << 14))  # too much for a copy
     plan = NeedyPlan(file=tmp_path / "model")
     monkeypatch.setattr("callic_archive.cli.unpack.decoder_plan", lambda *_, **__: plan)
     monkeypatch.setattr("callic_archive.archive.collection.LEAST_PIXELS", 1)
@@ -390,3 +390,24 @@ def test_a_model_that_is_gone(tree: Path, needy: Path) -> None:
     model.unlink()
     found = check(needy, tree, IMAGES)
     assert f"data/models/{model.name}" in named(found.verified)
+
+
+@pytest.mark.parametrize("damaged", ["models", "copies"])
+def test_a_model_of_which_there_is_a_copy(
+    tree: Path, needy: Path, damaged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not (needy / "data/copies").exists()  # too little to carry it twice
+    monkeypatch.setattr("callic_archive.archive.commit.COPY_FROM", 0)
+    archive = packed(tree, NeedyPlan(file=tmp_path / "model"), tmp_path / "copied.callic")
+    places = [archive / "data" / name for name in ("models", "copies")]
+    (one,), (other,) = (list(place.iterdir()) for place in places)
+    assert (one.name, one.read_bytes()) == (other.name, other.read_bytes())
+    assert run("verify", archive).code == 0
+    broken = archive / "data" / damaged / one.name
+    broken.write_bytes(broken.read_bytes()[:-1] + b"?")
+    verified = run("verify", archive, "--full", "--json")
+    assert verified.code == 3
+    assert {event["path"] for event in verified.events if event["event"] == "problem"} == {f"data/{damaged}/{one.name}"}
+    unpacked = run("unpack", archive, "-o", tmp_path / "out", "--json")
+    assert unpacked.code == (3 if damaged == "models" else 0)  # told of, though nothing is lost
+    assert snapshot(tmp_path / "out" / "tree") == snapshot(tree)
