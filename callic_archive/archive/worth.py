@@ -33,7 +33,7 @@ MOST_SAVED = 0.4  # of JPEG XL's size; where not even this would be enough, noth
 CROP_LOSS = 0.03  # of JPEG XL's code: what crops cost it more than whole images, beyond what they cost the model
 #: Of the learned code, what an adapter of the collection saves of unknown images (decision 0019: 4 to 6 %), and a model
 #: fitted to it; and of the model's bytes, what coarser weights save then (decision 0026).
-HOPED, HOPED_OF_FITTED, HOPED_OF_BYTES = 0.05, 0.07, 0.15
+HOPED, HOPED_OF_FITTED, HOPED_OF_BYTES = 0.05, 0.10, 0.15
 PRICELESS = 1e12  # bytes of a crop
 SEED = 20260103
 

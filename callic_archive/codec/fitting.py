@@ -38,8 +38,8 @@ from callic_archive.model.quantize import quantize
 from callic_archive.model.weights import IntegerModel, IntegerWeights, ModelSet, load_model, model_file
 
 Image = NDArray[Any]
-#: Steps of training: more for each megapixel of the collection.
-LEAST_STEPS, MOST_STEPS, STEPS_PER_MEGAPIXEL = 200, 1200, 40.0
+#: Steps of training: some, and more for each megapixel; fewer where there is little to code, as its coding takes no longer.
+SOME_STEPS, STEPS_PER_MEGAPIXEL, MOST_STEPS, MOST_PER_MEGAPIXEL = 400, 150.0, 2400, 600.0
 #: Binary places less of the weights that are tried.
 COARSE = (1, 2, 3, 4, 5, 6)
 #: Crops of calibration: batches and crops a batch.
@@ -71,7 +71,8 @@ class FitOptions:
 
 def fitting_steps(total_pixels: float) -> int:
     """Steps for a collection of so many pixels."""
-    return int(min(MOST_STEPS, LEAST_STEPS + STEPS_PER_MEGAPIXEL * total_pixels / 1e6))
+    megapixels = total_pixels / 1e6
+    return max(1, int(min(MOST_STEPS, SOME_STEPS + STEPS_PER_MEGAPIXEL * megapixels, MOST_PER_MEGAPIXEL * megapixels)))
 
 
 @dataclass(frozen=True)
