@@ -95,7 +95,7 @@ class DeflatePlan:
     fits_models: bool = False
 
     def fit_models(
-        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
+        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None], folder: Path
     ) -> Mapping[str, bytes]:
         return {}
 

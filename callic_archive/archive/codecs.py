@@ -129,11 +129,12 @@ class CodecPlan(Protocol):
         ...
 
     def fit_models(
-        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
+        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None], folder: Path
     ) -> Mapping[str, bytes]:
         """Fit the models to a sample of the collection: SHA-256 of a model to the file of the one to use in its place.
 
-        Those that would not save are left out. ``total_pixels`` and ``progress`` as for ``train``.
+        Those that would not save are left out. ``total_pixels`` and ``progress`` as for ``train``; where it was stopped, the
+        next call goes on from what it left in ``folder``.
         """
         ...
 

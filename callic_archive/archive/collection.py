@@ -84,7 +84,7 @@ def fitted_models(
     if sum(source.size for source in sources) >= LEAST_FITTED // 4:  # else not even torch is imported
         found_images = sample()
         if found_images.total_pixels >= LEAST_FITTED:
-            files = plan.fit_models(found_images.images, found_images.total_pixels, progress)
+            files = plan.fit_models(found_images.images, found_images.total_pixels, progress, staging.adapters)
     from callic_archive.model.packed_file import pack_model
 
     named = {}

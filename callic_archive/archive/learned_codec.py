@@ -94,7 +94,7 @@ class CallicPlan:
         return self.adapt in ("model", "all") and bool(self._used())
 
     def fit_models(
-        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
+        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None], folder: Path
     ) -> Mapping[str, bytes]:
         """Fit the models to a sample of the collection; see CodecPlan."""
         from callic_archive.codec.fitting import FitOptions, fit_models
@@ -105,6 +105,7 @@ class CallicPlan:
             options=FitOptions(steps=self.steps, longer=self.longer, device=self.device),
             total_pixels=total_pixels,
             progress=progress,
+            folder=folder,
         )
         return {digest: model.raw for digest, model in fitted.items()}
 

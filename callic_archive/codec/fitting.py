@@ -8,8 +8,14 @@ as it pays: a few thousand bytes of code for tens of thousands of the model, whe
 from __future__ import annotations
 
 import math
+import os
+import pickle
+import time
+import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +55,7 @@ MEASURED = 6
 LICENCE = "as the model it was fitted from ({base}: {licence}); it was fitted to files of whoever packed them"
 LEAST_SIDE = 8
 WARMUP = 0.05
+CHECKPOINT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -107,19 +114,73 @@ def planned(images: Sequence[Image], models: ModelSet, engine: Engine) -> dict[s
 
 
 class _Source:
-    """Random crops of plane groups, by area: a ``BatchSource``."""
+    """Random crops of plane groups, by area."""
 
     def __init__(self, what: _Planned, seed: int, *, turned: bool) -> None:
-        self._what, self._stats, self._turned = what, what.stats, turned
-        self._rng = np.random.default_rng(seed)
+        self._what, self._stats, self._turned, self._seed = what, what.stats, turned, seed
         area = np.array([levels[0].size for levels in what.levels], float)
         self._weights = area / area.sum()
 
-    def batch(self, count: int, size: int) -> Crops:
-        """``count`` crops (N, C, size, size) float32 with statistics."""
-        chosen = self._rng.choice(self._weights.size, count, p=self._weights).tolist()
-        crops = [random_crop(self._what.levels[n], size, self._rng, turned=self._turned) for n in chosen]
+    def batch(self, number: int, count: int, size: int) -> Crops:
+        """``count`` crops (N, C, size, size) float32 with statistics: the same for a ``number``, in every run."""
+        rng = np.random.default_rng((self._seed, number))
+        chosen = rng.choice(self._weights.size, count, p=self._weights).tolist()
+        crops = [random_crop(self._what.levels[n], size, rng, turned=self._turned) for n in chosen]
         return collate(crops, [self._stats[n] for n in chosen])
+
+
+class _Fit:
+    """A model in training, its average and its optimizers; all that a checkpoint holds."""
+
+    def __init__(self, base: IntegerModel, steps: int, options: FitOptions, checkpoint: Path | None) -> None:
+        self.model, self.average = (float_model(base.weights).to(options.device) for _ in range(2))
+        self.optimizers = make_optimizers(self.model, options.rate, "muon")
+        self.done = 0
+        self._what = f"{base.digest} {steps} {replace(options, threads=None)}"
+        self._file, self._saved = checkpoint, time.monotonic()
+        self._parts = {"model": self.model, "average": self.average} | {
+            f"optimizer {n}": optimizer for n, optimizer in enumerate(self.optimizers)
+        }
+        self._resume()
+
+    def _resume(self) -> None:
+        """Go on from the checkpoint, if it is whole and of the same training."""
+        if self._file is None or not self._file.exists():
+            return
+        with suppress(RuntimeError, ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
+            state = torch.load(self._file, weights_only=True)
+            if state["what"] == self._what:
+                for name, part in self._parts.items():
+                    part.load_state_dict(state[name])
+                self.done = int(state["done"])
+
+    def step(self, loss: torch.Tensor, options: FitOptions, steps: int) -> None:
+        """Move the weights down the gradient of ``loss``."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = options.rate * _relative_rate(self.done, steps)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        decay = min(options.ema, (self.done + 1) / (self.done + 10))
+        with torch.no_grad():
+            for a, p in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                a.lerp_(p, 1 - decay)
+        self.done += 1
+
+    def save(self, *, now: bool = False) -> None:
+        """Write the checkpoint, ``now`` or where the last one is older than CHECKPOINT_SECONDS. What cannot be written costs
+        the next start time, and no more."""
+        if self._file is None or (not now and time.monotonic() - self._saved < CHECKPOINT_SECONDS):
+            return
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self._parts.items()}
+        temporary = self._file.with_suffix(".tmp")
+        with suppress(OSError, RuntimeError):  # torch raises either for a full disk
+            torch.save(state | {"what": self._what, "done": self.done}, temporary)
+            os.replace(temporary, self._file)
+        self._saved = time.monotonic()
 
 
 def fit_model(
@@ -128,10 +189,12 @@ def fit_model(
     total_pixels: float,
     options: FitOptions,
     progress: Callable[[int, int], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> tuple[MGCF, _Source]:
-    """The base model's weights after training on plane groups, in floats. ``progress(step, steps)``."""
+    """The base model's weights after training on plane groups, in floats. ``progress(step, steps)`` may raise to stop; with
+    a ``checkpoint`` the next call goes on there."""
     with keep_freed_memory():
-        return _fit(base, what, total_pixels, options, progress)
+        return _fit(base, what, total_pixels, options, progress, checkpoint)
 
 
 def _fit(
@@ -140,38 +203,33 @@ def _fit(
     total_pixels: float,
     options: FitOptions,
     progress: Callable[[int, int], None] | None,
+    checkpoint: Path | None,
 ) -> tuple[MGCF, _Source]:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     steps = options.longer * fitting_steps(total_pixels) if options.steps is None else options.steps
-    model, average = (float_model(base.weights).to(options.device) for _ in range(2))
     source = _Source(what, options.seed, turned=options.turned)
-    optimizers = make_optimizers(model, options.rate, "muon")
-    model.train()
+    fit = _Fit(base, steps, options, checkpoint)
+    fit.model.train()
     kind = torch.device(options.device).type
     native = kind != "cpu" or bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
-    for step in range(steps):
+    while fit.done < steps:
         # large crops last: tiles are coded whole and have few pixels near a border
-        large = step >= 0.67 * steps
-        x, stats = source.batch(*((max(1, options.batch // 4), 2 * options.crop) if large else (options.batch, options.crop)))
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-            for group in optimizer.param_groups:
-                group["lr"] = options.rate * _relative_rate(step, steps)
+        large = fit.done >= 0.67 * steps
+        shape = (max(1, options.batch // 4), 2 * options.crop) if large else (options.batch, options.crop)
+        x, stats = source.batch(fit.done, *shape)
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=native):
-            loss = model.bits(x.to(options.device), stats.map(lambda v: v.to(options.device))).mean()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        decay = min(options.ema, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for a, p in zip(average.parameters(), model.parameters(), strict=True):
-                a.lerp_(p, 1 - decay)
+            loss = fit.model.bits(x.to(options.device), stats.map(lambda v: v.to(options.device))).mean()
+        fit.step(loss, options, steps)
+        fit.save()
         if progress:
-            progress(step + 1, steps)
-    return average.cpu().eval(), source
+            try:
+                progress(fit.done, steps)
+            except BaseException:
+                fit.save(now=True)
+                raise
+    return fit.average.cpu().eval(), source
 
 
 def _relative_rate(step: int, steps: int) -> float:
@@ -187,9 +245,11 @@ def fit_models(
     options: FitOptions = FitOptions(),
     total_pixels: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    folder: Path | None = None,
 ) -> dict[str, IntegerModel]:
     """Models fitted to a sample of a collection, by the SHA-256 of those whose places they take; without those that would
-    not save. ``total_pixels``: pixels (height times width) of the whole collection."""
+    not save. ``total_pixels``: pixels (height times width) of the whole collection. ``folder``: for checkpoints, from which
+    the next call goes on."""
     engine = Engine("auto", options.device, options.threads)
     found = planned(images, models, engine)
     sampled = float(sum(image.shape[0] * image.shape[1] for image in images)) or 1.0
@@ -203,7 +263,8 @@ def fit_models(
             if progress:
                 progress(number * steps + step, len(found) * steps)
 
-        model, source = fit_model(base, what, pixels, options, report)
+        checkpoint = folder / f"fitting-{digest}.pt" if folder is not None else None
+        model, source = fit_model(base, what, pixels, options, report, checkpoint)
         best = _rounded(base, model, source, what, scale, engine)
         if best is not None:
             fitted[digest] = best
@@ -215,7 +276,7 @@ def _rounded(
 ) -> IntegerModel | None:
     """The model in integers with the places that make code and model together smallest; None where the base model's are
     smaller."""
-    calibration = [source.batch(CALIBRATION[1], 64) for _ in range(CALIBRATION[0])]
+    calibration = [source.batch(MOST_STEPS + n, CALIBRATION[1], 64) for n in range(CALIBRATION[0])]
     some = what.plans[:: max(1, len(what.plans) // MEASURED)][:MEASURED]
     seen = sum(_sampled(image) * len(plan.channels) for image, plan in some)
     scale *= sum(levels.size for levels in what.levels) / seen

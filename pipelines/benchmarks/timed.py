@@ -69,10 +69,10 @@ class TimedPlan:
         return bool(self.plan.fits_models)
 
     def fit_models(
-        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
+        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None], folder: Path
     ) -> Mapping[str, bytes]:
         """By the plan inside, timed."""
-        return _timed(self.times, lambda: dict(self.plan.fit_models(images, total_pixels, progress)))
+        return _timed(self.times, lambda: dict(self.plan.fit_models(images, total_pixels, progress, folder)))
 
     def with_fitted(self, files: Mapping[str, Path]) -> CodecPlan:
         """The plan inside with fitted models."""

@@ -31,7 +31,7 @@ class Fitting(DeflatePlan):
     fitted: list[int] = []  # noqa: RUF012 - shared on purpose
 
     def fit_models(
-        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
+        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None], folder: Path
     ) -> Mapping[str, bytes]:
         self.fitted.append(total_pixels)
         return {BASE: RAW}

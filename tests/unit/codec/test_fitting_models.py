@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,3 +106,39 @@ def test_steps_grow_with_the_pixels() -> None:
     assert fitting_steps(0) == 1
     assert fitting_steps(1e12) == MOST_STEPS
     assert [fitting_steps(pixels) for pixels in (0.4e6, 3e6, 10e6)] == [240, 850, 1900]
+
+
+def test_what_was_stopped_goes_on_and_ends_alike(tmp_path: Path) -> None:
+    images = [texture(160, 0)]
+
+    def fit(folder: Path | None, stop_at: int | None = None) -> tuple[list[int], dict[str, IntegerModel]]:
+        seen: list[int] = []
+
+        def progress(step: int, steps: int) -> None:
+            seen.append(step)
+            if step == stop_at:
+                raise InterruptedError
+
+        return seen, fit_models(images, models=tiny_models(), options=QUICK, progress=progress, folder=folder)
+
+    whole = fit(None)[1]
+    with pytest.raises(InterruptedError):
+        fit(tmp_path, stop_at=11)
+    steps, resumed = fit(tmp_path)
+    assert steps == list(range(12, 31))
+    assert {model.digest for model in resumed.values()} == {model.digest for model in whole.values()}
+    (checkpoint,) = tmp_path.iterdir()
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(InterruptedError):  # damaged: from the beginning
+        fit(tmp_path, stop_at=3)
+    other = replace(QUICK, rate=1e-3)  # of another training: from the beginning too
+    told: list[int] = []
+    fit_models(images, models=tiny_models(), options=other, progress=lambda step, _: told.append(step), folder=tmp_path)
+    assert told[0] == 1
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callic_archive.codec.fitting.CHECKPOINT_SECONDS", 0.0)
+    folder = tmp_path / "missing"
+    options = replace(QUICK, steps=2)
+    assert len(fit_models([texture(160, 0)], models=tiny_models(), options=options, folder=folder)) == 1
