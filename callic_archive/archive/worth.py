@@ -37,8 +37,9 @@ HOPED, HOPED_OF_FITTED, HOPED_OF_BYTES = 0.05, 0.10, 0.15
 PRICELESS = 1e12  # bytes of a crop
 SEED = 20260103
 
-#: What matters of an image for the choice of models: those that it is coded with where all are there.
-Kind = tuple[str, ...]
+#: What matters of an image for the choice of models: those that it is coded with where all are there, and whether it looks
+#: drawn: then a model codes it only where that is smaller.
+Kind = tuple[tuple[str, ...], bool]
 
 
 @dataclass(frozen=True)
@@ -110,13 +111,13 @@ def judge(plan: CodecPlan, sample: Sample, adapters: Sequence[bytes] | None = No
         return Verdict()
     kinds: dict[Kind, list[Image]] = defaultdict(list)
     for image in sample.images:
-        kind = plan.models_for(image)
-        if kind:  # others need no model, or one that is not at hand
-            kinds[kind].append(image)
+        models = plan.models_for(image)
+        if models:  # others need no model, or one that is not at hand
+            kinds[models, _drawn(image)].append(image)
     enough = sample.total_pixels >= (LEAST_FITTED if plan.fits_models else LEAST_PIXELS)
     hoped = (plan.trains or plan.fits_models) and adapters is None and enough
     hope = (HOPED_OF_FITTED if plan.fits_models else HOPED) if hoped else 0.0
-    measures = {kind: _Measure(images, 1 - hope) for kind, images in kinds.items()}
+    measures = {kind: _Measure(images, 1 - hope, drawn=kind[1]) for kind, images in kinds.items()}
     shrinks = HOPED_OF_BYTES if hoped and plan.fits_models else 0.0
     weighed = _weighed(plan, measures, adapters or (), 1 - shrinks)
     kept = max(weighed, key=lambda option: (option.net, len(option.models)))
@@ -130,7 +131,7 @@ def judge(plan: CodecPlan, sample: Sample, adapters: Sequence[bytes] | None = No
         max(0, round(rival.saved - kept.saved)),
         round(rival.cost - kept.cost),
         rival.measured,
-        smaller=any(kind != way for kind, way in kept.served.items()),
+        smaller=any(models != way for (models, _), way in kept.served.items()),
         hoped=hoped and bool(kept.models),
     )
 
@@ -190,11 +191,11 @@ def _subsets(digests: Iterable[str]) -> Iterable[tuple[str, ...]]:
 class _Measure:
     """Images of one kind: their crops coded as JPEG XL and by models, each once and only when it is asked for."""
 
-    def __init__(self, images: Sequence[Image], factor: float) -> None:
-        """``factor``: of the learned code, what will be left of it."""
-        self.example = images[0]
-        images = [image for image in images if not _drawn(image)]
-        self._crops = _crops(images)
+    def __init__(self, images: Sequence[Image], factor: float, *, drawn: bool) -> None:
+        """``factor``: of the learned code, what will be left of it. ``drawn``: the images have other codings where these are
+        smaller; fewer crops tell."""
+        self.example, self._drawn = images[0], drawn
+        self._crops = _crops(images, PIXELS if drawn else MOST_PIXELS)
         self._scale = sum(i.size for i in images) / max(1, sum(crop.size for crop in self._crops))
         self._factor = factor
         self._other: dict[int, list[float]] = {}
@@ -209,8 +210,10 @@ class _Measure:
         others = self._as_jpegxl(9)
         if way not in self._own:
             codec = plan.open() if self._crops else None
-            coded = [_coded(crop, codec, other) for crop, other in zip(self._crops, others, strict=True)]
-            self._own[way] = self._factor * sum(coded)
+            coded = [self._factor * _coded(crop, codec, other) for crop, other in zip(self._crops, others, strict=True)]
+            if self._drawn:
+                coded = [min(one, other) for one, other in zip(coded, others, strict=True)]
+            self._own[way] = sum(coded)
         return self._scale * (sum(others) - self._own[way])
 
     def _as_jpegxl(self, effort: int) -> list[float]:
@@ -234,14 +237,14 @@ def _coded(crop: Image, codec: Codec | None, other: float) -> float:
 
 
 def _drawn(image: Image) -> bool:
-    """Whether an image is one for conventional coders anyway; what is tiny is tried with all of them."""
+    """Whether conventional coders are tried too; what is tiny is left to whatever is smallest."""
     return image.nbytes > TINY and look_at(image).drawn(image.shape[2] if image.ndim == 3 else 1)
 
 
-def _crops(images: Sequence[Image]) -> list[Image]:
+def _crops(images: Sequence[Image], at_most: int) -> list[Image]:
     chance = random.Random(SEED)
     crops: list[Image] = []
-    most = min(max(PIXELS, sum(i.shape[0] * i.shape[1] for i in images) // SHARE), MOST_PIXELS)
+    most = min(max(PIXELS, sum(i.shape[0] * i.shape[1] for i in images) // SHARE), at_most)
     for image in chance.sample(images, min(CROPS, len(images))):
         if sum(crop.shape[0] * crop.shape[1] for crop in crops) >= most:
             break

@@ -40,7 +40,7 @@ from callic_archive.model.allocator import keep_freed_memory
 from callic_archive.model.dequantize import float_model
 from callic_archive.model.mgcf import MGCF
 from callic_archive.model.packed_file import pack_model
-from callic_archive.model.quantize import quantize
+from callic_archive.model.quantize import quantize, trace
 from callic_archive.model.weights import IntegerModel, IntegerWeights, ModelSet, load_model, model_file
 
 Image = NDArray[Any]
@@ -276,7 +276,7 @@ def _rounded(
 ) -> IntegerModel | None:
     """The model in integers with the places that make code and model together smallest; None where the base model's are
     smaller."""
-    calibration = [source.batch(MOST_STEPS + n, CALIBRATION[1], 64) for n in range(CALIBRATION[0])]
+    traces = trace(model, [source.batch(MOST_STEPS + n, CALIBRATION[1], 64) for n in range(CALIBRATION[0])])
     some = what.plans[:: max(1, len(what.plans) // MEASURED)][:MEASURED]
     seen = sum(_sampled(image) * len(plan.channels) for image, plan in some)
     scale *= sum(levels.size for levels in what.levels) / seen
@@ -288,7 +288,7 @@ def _rounded(
     best, least = None, total(base)
     for coarse in COARSE:
         try:
-            candidate = _model(base, quantize(model, calibration, coarse=coarse))
+            candidate = _model(base, quantize(model, traces, coarse=coarse))
             size = total(candidate)
         except InexactModel:
             continue

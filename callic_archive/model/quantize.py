@@ -46,6 +46,7 @@ class _Range:
     samples: list[Tensor] = field(default_factory=list)
     products: Tensor | float = 0.0  # sum of x x^T, of the inputs of a linear layer
     count: int = 0
+    fractions: dict[int, int] = field(default_factory=dict)  # those that were chosen, by the limit
 
     def add_inputs(self, values: Tensor) -> None:
         """Of vectors (..., in) that go into a linear layer."""
@@ -66,6 +67,8 @@ class _Range:
 
     def fraction(self, limit: int) -> int:
         """Binary places with the least mean squared error at saturation ``+-limit``."""
+        if limit in self.fractions:
+            return self.fractions[limit]
         values = torch.cat(self.samples).double()
         errors = {}
         for places in range(-2, 15):
@@ -73,7 +76,12 @@ class _Range:
             errors[places] = float(
                 (scaled.round().clamp(-limit, limit) / 2.0**places - values).square().mean()
             )
-        return min(errors, key=lambda p: errors[p])
+        self.fractions[limit] = min(errors, key=lambda p: errors[p])
+        return self.fractions[limit]
+
+
+#: What was seen of each activation, by its name.
+Traces = dict[str, _Range]
 
 
 def _bare(norm: torch.nn.LayerNorm, values: Tensor) -> Tensor:
@@ -147,8 +155,10 @@ def _quantize_depthwise(kernel: Float, bias: Float, in_fraction: int, out_fracti
 
 
 @torch.no_grad()
-def _trace(model: MGCF, batches: list[tuple[Tensor, PlaneStats]]) -> dict[str, _Range]:
-    """Run the float model on calibration crops and sample every activation that gets a fraction."""
+def trace(model: MGCF, batches: list[tuple[Tensor, PlaneStats]]) -> Traces:
+    """Run the float model on calibration crops, batches of levels (N, C, H, W) with their statistics, and sample every
+    activation that gets a fraction."""
+    model = model.cpu().eval()
     ranges: dict[str, _Range] = {}
 
     def see(name: str, values: Tensor) -> None:
@@ -198,7 +208,7 @@ def head_units(model: MGCF) -> Float:
 
 def quantize(
     model: MGCF,
-    calibration: list[tuple[Tensor, PlaneStats]],
+    calibration: list[tuple[Tensor, PlaneStats]] | Traces,
     *,
     weight_limit: int = 127,
     coarse: int = 0,
@@ -206,12 +216,13 @@ def quantize(
 ) -> IntegerWeights:
     """Round a trained model to integers and prove its bounds.
 
-    ``calibration``: batches of levels (N, C, H, W) with their statistics; ``weight_limit`` and ``coarse``: of the blocks'
+    ``calibration``: batches of levels (N, C, H, W) with their statistics, or what :func:`trace` gave of them;
+    ``weight_limit`` and ``coarse``: of the blocks'
     weights, see :func:`quantize_linear`. Raises InexactModel.
     """
     config = model.config
     model = model.cpu().eval()
-    ranges = _trace(model, calibration)
+    ranges = calibration if isinstance(calibration, dict) else trace(model, calibration)
     stream_peak = max(float(torch.cat(r.samples).abs().max()) for n, r in ranges.items() if n == "stream")
     stream = max(4, min(12, math.floor(math.log2(tables.STREAM_MAX / (HEADROOM * stream_peak)))))
     if report:

@@ -17,7 +17,7 @@ from callic_archive.archive.collection import Sample, take_sample
 from callic_archive.archive.learned_codec import CallicPlan
 from callic_archive.archive.scan import scan
 from callic_archive.archive.staging import Staging
-from callic_archive.archive.worth import Verdict, judge, weigh, weigh_again
+from callic_archive.archive.worth import Verdict, _drawn, judge, weigh, weigh_again
 from callic_archive.errors import ForeignCodecMissing
 from callic_archive.model.packed_file import pack_model
 from callic_archive.model.weights import ModelSet
@@ -114,6 +114,17 @@ def test_what_is_not_enough_at_best_is_not_measured(plan: Weighed, monkeypatch: 
 def test_models_that_save_nothing_are_declined_however_many_images(plan: Weighed) -> None:
     found = judge(replace(plan, bytes_a_sample=0.9), sampled(*[noisy(200, 200)] * 20))
     assert found == Verdict((GRAY, COLOUR), 0, len(pack_model(random(15_200))), True)
+
+
+def test_images_that_look_drawn_count_where_the_model_is_smaller(plan: Weighed) -> None:
+    chance = np.random.default_rng(3)
+    faint = (100 + (chance.random((200, 200)) < 0.1)).astype(np.uint8)
+    assert _drawn(faint)
+    assert judge(plan, sampled(*[faint] * 20)).declined == (COLOUR,)
+    # A model that codes them worse takes nothing from what it saves on others.
+    worse = replace(plan, bytes_a_sample=0.5)
+    both = judge(worse, sampled(*[faint] * 20, *[noisy(200, 200)] * 20))
+    assert both == judge(worse, sampled(*[noisy(200, 200)] * 20))
 
 
 def test_images_that_need_both_models_pay_for_both_together(plan: Weighed) -> None:
