@@ -278,12 +278,11 @@ def test_a_wide_triple_needs_no_model_of_three_planes() -> None:
 
 
 @pytest.mark.skipif(not (SHARED / "eval/mr").is_dir(), reason="needs the shared images (set CALLIC_SHARED)")
-def test_ten_slices_of_an_mr_series_earn_the_small_model_for_gray_planes_alone() -> None:
+def test_ten_slices_of_an_mr_series_earn_the_tiny_model_for_gray_planes_alone() -> None:
     sample = take_sample(scan((str(SHARED / "eval/mr"),)).sources)
     assert len(sample.images) == 10
-    found = judge(CallicPlan(adapt="collection", learned="auto"), sample)
-    declined = [model.name for model in ModelSet.default() if model.digest in found.declined]
-    assert declined == ["rgb8", "gray16", "rgb8-small"]
+    found = judge(CallicPlan(adapt="model", learned="auto"), sample)
+    assert [model.name for model in ModelSet.default() if model.digest not in found.declined] == ["gray16-tiny"]
     assert found.smaller
     assert (found.saved, found.cost) == (0, 0)
 
@@ -298,7 +297,7 @@ def test_what_an_image_really_needs_counts_not_its_channels() -> None:
     assert plan.models_for(np.dstack([a, b, b // 2, opaque])) == (models["rgb8"],), "constant planes need none"
     assert plan.models_for(np.dstack([a, b, b // 2, b // 3])) == (models["gray16"], models["rgb8"])
     assert plan.models_for(opaque) == ()
-    gone = plan.declining([models["gray16"], models["gray16-small"]])
+    gone = plan.declining([models[name] for name in ("gray16", "gray16-small", "gray16-tiny")])
     assert gone.models_for(np.dstack([a, b, a])) is None
     assert gone.models_for(np.dstack([a, b, b // 2])) == (models["rgb8"],)
 
@@ -315,10 +314,9 @@ def test_crops_that_show_less_than_their_images_stop_nothing() -> None:
 
 
 def test_images_without_models_are_left_out_of_training() -> None:
-    plan = CallicPlan(adapt="collection", steps=2, learned="auto", quick=True)
-    colour, gray = plan.model_files()  # in the order of preference
-    names = {model.digest: model.name for model in ModelSet.default()}
-    assert [names[colour], names[gray]] == ["rgb8-small", "gray16-small"]
+    digests = {model.name: model.digest for model in ModelSet.default()}
+    colour, gray = digests["rgb8-tiny"], digests["gray16-tiny"]
+    plan = CallicPlan(adapt="collection", steps=2, learned="auto").declining({*digests.values()} - {colour, gray})
     only = plan.declining([gray])
     trained = only.train([noisy(150, 150), noisy(150, 150, 3)], 10**9, lambda *_: None)
     assert len(trained) <= 1
