@@ -106,7 +106,7 @@ def _execute(run: PackRun, resources: Resources, watch: PackWatch, stop: StopSig
     def step(done: int, total: int) -> None:
         watch.step(done, total)
         if stop.requested is not None:
-            raise StoppedEarly(f"stopped by {stop.requested}; run the same command again to begin anew")
+            raise StoppedEarly(f"stopped by {stop.requested}; run the same command again to go on")
 
     if run.plan.fits_models:
         watch.stage("fitting the models to the collection")
