@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from callic_archive.archive.candidates import TINY, look_at
 from callic_archive.archive.codecs import Codec, CodecPlan, Image
@@ -29,6 +29,7 @@ from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing, Unkno
 
 CROP, CROPS = 384, 24  # side of a crop; of images that may be smaller, so many at most
 PIXELS, MOST_PIXELS, SHARE = 4 * CROP * CROP, 12 * CROP * CROP, 8  # in crops of a kind: an eighth of all, between these
+WHOLE = 5_000_000  # pixels of a kind up to which the images themselves are coded, once what fits them is there
 MOST_SAVED = 0.4  # of JPEG XL's size; where not even this would be enough, nothing is measured
 CROP_LOSS = 0.03  # of JPEG XL's code: what crops cost it more than whole images, beyond what they cost the model
 #: Of the learned code, what an adapter of the collection saves of unknown images (decision 0019: 4 to 6 %), and a model
@@ -117,7 +118,8 @@ def judge(plan: CodecPlan, sample: Sample, adapters: Sequence[bytes] | None = No
     enough = sample.total_pixels >= (LEAST_FITTED if plan.fits_models else LEAST_PIXELS)
     hoped = (plan.trains or plan.fits_models) and adapters is None and enough
     hope = (HOPED_OF_FITTED if plan.fits_models else HOPED) if hoped else 0.0
-    measures = {kind: _Measure(images, 1 - hope, drawn=kind[1]) for kind, images in kinds.items()}
+    fitted = plan.fits_models and adapters is not None
+    measures = {kind: _Measure(images, 1 - hope, drawn=kind[1], fitted=fitted) for kind, images in kinds.items()}
     shrinks = HOPED_OF_BYTES if hoped and plan.fits_models else 0.0
     weighed = _weighed(plan, measures, adapters or (), 1 - shrinks)
     kept = max(weighed, key=lambda option: (option.net, len(option.models)))
@@ -191,12 +193,13 @@ def _subsets(digests: Iterable[str]) -> Iterable[tuple[str, ...]]:
 class _Measure:
     """Images of one kind: their crops coded as JPEG XL and by models, each once and only when it is asked for."""
 
-    def __init__(self, images: Sequence[Image], factor: float, *, drawn: bool) -> None:
+    def __init__(self, images: Sequence[Image], factor: float, *, drawn: bool, fitted: bool) -> None:
         """``factor``: of the learned code, what will be left of it. ``drawn``: the images have other codings where these are
-        smaller; fewer crops tell."""
+        smaller; fewer crops tell. ``fitted``: the models are, so there is one way only, and whole images can be coded."""
         self.example, self._drawn = images[0], drawn
-        self._crops = _crops(images, PIXELS if drawn else MOST_PIXELS)
-        self._scale = sum(i.size for i in images) / max(1, sum(crop.size for crop in self._crops))
+        whole = fitted and sum(image.shape[0] * image.shape[1] for image in images) <= WHOLE
+        self._crops = [_Crop(i, False) for i in images] if whole else _crops(images, PIXELS if drawn else MOST_PIXELS)
+        self._scale = sum(i.size for i in images) / max(1, sum(crop.image.size for crop in self._crops))
         self._factor = factor
         self._other: dict[int, list[float]] = {}
         self._own: dict[tuple[str, ...], float] = {}
@@ -210,20 +213,21 @@ class _Measure:
         others = self._as_jpegxl(9)
         if way not in self._own:
             codec = plan.open() if self._crops else None
-            coded = [self._factor * _coded(crop, codec, other) for crop, other in zip(self._crops, others, strict=True)]
+            coded = [self._factor * _coded(crop.image, codec, other) for crop, other in zip(self._crops, others, strict=True)]
             if self._drawn:
                 coded = [min(one, other) for one, other in zip(coded, others, strict=True)]
             self._own[way] = sum(coded)
         return self._scale * (sum(others) - self._own[way])
 
     def _as_jpegxl(self, effort: int) -> list[float]:
-        """Bytes of each crop, as part of the image that it is cut from; whole small images have a side below CROP."""
+        """Bytes of each crop, as part of the image that it is cut from; of whole images as they are."""
         if effort not in self._other:
             try:
-                sizes = [float(min(len(encode_foreign(crop, "jpegxl", effort)), crop.nbytes)) for crop in self._crops]
+                images = [crop.image for crop in self._crops]
+                sizes = [float(min(len(encode_foreign(image, "jpegxl", effort)), image.nbytes)) for image in images]
             except (ForeignCodecMissing, ForeignCodecFailed):
                 sizes = [PRICELESS] * len(self._crops)  # there is nothing that could take a model's place
-            parts = (1 - CROP_LOSS if max(crop.shape[:2]) == CROP else 1.0 for crop in self._crops)
+            parts = (1 - CROP_LOSS if crop.cut else 1.0 for crop in self._crops)
             self._other[effort] = [size * part for size, part in zip(sizes, parts, strict=True)]
         return self._other[effort]
 
@@ -241,14 +245,22 @@ def _drawn(image: Image) -> bool:
     return image.nbytes > TINY and look_at(image).drawn(image.shape[2] if image.ndim == 3 else 1)
 
 
-def _crops(images: Sequence[Image], at_most: int) -> list[Image]:
+class _Crop(NamedTuple):
+    """A part of an image; ``cut``: not all of it."""
+
+    image: Image
+    cut: bool
+
+
+def _crops(images: Sequence[Image], at_most: int) -> list[_Crop]:
     chance = random.Random(SEED)
-    crops: list[Image] = []
+    crops: list[_Crop] = []
     most = min(max(PIXELS, sum(i.shape[0] * i.shape[1] for i in images) // SHARE), at_most)
     for image in chance.sample(images, min(CROPS, len(images))):
-        if sum(crop.shape[0] * crop.shape[1] for crop in crops) >= most:
+        if sum(crop.image.shape[0] * crop.image.shape[1] for crop in crops) >= most:
             break
         top = chance.randint(0, max(0, image.shape[0] - CROP))
         left = chance.randint(0, max(0, image.shape[1] - CROP))
-        crops.append(image[top : top + CROP, left : left + CROP].copy())
+        part = image[top : top + CROP, left : left + CROP].copy()
+        crops.append(_Crop(part, part.shape != image.shape))
     return crops

@@ -14,10 +14,11 @@ from callic_archive.archive import worth
 from callic_archive.archive.candidates import smallest
 from callic_archive.archive.codecs import Image
 from callic_archive.archive.collection import Sample, take_sample
+from callic_archive.archive.image_coding import encode_foreign
 from callic_archive.archive.learned_codec import CallicPlan
 from callic_archive.archive.scan import scan
 from callic_archive.archive.staging import Staging
-from callic_archive.archive.worth import Verdict, _drawn, judge, weigh, weigh_again
+from callic_archive.archive.worth import CROP, Verdict, _drawn, judge, weigh, weigh_again
 from callic_archive.errors import ForeignCodecMissing
 from callic_archive.model.packed_file import pack_model
 from callic_archive.model.weights import ModelSet
@@ -125,6 +126,27 @@ def test_images_that_look_drawn_count_where_the_model_is_smaller(plan: Weighed) 
     worse = replace(plan, bytes_a_sample=0.5)
     both = judge(worse, sampled(*[faint] * 20, *[noisy(200, 200)] * 20))
     assert both == judge(worse, sampled(*[noisy(200, 200)] * 20))
+
+
+def test_images_that_are_no_larger_than_a_crop_are_taken_as_they_are(plan: Weighed) -> None:
+    # A crop of JPEG XL's is taken for 3 % less: of whole images that would make models seem worth less than they are.
+    other = len(encode_foreign(noisy(CROP, CROP), "jpegxl", 9))
+    (plan.folder / GRAY).write_bytes(random(round(0.285 * other)))
+    plan = replace(plan, bytes_a_sample=0.7 * other / CROP**2)
+    assert judge(plan, sampled(noisy(CROP, CROP))).declined == (COLOUR,)
+    assert judge(plan, sampled(noisy(CROP + 1, CROP))).declined == (GRAY, COLOUR)
+
+
+def test_what_was_fitted_is_weighed_on_whole_images(plan: Weighed, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    encode = Ideal.encode
+    monkeypatch.setattr(Ideal, "encode", lambda self, image: seen.append(image.shape) or encode(self, image))
+    images = sampled(noisy(500, 700), noisy(450, 450))
+    judge(replace(plan, fits_models=True), images, ())
+    assert seen == [(500, 700), (450, 450)]
+    seen.clear()
+    judge(replace(plan, fits_models=True), images)
+    assert set(seen) == {(CROP, CROP)}
 
 
 def test_images_that_need_both_models_pay_for_both_together(plan: Weighed) -> None:
