@@ -307,8 +307,8 @@ def grids(record: dict[str, Any], others: dict[str, Any]) -> list[Grid]:
                 "adapters",
             ),
             whole_rows,
-            "--adapt none and collection with `--learned always`; default: `pack` as it comes, which leaves out models that "
-            f"do not pay. {_where_models_lose(record, others)}",
+            "--adapt none and collection with `--learned always`; default: `pack` as it comes, which fits models to the "
+            f"set (decision 0026) and leaves out those that do not pay. {_where_models_lose(record, others)}",
         ),
         Grid(
             "What came back",
