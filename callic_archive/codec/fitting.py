@@ -276,6 +276,8 @@ def _rounded(
 ) -> IntegerModel | None:
     """The model in integers with the places that make code and model together smallest; None where the base model's are
     smaller."""
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+        return None  # training ran away
     traces = trace(model, [source.batch(MOST_STEPS + n, CALIBRATION[1], 64) for n in range(CALIBRATION[0])])
     some = what.plans[:: max(1, len(what.plans) // MEASURED)][:MEASURED]
     seen = sum(_sampled(image) * len(plan.channels) for image, plan in some)

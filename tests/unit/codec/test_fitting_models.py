@@ -79,6 +79,11 @@ def test_a_model_that_does_not_save_is_left_out() -> None:
     assert fit_models([noise], models=tiny_models(), options=spoilt, total_pixels=1e9) == {}
 
 
+def test_a_training_that_ran_away_leaves_the_base_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callic_archive.codec.fitting._relative_rate", lambda *_: float("nan"))
+    assert fit_models([texture(160, 0)], models=tiny_models(), options=replace(QUICK, steps=2)) == {}
+
+
 def test_models_of_which_no_image_has_need_are_left_alone() -> None:
     constant, tiny = np.full((90, 90), 7, np.uint8), texture(160, 0)[:5, :5]
     assert fit_models([constant, tiny], models=tiny_models(), options=QUICK) == {}
