@@ -56,14 +56,21 @@ def collection_adapters(
     if earlier is not None:
         return earlier
     payloads: Mapping[str, bytes] = {}
-    if sum(source.size for source in sources) >= LEAST_PIXELS // 4:  # else not even torch is imported
-        found_images = sample()
-        if found_images.total_pixels >= LEAST_PIXELS:
-            payloads = plan.train(found_images.images, found_images.total_pixels, progress)
+    found = _enough(sources, sample, LEAST_PIXELS)
+    if found is not None:
+        payloads = plan.train(found.images, found.total_pixels, progress)
     for digest, payload in payloads.items():
         atomic_write(staging.adapters / digest, payload)
     atomic_write(done, json.dumps(sorted(payloads)).encode())
     return payloads
+
+
+def _enough(sources: list[Source], sample: Callable[[], Sample], least: int) -> Sample | None:
+    """The sample of a collection of at least so many pixels; of files that cannot hold them, none is even taken."""
+    if sum(source.size for source in sources) < least // 4:  # not even torch is imported
+        return None
+    found = sample()
+    return found if found.total_pixels >= least else None
 
 
 def fitted_models(
@@ -81,10 +88,9 @@ def fitted_models(
     if earlier is not None:
         return earlier
     files: Mapping[str, bytes] = {}
-    if sum(source.size for source in sources) >= LEAST_FITTED // 4:  # else not even torch is imported
-        found_images = sample()
-        if found_images.total_pixels >= LEAST_FITTED:
-            files = plan.fit_models(found_images.images, found_images.total_pixels, progress, staging.adapters)
+    found = _enough(sources, sample, LEAST_FITTED)
+    if found is not None:
+        files = plan.fit_models(found.images, found.total_pixels, progress, staging.adapters)
     from callic_archive.model.packed_file import pack_model
 
     named = {}
