@@ -21,17 +21,8 @@ from torch import Tensor, nn
 
 from callic_archive.model.config import EMBED_TAPS, TAPS, MGCFConfig, causal_taps
 from callic_archive.model.depthwise import masked_depthwise
-
-#: Knee of the companding of residual features, in units: linear below, logarithmic above.
-COMPAND_KNEE = 16.0
-#: Residual features are cut at this many units (the integer table ends there).
-COMPAND_LIMIT = 1023.9375
-#: One head output moves a mean by this many units ("scaled mean outputs": larger steps make early training
-#: unstable).
-MEAN_GAIN = 8.0
-#: Log-scales of the mixture, in nats relative to the unit; the integer tables span the same range.
-LOG_SCALE_MIN, LOG_SCALE_MAX = -256 / 32 * math.log(2), 383 / 32 * math.log(2)
-
+from callic_archive.model.ends_cpu import COMPAND_KNEE, COMPAND_LIMIT, LOG_SCALE_MAX, LOG_SCALE_MIN, MEAN_GAIN
+from callic_archive.model.fused import can_fuse, fused_bits
 
 @dataclass(frozen=True)
 class PlaneStats:
@@ -190,6 +181,9 @@ class MGCF(nn.Module):
 
     def bits(self, x: Tensor, stats: PlaneStats) -> Tensor:
         """Code length of every pixel in bits (N, H, W), all channels together, from levels x (N, C, H, W)."""
+        if can_fuse(x, self.config.dim):
+            kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+            return fused_bits(self, x, stats, kind)
         head, skip = self(x, stats)
         return mixture_bits(head, skip, x, stats, self.config)
 
