@@ -14,7 +14,18 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from callic_archive.model.vectors import LANES, constant, exp, fma, load, magnitude, signed, store, total
+from callic_archive.model.vectors import (
+    LANES,
+    constant,
+    exp,
+    fma,
+    inlined,
+    load,
+    magnitude,
+    signed,
+    store,
+    total,
+)
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -39,7 +50,7 @@ def chunks(pixels: int) -> int:
     return -(-pixels // CHUNK)
 
 
-@njit(inline="always")
+@inlined
 def _normalise_row(x: F32, at: int, hat: Narrow, width: int) -> np.float32:
     sums = constant(0.0)
     for c in range(0, width, LANES):
@@ -125,7 +136,7 @@ def normalise_backward(
                 store(part, c, load(part, c) + value)
 
 
-@njit(inline="always")
+@inlined
 def _normal(x: Any, bell: Any) -> Any:
     """The normal distribution up to x; ``bell``: exp(-x^2 / 2). Abramowitz and Stegun, 7.1.26 (error below 1.5e-7)."""
     t = constant(1.0) / fma(magnitude(x), constant(0.3275911 * 0.7071067811865476), constant(1.0))
@@ -174,7 +185,7 @@ def times_slope(grad: Narrow, slope: Narrow, sums: F32, width: int) -> None:
                 store(part, c, load(part, c) + value)
 
 
-@njit(inline="always")
+@inlined
 def _radius(taps: I64) -> int:
     radius = 0
     for t in range(taps.shape[0]):
@@ -182,7 +193,7 @@ def _radius(taps: I64) -> int:
     return radius
 
 
-@njit(inline="always")
+@inlined
 def _offsets(taps: I64, sign: int, row: int, radius: int, line: int, offsets: I64) -> None:
     """Where in a ring of 2 * radius + 1 padded lines each tap of ``row`` lies, from the pixel's own column on."""
     ring = 2 * radius + 1
@@ -191,7 +202,7 @@ def _offsets(taps: I64, sign: int, row: int, radius: int, line: int, offsets: I6
         offsets[t] = ((row + di + ring) % ring) * line + (dj + radius) * STRIPE
 
 
-@njit(inline="always")
+@inlined
 def _clear(lines: F32, start: int, line: int, whole: int, stripes: int) -> None:
     """One line of every stripe's ring becomes zeros."""
     for s in range(stripes):
@@ -199,8 +210,10 @@ def _clear(lines: F32, start: int, line: int, whole: int, stripes: int) -> None:
             store(lines, n, constant(0.0))
 
 
-@njit(inline="always")
-def _fill(av: Narrow, bias: F32, row: int, stride: int, first: int, width: int, lines: F32, at: int, whole: int, stripes: int) -> None:
+@inlined
+def _fill(
+    av: Narrow, bias: F32, row: int, stride: int, first: int, width: int, lines: F32, at: int, whole: int, stripes: int
+) -> None:
     """One line of ``a`` with its bias, from pixel ``row`` on, into the rings of all stripes."""
     for j in range(width):
         source = (row + j) * stride + first
@@ -210,8 +223,10 @@ def _fill(av: Narrow, bias: F32, row: int, stride: int, first: int, width: int, 
                 store(lines, s * whole + at + j * STRIPE + c, value)
 
 
-@njit(inline="always")
-def _convolve(lines: F32, base: int, offsets: I64, kernel: F32, channels: int, first: int, width: int, acc: F32, out: int) -> None:
+@inlined
+def _convolve(
+    lines: F32, base: int, offsets: I64, kernel: F32, channels: int, first: int, width: int, acc: F32, out: int
+) -> None:
     """acc[out + j] = sum over taps of kernel[t] * lines[base + offsets[t] + j], one stripe of channels from ``first`` on: four
     pixels at a time share a tap's weights."""
     j = 0
@@ -251,7 +266,7 @@ def _convolve(lines: F32, base: int, offsets: I64, kernel: F32, channels: int, f
         out += STRIPE
 
 
-@njit(inline="always")
+@inlined
 def _correlate(lines: F32, base: int, offsets: I64, row: F32, at: int, width: int, channels: int, first: int, out: F32) -> None:
     """out[t] += sum over j of row[at + j] * lines[base + offsets[t] + j], one stripe: four taps at a time, which share what is
     loaded of the row."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +10,15 @@ from typing import Any
 TAPS: tuple[tuple[int, int], ...] = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0))
 #: The first four lie inside the masked 3x3 kernel of the embedding; all six feed the linear skip prediction.
 EMBED_TAPS = 4
+#: Knee of the companding of residual features, in units: linear below, logarithmic above.
+COMPAND_KNEE = 16.0
+#: Residual features are cut at this many units (the integer table ends there).
+COMPAND_LIMIT = 1023.9375
+#: One head output moves a mean by this many units ("scaled mean outputs": larger steps make early training
+#: unstable).
+MEAN_GAIN = 8.0
+#: Log-scales of the mixture, in nats relative to the unit; the integer tables span the same range.
+LOG_SCALE_MIN, LOG_SCALE_MAX = -256 / 32 * math.log(2), 383 / 32 * math.log(2)
 #: LayerNorm's integer sums are exact up to this width; the other two bound what a hostile file can ask for.
 MAX_DIM, MAX_DEPTH, MAX_MLP_RATIO = 4096, 64, 16
 

@@ -7,17 +7,28 @@ Planes are flat: x and skip (N, C, H, W); features (F, N, H, W) and head outputs
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from callic_archive.model.config import (
+    COMPAND_KNEE,
+    COMPAND_LIMIT,
+    EMBED_TAPS,
+    LOG_SCALE_MAX,
+    LOG_SCALE_MIN,
+    MEAN_GAIN,
+    TAPS,
+)
 from callic_archive.model.vectors import (
     LANES,
     choose,
     constant,
     exp,
     fma,
+    inlined,
     larger,
     load,
     log,
@@ -30,21 +41,11 @@ from callic_archive.model.vectors import (
 )
 
 F32 = NDArray[np.float32]
-#: Knee of the companding of residual features, in units: linear below, logarithmic above.
-COMPAND_KNEE = 16.0
-#: Residual features are cut at this many units (the integer table ends there).
-COMPAND_LIMIT = 1023.9375
-#: One head output moves a mean by this many units ("scaled mean outputs": larger steps make early training
-#: unstable).
-MEAN_GAIN = 8.0
-#: Log-scales of the mixture, in nats relative to the unit; the integer tables span the same range.
-LOG_SCALE_MIN, LOG_SCALE_MAX = -256 / 32 * math.log(2), 383 / 32 * math.log(2)
-_TAPS = 6
-_EMBED = 4
+_TAPS, _EMBED = len(TAPS), EMBED_TAPS
 _PER_NAT = 1 / math.log(2)
 
 
-@njit(inline="always")
+@inlined
 def _neighbours(x: F32, plane: int, i: int, width: int, mid: np.float32, lines: F32) -> None:
     """The six causal neighbours of row ``i`` of a plane, one line each, as ``mgcf.neighbours`` defines them."""
     at = plane + i * width
@@ -123,6 +124,36 @@ def features_backward(
                 out[row, c * (_TAPS - 1) + t] = total(load(sums, t * LANES))
 
 
+@inlined
+def _less_than_one(wide: Any, rest: Any) -> Any:
+    """``1 - exp(-wide)``, given ``rest = exp(-wide)``; by its series where that would cancel."""
+    p = fma(wide, constant(1 / 120), constant(-1 / 24))
+    p = fma(wide, p, constant(1 / 6))
+    p = fma(wide, p, constant(-0.5))
+    return choose(constant(0.25) - wide, fma(wide, p, constant(1.0)) * wide, constant(1.0) - rest)
+
+
+@inlined
+def _log_mass(middle: Any, half: Any, low: Any, high: Any) -> Any:
+    """Logarithm of a level's mass under a logistic distribution, and its derivatives with respect to ``middle`` and ``half``.
+
+    ``middle``: the level's distance from the mean, ``half``: half its width, both in scales. ``low``, ``high``: 0 where the
+    level owns the whole tail on that side, else 1. With s the logistic function, s(u) - s(l) = s(u) s(-l) (1 - exp(l - u)),
+    log s(u) = min(u, 0) - log(1 + exp(-|u|)), and the derivative of that is s(-u).
+    """
+    up, down = middle + half, half - middle
+    e_up, e_down = exp(constant(0.0) - magnitude(up)), exp(constant(0.0) - magnitude(down))
+    all_up, all_down = constant(1.0) + e_up, constant(1.0) + e_down
+    of_up = high * (choose(up, e_up, constant(1.0)) / all_up)
+    of_down = low * (choose(down, e_down, constant(1.0)) / all_down)
+    wide = larger(half, constant(1e-9)) * constant(2.0)
+    rest = exp(constant(0.0) - wide)
+    inside, both = _less_than_one(wide, rest), low * high
+    value = high * (smaller(up, constant(0.0)) - log(all_up)) + low * (smaller(down, constant(0.0)) - log(all_down))
+    of_inside = both * choose(half - constant(1e-9), constant(2.0) * rest / inside, constant(0.0))
+    return value + both * log(inside), of_up - of_down, of_up + of_down + of_inside
+
+
 @njit(cache=True, parallel=True)
 def mixture(
     head: F32, skip: F32, x: F32, shift: F32, top: F32, shape: tuple[int, int, int, int], mixtures: int,
@@ -135,9 +166,8 @@ def mixture(
         image, i = row // height, row % height
         unit, highest = constant(2.0 ** -shift[image]), constant(top[image])
         prior, score = np.empty(count, np.float32), np.empty(count, np.float32)
-        errors, pulls, widths = (
-            np.empty(channels * count, np.float32), np.empty(channels * count, np.float32), np.empty(channels * count, np.float32)
-        )  # fmt: skip
+        errors, pulls = np.empty(channels * count, np.float32), np.empty(channels * count, np.float32)
+        widths = np.empty(channels * count, np.float32)
         for j in range(0, width, LANES):
             p = row * width + j
             most = load(head, p)
@@ -171,27 +201,12 @@ def mixture(
                     inverse = exp(constant(0.0) - scale)
                     half = constant(0.5) * unit * inverse
                     middle = centred * inverse
-                    up, down = middle + half, half - middle
-                    e_up, e_down = exp(constant(0.0) - magnitude(up)), exp(constant(0.0) - magnitude(down))
-                    s_up, s_down = constant(1.0) + e_up, constant(1.0) + e_down
-                    # log sigmoid(u) = min(u, 0) - log(1 + exp(-|u|)); its derivative is sigmoid(-u)
-                    n_up = choose(up, e_up, constant(1.0)) / s_up
-                    n_down = choose(down, e_down, constant(1.0)) / s_down
-                    wide = larger(half, constant(1e-9)) * constant(2.0)
-                    rest = exp(constant(0.0) - wide)
-                    # 1 - exp(-w): its series where it would cancel
-                    series = fma(wide, fma(wide, fma(wide, fma(wide, constant(1 / 120), constant(-1 / 24)), constant(1 / 6)), constant(-0.5)), constant(1.0)) * wide
-                    inside = choose(constant(0.25) - wide, series, constant(1.0) - rest)
-                    both = low * high
-                    value = high * (smaller(up, constant(0.0)) - log(s_up))
-                    value = value + low * (smaller(down, constant(0.0)) - log(s_down)) + both * log(inside)
+                    value, of_middle, of_half = _log_mass(middle, half, low, high)
                     store(score, k * LANES, load(score, k * LANES) + value)
-                    of_middle = high * n_up - low * n_down
-                    of_half = high * n_up + low * n_down + both * choose(half - constant(1e-9), constant(2.0) * rest / inside, constant(0.0))
                     of_scale = constant(0.0) - inverse * (centred * of_middle + constant(0.5) * unit * of_half)
-                    kept = choose(constant(LOG_SCALE_MAX) - raw, choose(raw - constant(LOG_SCALE_MIN), of_scale, constant(0.0)), constant(0.0))
+                    of_scale = choose(constant(LOG_SCALE_MAX) - raw, of_scale, constant(0.0))
                     store(pulls, (c * mixtures + k) * LANES, of_middle * inverse)
-                    store(widths, (c * mixtures + k) * LANES, kept)
+                    store(widths, (c * mixtures + k) * LANES, choose(raw - constant(LOG_SCALE_MIN), of_scale, constant(0.0)))
             most = load(score, 0)
             for k in range(1, mixtures):
                 most = larger(most, load(score, k * LANES))
@@ -220,9 +235,11 @@ def mixture(
                     store(pulls, (c * mixtures + k) * LANES, own)
                     store(errors, (c * mixtures + k) * LANES, pull)
                     store(grad, (mixtures * (1 + c) + k) * pixels + p, pull * constant(-MEAN_GAIN))
-                    store(grad, (mixtures * (1 + channels + c) + k) * pixels + p, share * load(widths, (c * mixtures + k) * LANES))
+                    width_pull = share * load(widths, (c * mixtures + k) * LANES)
+                    store(grad, (mixtures * (1 + channels + c) + k) * pixels + p, width_pull)
                     of_target = of_target + pull
-                store(grad_skip, (image * channels + c) * height * width + i * width + j, constant(0.0) - of_target * unit)
+                q = (image * channels + c) * height * width + i * width + j
+                store(grad_skip, q, constant(0.0) - of_target * unit)
             for c in range(1, channels):
                 for b in range(c):
                     for k in range(mixtures):

@@ -204,10 +204,8 @@ class _Trunk:
             back, sums = of_av @ w.w_av, self._sums(width)
             blocks_cpu.normalise_backward(flat, _array(back), _array(kept.hat1), kept.scales1, _array(narrow), sums, width)
             of_kernel = _summed(sums_kernel).view_as(w.kernel)
-            found.append(
-                [of_w_av, of_gate[: 2 * width], of_kernel, of_gate[2 * width :], of_o, of_b_o, of_up, _summed(sums_up)]
-                + [of_down, of_b_down]
-            )
+            of_gating = [of_w_av, of_gate[: 2 * width], of_kernel, of_gate[2 * width :], of_o, of_b_o]
+            found.append([*of_gating, of_up, _summed(sums_up), of_down, of_b_down])
         return narrow, _summed(sums), [g for block in reversed(found) for g in block]
 
 
@@ -223,7 +221,7 @@ class _Bits(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         x = x.detach().contiguous()
         images, channels, height, columns = x.shape
-        shape, pixels, width = tuple(x.shape), images * height * columns, w_embed.shape[0]
+        shape, pixels, width = (images, channels, height, columns), images * height * columns, w_embed.shape[0]
         features, guess = torch.empty(w_embed.shape[1], pixels, dtype=kind), torch.empty(shape)
         ends_cpu.features(
             _array(x), _array(skip), header.shift, header.depth, header.mid, shape, _array(features).reshape(-1), _array(guess)
@@ -253,9 +251,10 @@ class _Bits(torch.autograd.Function):
         narrow, of_b_embed, of_parts = trunk.backward((of_head.t() @ w_head).float())
         of_features = w_embed.t() @ narrow.t()
         of_w_embed = narrow.t() @ features.t()
-        of_skip = np.zeros((x.shape[0] * x.shape[2], x.shape[1] * 5), np.float32)
+        n, c, h, w = x.shape
+        of_skip = np.zeros((n * h, c * 5), np.float32)
         ends_cpu.features_backward(
-            _array(x), _array(guess), header.shift, header.mid, tuple(x.shape), _array(of_features), _array(of_guess), of_skip
+            _array(x), _array(guess), header.shift, header.mid, (n, c, h, w), _array(of_features), _array(of_guess), of_skip
         )
-        every = [_summed(of_skip).view(x.shape[1], 5), of_w_embed, of_b_embed, of_w_head, of_head.float().sum(1), *of_parts]
+        every = [_summed(of_skip).view(c, 5), of_w_embed, of_b_embed, of_w_head, of_head.float().sum(1), *of_parts]
         return (None,) * 5 + tuple(g.to(kind) for g, kind in zip(every, ctx.dtypes, strict=True))

@@ -19,10 +19,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from callic_archive.model.config import EMBED_TAPS, TAPS, MGCFConfig, causal_taps
+from callic_archive.model.config import (
+    COMPAND_KNEE,
+    COMPAND_LIMIT,
+    EMBED_TAPS,
+    LOG_SCALE_MAX,
+    LOG_SCALE_MIN,
+    MEAN_GAIN,
+    TAPS,
+    MGCFConfig,
+    causal_taps,
+)
 from callic_archive.model.depthwise import masked_depthwise
-from callic_archive.model.ends_cpu import COMPAND_KNEE, COMPAND_LIMIT, LOG_SCALE_MAX, LOG_SCALE_MIN, MEAN_GAIN
 from callic_archive.model.fused import can_fuse, fused_bits
+
 
 @dataclass(frozen=True)
 class PlaneStats:
@@ -181,7 +191,8 @@ class MGCF(nn.Module):
 
     def bits(self, x: Tensor, stats: PlaneStats) -> Tensor:
         """Code length of every pixel in bits (N, H, W), all channels together, from levels x (N, C, H, W)."""
-        if can_fuse(x, self.config.dim):
+        gated = all(type(block) is Block and type(block.mcg) is MCG for block in self.blocks)  # variants may differ
+        if gated and can_fuse(x, self.config.dim):
             kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
             return fused_bits(self, x, stats, kind)
         head, skip = self(x, stats)

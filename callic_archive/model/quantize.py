@@ -19,9 +19,9 @@ from torch import Tensor
 
 from callic_archive.errors import InexactModel
 from callic_archive.model import tables
-from callic_archive.model.config import EMBED_TAPS
+from callic_archive.model.config import COMPAND_KNEE, EMBED_TAPS, MEAN_GAIN
 from callic_archive.model.depthwise import masked_depthwise
-from callic_archive.model.mgcf import COMPAND_KNEE, MEAN_GAIN, MGCF, Block, PlaneStats
+from callic_archive.model.mgcf import MGCF, Block, PlaneStats
 from callic_archive.model.weights import (
     EXACT_FLOAT32,
     BlockWeights,

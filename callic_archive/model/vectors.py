@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import extending, njit, types
 from numba.core import cgutils
 from numba.core.datamodel import models
-from numba.extending import intrinsic, overload, register_model
 
+#: What these decorators make is called from compiled code only, which no checker of types follows.
+intrinsic: Any = extending.intrinsic
+inlined: Any = njit(inline="always")
 LANES = 16
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _WORDS = ir.VectorType(ir.IntType(32), LANES)
@@ -34,7 +36,7 @@ class _BFloat(ir.Type):  # type: ignore[misc]
         return "bfloat"
 
 
-class _F32x16(types.Type):  # type: ignore[misc]  # numba has no types of its own
+class _F32x16(types.Type):
     def __init__(self) -> None:
         super().__init__(name="F32x16")
 
@@ -42,10 +44,10 @@ class _F32x16(types.Type):  # type: ignore[misc]  # numba has no types of its ow
 F32x16 = _F32x16()
 
 
-@register_model(_F32x16)
-class _Model(models.PrimitiveModel):  # type: ignore[misc]
+@extending.register_model(_F32x16)
+class _Model(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _FLOATS)
+        super().__init__(manager, kind, _FLOATS)  # type: ignore[no-untyped-call]
 
 
 def _words(values: int) -> ir.Constant:
@@ -57,46 +59,47 @@ def _call(builder: Any, name: str, result: Any, arguments: list[Any], **options:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments, **options)
 
 
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any, vector: Any) -> Any:
+def _pointer(context: Any, builder: Any, kind: Any, place: Any, vector: Any) -> Any:
+    array, index = place
     data = context.make_array(kind)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def load(typing: Any, array: Any, index: Any) -> Any:
     """Elements ``index`` to ``index + 15`` of a one-dimensional array of float32 or bfloat16; nothing is checked."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if array.dtype == types.float32:
-            found = builder.load(_pointer(context, builder, array, *arguments, _FLOATS))
+            found = builder.load(_pointer(context, builder, array, arguments, _FLOATS))
             found.align = 4
             return found
-        found = builder.load(_pointer(context, builder, array, *arguments, _HALVES))
+        found = builder.load(_pointer(context, builder, array, arguments, _HALVES))
         found.align = 2
         return builder.bitcast(builder.shl(builder.zext(found, _WORDS), _words(16)), _FLOATS)
 
     return F32x16(array, types.intp), build
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
     """The counterpart of ``load``."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         where, vector = arguments[:2], arguments[2]
         if array.dtype == types.float32:
-            done = builder.store(vector, _pointer(context, builder, array, *where, _FLOATS))
+            done = builder.store(vector, _pointer(context, builder, array, where, _FLOATS))
             done.align = 4
         else:
             rounded = builder.bitcast(builder.fptrunc(vector, ir.VectorType(_BFloat(), LANES)), _HALVES)
-            done = builder.store(rounded, _pointer(context, builder, array, *where, _HALVES))
+            done = builder.store(rounded, _pointer(context, builder, array, where, _HALVES))
             done.align = 2
         return context.get_dummy_value()
 
     return types.void(array, types.intp, F32x16), build
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def broadcast(typing: Any, value: Any) -> Any:
     """A float32 in all lanes."""
 
@@ -107,7 +110,7 @@ def broadcast(typing: Any, value: Any) -> Any:
     return F32x16(types.float32), build
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def total(typing: Any, vector: Any) -> Any:
     """The sum of all lanes."""
 
@@ -119,7 +122,7 @@ def total(typing: Any, vector: Any) -> Any:
     return types.float32(F32x16), build
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """``a * b + c``, rounded once where the processor can."""
 
@@ -130,7 +133,7 @@ def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def _elementwise(name: str) -> Any:
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def function(typing: Any, a: Any, b: Any) -> Any:
         def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             if name in ("<", ">"):
@@ -146,7 +149,7 @@ smaller = _elementwise("<")
 larger = _elementwise(">")
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def magnitude(typing: Any, value: Any) -> Any:
     """The absolute value."""
 
@@ -157,7 +160,7 @@ def magnitude(typing: Any, value: Any) -> Any:
     return F32x16(F32x16), build
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def signed(typing: Any, magnitude: Any, sign: Any) -> Any:
     """``magnitude`` (not negative) with the sign of ``sign``."""
 
@@ -168,7 +171,7 @@ def signed(typing: Any, magnitude: Any, sign: Any) -> Any:
     return F32x16(F32x16, F32x16), build
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _nearest(typing: Any, value: Any) -> Any:
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _call(builder, "llvm.rint.v16f32", _FLOATS, list(arguments))
@@ -176,7 +179,7 @@ def _nearest(typing: Any, value: Any) -> Any:
     return F32x16(F32x16), build
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _times_power(typing: Any, value: Any, exponent: Any) -> Any:
     """``value * 2^exponent`` for whole exponents that leave it a normal number."""
 
@@ -187,7 +190,7 @@ def _times_power(typing: Any, value: Any, exponent: Any) -> Any:
     return F32x16(F32x16, F32x16), build
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def choose(typing: Any, test: Any, a: Any, b: Any) -> Any:
     """``a`` where ``test`` is not negative, elsewhere ``b``."""
 
@@ -197,7 +200,7 @@ def choose(typing: Any, test: Any, a: Any, b: Any) -> Any:
     return F32x16(F32x16, F32x16, F32x16), build
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def root(typing: Any, value: Any) -> Any:
     """The square root."""
 
@@ -213,7 +216,7 @@ def _binades(builder: Any, value: Any) -> tuple[Any, Any]:
     return bits, builder.ashr(builder.sub(bits, _words(0x3F3504F3)), _words(23))
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _exponent(typing: Any, value: Any) -> Any:
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.sitofp(_binades(builder, arguments[0])[1], _FLOATS)
@@ -221,7 +224,7 @@ def _exponent(typing: Any, value: Any) -> Any:
     return F32x16(F32x16), build
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _significand(typing: Any, value: Any) -> Any:
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bits, exponent = _binades(builder, arguments[0])
@@ -233,7 +236,7 @@ def _significand(typing: Any, value: Any) -> Any:
 def _register(function: Callable[..., Any], name: str) -> None:
     vectors = _elementwise(name)
 
-    @overload(function)  # type: ignore[misc]
+    @extending.overload(function)
     def implement(a, b):  # type: ignore[no-untyped-def]  # numba wants the signature of what it returns
         if a is F32x16 and b is F32x16:
             return lambda a, b: vectors(a, b)
@@ -246,13 +249,13 @@ _register(operator.mul, "fmul")
 _register(operator.truediv, "fdiv")
 
 
-@njit(inline="always")  # type: ignore[misc]
+@inlined
 def constant(value: float) -> Any:
     """A number in all lanes, as float32."""
     return broadcast(np.float32(value))
 
 
-@njit(inline="always")  # type: ignore[misc]
+@inlined
 def exp(x: Any) -> Any:
     """e^x; beyond +-87 as at the end of that range, so that nothing overflows."""
     x = larger(smaller(x, constant(87.0)), constant(-87.0))
@@ -267,7 +270,7 @@ def exp(x: Any) -> Any:
     return _times_power(fma(r, p, constant(1.0)), n)
 
 
-@njit(inline="always")  # type: ignore[misc]
+@inlined
 def log(x: Any) -> Any:
     """The natural logarithm of positive, normal numbers."""
     n, f = _exponent(x), _significand(x) - constant(1.0)

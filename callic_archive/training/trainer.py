@@ -155,7 +155,9 @@ class Trainer:
         self.optimizers = make_optimizers(self.model, options.rate, options.optimizer)
         self.steps, self.seconds, self.pixels = 0, 0.0, 0
         self._loss: float | None = None
-        self._bits = torch.compile(self.model.bits) if options.use_compile else self.model.bits
+        # CPUs have compiled loops of their own (model/fused.py).
+        compiles = options.use_compile and self.device.type != "cpu"
+        self._bits = torch.compile(self.model.bits) if compiles else self.model.bits
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.model import tables
-from callic_archive.model.config import TAPS, MGCFConfig, causal_taps
+from callic_archive.model.config import COMPAND_KNEE, TAPS, MGCFConfig, causal_taps
 from callic_archive.model.integer import Geometry, Plane, scan_order
-from callic_archive.model.mgcf import COMPAND_KNEE
 from callic_archive.model.weights import (
     BlockWeights,
     Depthwise,
