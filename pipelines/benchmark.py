@@ -151,6 +151,19 @@ def speed(image: int, threads: list[int], repeats: int, crop: int | None, patch:
 
 
 @main.command()
+@click.option("--threads", type=int, default=1)
+@click.option("--repeats", type=int, default=7, help="interleaved runs, of which the median is taken")
+def step(threads: int, repeats: int) -> None:
+    """The training step of every model: fused against plain, and its share of the matrix throughput. What is recorded
+    under other instructions (ONEDNN_MAX_CPU_ISA) stays."""
+    from pipelines.benchmarks import step as part
+
+    earlier = record.load(part.NAME).get("result", {})
+    found = part.measure(threads, repeats)
+    record.show(part.grids(record.save(_trial(part.NAME, repeats < 5), earlier | found)))
+
+
+@main.command()
 @click.option("--steps", type=int, default=50, help="training steps, with the whole share of patches each")
 @click.option("--side", type=int, default=384, help="side of the images' centres")
 @click.option("--threads", type=int, default=2)

@@ -42,6 +42,12 @@ SECTIONS = (
         "RPFT against all patches from the start",
         "The paper's schedule spends early steps on the costliest patches alone.",
     ),
+    (
+        "step",
+        "Training step",
+        "`train`, `pack` and the pretraining pipeline share it. Target: 70 % of the machine's matrix throughput, which vector "
+        "units allow; where matrix units make products six times as fast, what lies between them is most of a step.",
+    ),
     ("memory", "Memory and start-up", "The process tree was sampled four times a second."),
     (
         "formats",
@@ -84,6 +90,10 @@ def tables(name: str, found: dict[str, Any]) -> list[Grid]:
         from pipelines.benchmarks import rpft
 
         return rpft.grids(found)
+    if name == "step":
+        from pipelines.benchmarks import step
+
+        return step.grids(found)
     if name == "memory":
         from pipelines.benchmarks import memory
 
