@@ -7,7 +7,6 @@ as it pays: a few thousand bytes of code for tens of thousands of the model, whe
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 import time
@@ -33,7 +32,7 @@ from callic_archive.codec.planning import (
     plan_image,
     sample_boxes,
 )
-from callic_archive.codec.train_schedule import make_optimizers
+from callic_archive.codec.train_schedule import learning_rate, make_optimizers
 from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.errors import InexactModel
 from callic_archive.model.allocator import keep_freed_memory
@@ -45,7 +44,7 @@ from callic_archive.model.weights import IntegerModel, IntegerWeights, ModelSet,
 
 Image = NDArray[Any]
 #: Steps of training: some, and more for each megapixel; fewer where there is little to code, as its coding takes no longer.
-SOME_STEPS, STEPS_PER_MEGAPIXEL, MOST_STEPS, MOST_PER_MEGAPIXEL = 400, 150.0, 2400, 600.0
+SOME_STEPS, STEPS_PER_MEGAPIXEL, MOST_STEPS, MOST_PER_MEGAPIXEL = 800, 300.0, 4800, 1200.0
 #: Binary places less of the weights that are tried.
 COARSE = (1, 2, 3, 4, 5, 6)
 #: Crops of calibration: batches and crops a batch.
@@ -54,7 +53,6 @@ CALIBRATION = (6, 8)
 MEASURED = 6
 LICENCE = "as the model it was fitted from ({base}: {licence}); it was fitted to files of whoever packed them"
 LEAST_SIDE = 8
-WARMUP = 0.05
 CHECKPOINT_SECONDS = 30.0
 
 
@@ -159,7 +157,7 @@ class _Fit:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
-                group["lr"] = options.rate * _relative_rate(self.done, steps)
+                group["lr"] = options.rate * learning_rate(self.done / steps, self.done)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -230,12 +228,6 @@ def _fit(
                 fit.save(now=True)
                 raise
     return fit.average.cpu().eval(), source
-
-
-def _relative_rate(step: int, steps: int) -> float:
-    """Linear warm-up over a twentieth of the steps, then a cosine to one hundredth."""
-    warm = min(1.0, (step + 1) / max(1.0, WARMUP * steps))
-    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def fit_models(

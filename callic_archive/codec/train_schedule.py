@@ -8,12 +8,13 @@ import torch
 
 from callic_archive.model.mgcf import MGCF
 
-WARMUP_STEPS = 100
+#: The rate rises for so many steps, or for this share of the training where that is shorter.
+WARMUP_STEPS, WARMUP = 100, 0.05
 
 
 def learning_rate(progress: float, step: int) -> float:
-    """Relative rate: linear warm-up, then a cosine to one hundredth."""
-    warm = min(1.0, (step + 1) / WARMUP_STEPS)
+    """Relative rate: linear warm-up, then a cosine to one hundredth. ``progress``: share of the training that is done."""
+    warm = min(1.0, max((step + 1) / WARMUP_STEPS, progress / WARMUP))
     return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import zstandard
 
 from callic_archive.archive.scan import Source
 from callic_archive.codec.crops import Crops
@@ -15,6 +14,7 @@ from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.errors import NothingToTrain
 from callic_archive.model.allocator import keep_freed_memory
 from callic_archive.model.mgcf import MGCF
+from callic_archive.model.packed_file import pack_model
 from callic_archive.model.quantize import quantize
 from callic_archive.model.weights import IntegerModel, arrays_digest, load_model, save_model, to_arrays
 from callic_archive.training.collection import Parts, samples_by_planes, take_parts
@@ -222,7 +222,7 @@ class TrainJob:
 
 def packed_size(raw: bytes) -> int:
     """Bytes of a model file inside an archive."""
-    return len(zstandard.ZstdCompressor(level=19).compress(raw))
+    return len(pack_model(raw))
 
 
 def _mean(report: Report, held: Mapping[str, Crops]) -> float:
