@@ -61,6 +61,7 @@ def machine_class() -> str:
         flags = set()
     kind = "VM" if "hypervisor" in flags else "machine"
     vectors = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "no AVX2"
+    vectors += " and AMX" if "amx_tile" in flags else ""
     cores = len(os.sched_getaffinity(0))
     return f"{cores}-core {platform.machine().replace('_', '-')} {kind}, {vectors}"
 
