@@ -34,6 +34,8 @@ Floats = NDArray[np.float32]
 
 def can_fuse(x: Tensor, width: int) -> bool:
     """Whether ``fused_bits`` takes levels of this shape and place, for a network of this width."""
+    if getattr(numba.config, "DISABLE_JIT", 0):  # vectors are for compiled code
+        return False
     return x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[-1] % LANES == 0 and width % blocks_cpu.STRIPE == 0
 
 

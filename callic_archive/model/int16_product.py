@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.core import config
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from callic_archive.model.processor import features
 
 I16 = NDArray[np.int16]
 I32 = NDArray[np.int32]
@@ -24,15 +24,7 @@ I32 = NDArray[np.int32]
 VECTORS = 2
 
 
-def _features() -> dict[str, bool]:
-    """What this processor can do; nothing where numba was told to compile for another one."""
-    told = (getattr(config, name) for name in ("CPU_NAME", "CPU_FEATURES", "DISABLE_JIT"))
-    if any(told):
-        return {}
-    return dict(llvm.get_host_cpu_features())
-
-
-_FOUND = _features()
+_FOUND = features()
 _PAIR_SUM = bool(_FOUND.get("avx512bw") and _FOUND.get("avx512vnni"))
 #: 32-bit lanes of a vector; 0 where there are no instructions for pairs.
 LANES = 16 if _FOUND.get("avx512bw") else 8 if _FOUND.get("avx2") else 0

@@ -20,6 +20,8 @@ from numba import extending, njit, types
 from numba.core import cgutils
 from numba.core.datamodel import models
 
+from callic_archive.model.processor import features
+
 #: What these decorators make is called from compiled code only, which no checker of types follows.
 intrinsic: Any = extending.intrinsic
 inlined: Any = njit(inline="always")
@@ -27,6 +29,10 @@ LANES = 16
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _WORDS = ir.VectorType(ir.IntType(32), LANES)
 _HALVES = ir.VectorType(ir.IntType(16), LANES)
+
+
+#: Without an instruction for it, LLVM would call a function that is nowhere.
+_ROUNDS_TO_BFLOAT = bool(features().get("avx512bf16"))
 
 
 class _BFloat(ir.Type):  # type: ignore[misc]
@@ -65,6 +71,16 @@ def _pointer(context: Any, builder: Any, kind: Any, place: Any, vector: Any) -> 
     return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
 
 
+def _rounded(builder: Any, vector: Any) -> Any:
+    """Float32 lanes as bits of the nearest bfloat16, ties to even."""
+    if _ROUNDS_TO_BFLOAT:
+        return builder.bitcast(builder.fptrunc(vector, ir.VectorType(_BFloat(), LANES)), _HALVES)
+    bits = builder.bitcast(vector, _WORDS)
+    odd = builder.and_(builder.lshr(bits, _words(16)), _words(1))
+    carried = builder.add(bits, builder.add(odd, _words(0x7FFF)))
+    return builder.trunc(builder.lshr(carried, _words(16)), _HALVES)
+
+
 @intrinsic
 def load(typing: Any, array: Any, index: Any) -> Any:
     """Elements ``index`` to ``index + 15`` of a one-dimensional array of float32 or bfloat16; nothing is checked."""
@@ -91,8 +107,7 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
             done = builder.store(vector, _pointer(context, builder, array, where, _FLOATS))
             done.align = 4
         else:
-            rounded = builder.bitcast(builder.fptrunc(vector, ir.VectorType(_BFloat(), LANES)), _HALVES)
-            done = builder.store(rounded, _pointer(context, builder, array, where, _HALVES))
+            done = builder.store(_rounded(builder, vector), _pointer(context, builder, array, where, _HALVES))
             done.align = 2
         return context.get_dummy_value()
 

@@ -80,7 +80,7 @@ def test_a_model_that_does_not_save_is_left_out() -> None:
 
 
 def test_a_training_that_ran_away_leaves_the_base_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("callic_archive.codec.fitting._relative_rate", lambda *_: float("nan"))
+    monkeypatch.setattr("callic_archive.codec.fitting.learning_rate", lambda *_: float("nan"))
     assert fit_models([texture(160, 0)], models=tiny_models(), options=replace(QUICK, steps=2)) == {}
 
 

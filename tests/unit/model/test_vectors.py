@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,6 +82,31 @@ def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:
     expected = torch.from_numpy(x).bfloat16()
     assert np.array_equal(narrow, expected.view(torch.uint16).numpy())
     assert np.array_equal(out, expected.float().numpy())
+
+
+def test_a_processor_without_the_instruction_rounds_alike(tmp_path: Path) -> None:
+    """As on one that has nothing but what every x86-64 processor has; other architectures have no such name."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("the name of a processor is needed, and this one is of x86-64")
+    code = """
+import numpy as np, torch
+from numba import njit
+from callic_archive.model import vectors
+from callic_archive.model.vectors import load, store
+assert not vectors._ROUNDS_TO_BFLOAT
+@njit
+def narrow(x, out):
+    for n in range(0, x.size, 16):
+        store(out, n, load(x, n))
+x = np.random.default_rng(1).standard_normal(4096).astype(np.float32)
+out = np.empty(x.size, np.uint16)
+narrow(x, out)
+assert np.array_equal(out, torch.from_numpy(x).bfloat16().view(torch.uint16).numpy())
+"""
+    settings = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    command, env = [sys.executable, "-c", code], {**os.environ, **settings}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_lanes_are_summed_chosen_and_signed() -> None:
