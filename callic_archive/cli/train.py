@@ -47,7 +47,7 @@ def train(common: Common, **values: Any) -> None:
 
 def train_options(minutes: float, steps: int | None, rate: float, device: str) -> TrainOptions:
     """How training goes."""
-    from callic_archive.training.job import native_bfloat16
+    from callic_archive.model.processor import native_bfloat16
     from callic_archive.training.trainer import TrainOptions
 
     return TrainOptions(

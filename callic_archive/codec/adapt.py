@@ -41,6 +41,7 @@ from callic_archive.model.adapter import STEP_BITS, Adapter, merged
 from callic_archive.model.allocator import keep_freed_memory
 from callic_archive.model.dequantize import float_model
 from callic_archive.model.mgcf import MGCF, PlaneStats
+from callic_archive.model.processor import native_bfloat16
 from callic_archive.model.weights import IntegerModel, ModelSet
 
 __all__ = ["AdaptOptions", "PatchSet", "collect", "collection_steps", "fit", "fit_image", "train_adapters"]
@@ -73,9 +74,7 @@ def _rates(model: MGCF, patches: PatchSet, device: str) -> NDArray[np.float64]:
 
 def _autocast(device: str) -> torch.autocast:
     """bfloat16 products where the device has them in hardware; elsewhere they are slower than float32."""
-    kind = torch.device(device).type
-    native = kind != "cpu" or bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
-    return torch.autocast(kind, dtype=torch.bfloat16, enabled=native)
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=native_bfloat16(device))
 
 
 def fit(

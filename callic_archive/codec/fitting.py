@@ -39,6 +39,7 @@ from callic_archive.model.allocator import keep_freed_memory
 from callic_archive.model.dequantize import float_model
 from callic_archive.model.mgcf import MGCF
 from callic_archive.model.packed_file import pack_model
+from callic_archive.model.processor import native_bfloat16
 from callic_archive.model.quantize import quantize, trace
 from callic_archive.model.weights import IntegerModel, IntegerWeights, ModelSet, load_model, model_file
 
@@ -211,7 +212,7 @@ def _fit(
     fit = _Fit(base, steps, options, checkpoint)
     fit.model.train()
     kind = torch.device(options.device).type
-    native = kind != "cpu" or bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    native = native_bfloat16(options.device)
     while fit.done < steps:
         # large crops last: tiles are coded whole and have few pixels near a border
         large = fit.done >= 0.67 * steps

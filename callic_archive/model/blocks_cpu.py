@@ -67,17 +67,9 @@ def _normalise_row(x: F32, at: int, hat: Narrow, width: int) -> np.float32:
 
 
 @njit(cache=True, parallel=True)
-def normalise(x: F32, hat: Narrow, scales: F32, width: int) -> None:
-    """``hat = (x - mean) * scale`` of each pixel, and the scale (P,): LayerNorm without its gain and offset."""
-    pixels = scales.size
-    for chunk in prange((pixels + CHUNK - 1) // CHUNK):
-        for p in range(chunk * CHUNK, min(pixels, (chunk + 1) * CHUNK)):
-            scales[p] = _normalise_row(x, p * width, hat, width)
-
-
-@njit(cache=True, parallel=True)
 def add_normalise(x: F32, y: Narrow, bias: F32, hat: Narrow, scales: F32, width: int) -> None:
-    """``x += y + bias``, then ``normalise``."""
+    """``x += y + bias``, then ``hat = (x - mean) * scale`` of each pixel, and the scale (P,): LayerNorm without its gain and
+    offset."""
     pixels = scales.size
     for chunk in prange((pixels + CHUNK - 1) // CHUNK):
         for p in range(chunk * CHUNK, min(pixels, (chunk + 1) * CHUNK)):
@@ -115,7 +107,7 @@ def normalise_backward(
     grad: F32, inner: Narrow, hat: Narrow, scales: F32, out: Narrow, sums: F32, width: int
 ) -> None:
     """``grad``, the gradient of what left a residual branch, becomes that of what entered it: ``grad += `` what comes back
-    through ``normalise`` from ``inner``. ``out`` and ``sums`` as in ``narrow_gradient``."""
+    through ``add_normalise`` from ``inner``. ``out`` and ``sums`` as in ``narrow_gradient``."""
     pixels = scales.size
     for chunk in prange((pixels + CHUNK - 1) // CHUNK):
         part = sums[chunk]
@@ -159,17 +151,6 @@ def gelu(u: Narrow, bias: F32, out: Narrow, width: int) -> None:
                 phi = _normal(x, bell)
                 store(out, p * width + c, x * phi)
                 store(u, p * width + c, fma(x * constant(0.3989422804014327), bell, phi))
-
-
-@njit(cache=True, parallel=True)
-def gelu_only(u: Narrow, bias: F32, width: int) -> None:
-    """``GELU(u + bias)`` in place of ``u``."""
-    pixels = u.size // width
-    for chunk in prange((pixels + CHUNK - 1) // CHUNK):
-        for p in range(chunk * CHUNK, min(pixels, (chunk + 1) * CHUNK)):
-            for c in range(0, width, LANES):
-                x = load(u, p * width + c) + load(bias, c)
-                store(u, p * width + c, x * _normal(x, exp(x * x * constant(-0.5))))
 
 
 @njit(cache=True, parallel=True)

@@ -3,6 +3,8 @@
 A general convolution multiplies the masked taps too, and its weight gradient on CPUs takes thirty times its
 forward pass. Here the taps are a list, the layout is channels-last, and on CPUs the three passes are
 compiled loops; other devices use the library's convolution with the taps scattered into a square kernel.
+
+On CPUs ``fused.py`` has loops of its own; what it does not take comes here: odd widths, other kinds of blocks, calibration.
 """
 
 from __future__ import annotations

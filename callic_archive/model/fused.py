@@ -57,7 +57,7 @@ def fused_bits(model: MGCF, x: Tensor, stats: PlaneStats, kind: torch.dtype) -> 
 
 
 def _with_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """A layer that takes what ``normalise`` leaves: the gain and the offset of ``norm`` within its own."""
+    """A layer that takes what ``add_normalise`` leaves: the gain and the offset of ``norm`` within its own."""
     return weight * norm.weight, bias + weight @ norm.bias
 
 

@@ -1,4 +1,4 @@
-"""What instructions compiled loops may be written for."""
+"""What the processor can do: the instructions that compiled loops may be written for, and its products."""
 
 from __future__ import annotations
 
@@ -12,3 +12,11 @@ def features() -> dict[str, bool]:
     if any(told):
         return {}
     return dict(llvm.get_host_cpu_features())
+
+
+def native_bfloat16(device: str) -> bool:
+    """Whether products in bfloat16 are faster on this device than in float32."""
+    import torch  # what only wants to know instructions need not wait for it
+
+    kind = torch.device(device).type
+    return kind != "cpu" or bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-
 from callic_archive.archive.scan import Source
 from callic_archive.codec.crops import Crops
 from callic_archive.entropy.mixture import MixtureTables
@@ -240,9 +238,3 @@ def _line(gain: Gain, report: Report) -> dict[str, Any]:
         "held_out_before": round(gain.before, 4),
         "held_out": round(gain.after, 4),
     }
-
-
-def native_bfloat16(device: str) -> bool:
-    """Whether products in bfloat16 are faster there than in float32."""
-    kind = torch.device(device).type
-    return kind != "cpu" or bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
