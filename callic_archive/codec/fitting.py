@@ -2,11 +2,13 @@
 
 An archive carries its models anyway, so one that fits costs nothing more, and every weight may move. What is trained on is
 what will be coded: overfitting is no fault here, as long as the weights take no more bytes. So they are rounded as coarsely
-as it pays: a few thousand bytes of code for tens of thousands of the model, where there is little to code.
+as it pays: a few thousand bytes of code for tens of thousands of the model, where there is little to code. What is not rounded
+coarsely, biases and kernels and both ends, is then trained on for a while, and makes up for much of what rounding cost.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import time
@@ -32,7 +34,8 @@ from callic_archive.codec.planning import (
     plan_image,
     sample_boxes,
 )
-from callic_archive.codec.train_schedule import learning_rate, make_optimizers
+from callic_archive.codec.settling import settled, settling_steps
+from callic_archive.codec.train_schedule import follow, learning_rate, make_optimizers
 from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.errors import InexactModel
 from callic_archive.model.allocator import keep_freed_memory
@@ -40,14 +43,17 @@ from callic_archive.model.dequantize import float_model
 from callic_archive.model.mgcf import MGCF
 from callic_archive.model.packed_file import pack_model
 from callic_archive.model.processor import native_bfloat16
-from callic_archive.model.quantize import quantize, trace
+from callic_archive.model.quantize import Traces, quantize, trace
 from callic_archive.model.weights import IntegerModel, IntegerWeights, ModelSet, load_model, model_file
 
 Image = NDArray[Any]
+Report = Callable[[int, int], None]
 #: Steps of training: some, and more for each megapixel; fewer where there is little to code, as its coding takes no longer.
 SOME_STEPS, STEPS_PER_MEGAPIXEL, MOST_STEPS, MOST_PER_MEGAPIXEL = 800, 300.0, 4800, 1200.0
 #: Binary places less of the weights that are tried.
 COARSE = (1, 2, 3, 4, 5, 6)
+#: As many roundings are trained beside.
+SETTLED = 2
 #: Crops of calibration: batches and crops a batch.
 CALIBRATION = (6, 8)
 #: Images whose sampled blocks say what a model is worth.
@@ -163,10 +169,7 @@ class _Fit:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
-        decay = min(options.ema, (self.done + 1) / (self.done + 10))
-        with torch.no_grad():
-            for a, p in zip(self.average.parameters(), self.model.parameters(), strict=True):
-                a.lerp_(p, 1 - decay)
+        follow(self.average, self.model, options.ema, self.done)
         self.done += 1
 
     def save(self, *, now: bool = False) -> None:
@@ -249,29 +252,56 @@ def fit_models(
     scale = max(1.0, (total_pixels or sampled) / sampled)
     fitted: dict[str, IntegerModel] = {}
     for number, (digest, what) in enumerate(found.items()):
-        base = models.get(digest)
-        pixels = scale * sum(levels[0].size for levels in what.levels)
 
         def report(step: int, steps: int, number: int = number) -> None:
             if progress:
                 progress(number * steps + step, len(found) * steps)
 
         checkpoint = folder / f"fitting-{digest}.pt" if folder is not None else None
-        model, source = fit_model(base, what, pixels, options, report, checkpoint)
-        best = _rounded(base, model, source, what, scale, engine)
+        best = _fitted(models.get(digest), what, scale, options, engine, report, checkpoint)
         if best is not None:
             fitted[digest] = best
     return fitted
 
 
+def _fitted(
+    base: IntegerModel, what: _Planned, scale: float, options: FitOptions, engine: Engine, report: Report, checkpoint: Path | None
+) -> IntegerModel | None:
+    """The fitted model, rounded and settled; None where the base model's code and bytes are fewer."""
+    pixels = scale * sum(levels[0].size for levels in what.levels)
+    steps = options.longer * fitting_steps(pixels) if options.steps is None else options.steps
+    each = settling_steps(steps)
+    every = steps + SETTLED * each
+    model, source = fit_model(base, what, pixels, options, lambda step, _: report(step, every), checkpoint)
+    numbers = itertools.count(1)  # of steps that settle, over all roundings
+
+    def batch() -> Crops:
+        number = next(numbers)
+        report(steps + number, every)
+        return source.batch(2 * MOST_STEPS + number, options.batch, options.crop)
+
+    def settle(weights: IntegerWeights) -> MGCF:
+        return settled(weights, batch, each, options.device)
+
+    best = _rounded(base, model, source, what, scale, engine, settle)
+    if next(numbers) <= SETTLED * each:  # fewer roundings than that were possible
+        report(every, every)
+    return best
+
+
 def _rounded(
-    base: IntegerModel, model: MGCF, source: _Source, what: _Planned, scale: float, engine: Engine
+    base: IntegerModel, model: MGCF, source: _Source, what: _Planned, scale: float, engine: Engine,
+    settle: Callable[[IntegerWeights], MGCF],
 ) -> IntegerModel | None:
     """The model in integers with the places that make code and model together smallest; None where the base model's are
-    smaller."""
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+    smaller. ``settle`` trains on what was not rounded coarsely."""
+
+    def calibrated(model: MGCF) -> Traces:
+        return trace(model, [source.batch(MOST_STEPS + n, CALIBRATION[1], 64) for n in range(CALIBRATION[0])])
+
+    if not _finite(model):
         return None  # training ran away
-    traces = trace(model, [source.batch(MOST_STEPS + n, CALIBRATION[1], 64) for n in range(CALIBRATION[0])])
+    traces = calibrated(model)
     some = what.plans[:: max(1, len(what.plans) // MEASURED)][:MEASURED]
     seen = sum(_sampled(image) * len(plan.channels) for image, plan in some)
     scale *= sum(levels.size for levels in what.levels) / seen
@@ -280,18 +310,33 @@ def _rounded(
         bits = sum(estimate_bits(image, replace(plan, model=candidate), None, engine) for image, plan in some)
         return scale * bits / 8 + len(pack_model(candidate.raw))
 
-    best, least = None, total(base)
+    rounded: dict[int, tuple[float, IntegerModel]] = {}
     for coarse in COARSE:
         try:
             candidate = _model(base, quantize(model, traces, coarse=coarse))
-            size = total(candidate)
+            rounded[coarse] = total(candidate), candidate
         except InexactModel:
             continue
-        if size >= least and best is not None:
+        if rounded[coarse][0] > min(size for size, _ in rounded.values()):
             break
-        if size < least:
-            best, least = candidate, size
-    return best
+    if not rounded:
+        return None
+    best = min(rounded, key=lambda coarse: rounded[coarse][0])
+    sizes = [(total(base), None), rounded[best]]
+    for coarse in (best, best + 1):  # as coarse as it paid, and more: what settles bears more
+        if coarse not in rounded:
+            continue
+        after = settle(rounded[coarse][1].weights)
+        if not _finite(after):
+            continue
+        with suppress(InexactModel):
+            candidate = _model(base, quantize(after, calibrated(after), coarse=coarse))
+            sizes.append((total(candidate), candidate))
+    return min(sizes, key=lambda one: one[0])[1]
+
+
+def _finite(model: MGCF) -> bool:
+    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
 def _sampled(image: Image) -> int:

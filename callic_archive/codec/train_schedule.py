@@ -28,11 +28,14 @@ def batch_shape(progress: float, batch: int, crop: int) -> tuple[int, int]:
     return max(1, batch // 2), 2 * crop
 
 
+def block_matrices(model: MGCF) -> list[torch.nn.Parameter]:
+    """Weights of the blocks' linear layers."""
+    return [p for n, p in model.named_parameters() if p.ndim == 2 and n.startswith("blocks") and "kernel" not in n]
+
+
 def make_optimizers(model: MGCF, rate: float, hidden: str) -> list[torch.optim.Optimizer]:
     """Adam for all, or Muon for the blocks' matrices and Adam for the rest."""
-    matrices = [
-        p for n, p in model.named_parameters() if p.ndim == 2 and n.startswith("blocks") and "kernel" not in n
-    ]
+    matrices = block_matrices(model)
     if hidden == "adam":
         return [torch.optim.Adam(model.parameters(), lr=rate, betas=(0.9, 0.98), fused=True)]
     chosen = {id(p) for p in matrices}
@@ -41,3 +44,11 @@ def make_optimizers(model: MGCF, rate: float, hidden: str) -> list[torch.optim.O
         torch.optim.Muon(matrices, lr=rate, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
         torch.optim.Adam(rest, lr=rate, betas=(0.9, 0.98), fused=True),
     ]
+
+
+def follow(average: MGCF, model: MGCF, decay: float, done: int) -> None:
+    """Move the average's weights towards the model's, faster where few steps are ``done``."""
+    decay = min(decay, (done + 1) / (done + 10))
+    with torch.no_grad():
+        for a, p in zip(average.parameters(), model.parameters(), strict=True):
+            a.lerp_(p, 1 - decay)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from callic_archive.codec.crops import random_crop
@@ -15,14 +17,20 @@ from callic_archive.codec.encoder import EncodeOptions, encode_image
 from callic_archive.codec.engine import Engine
 from callic_archive.codec.fitting import (
     MOST_STEPS,
+    SETTLED,
     FitOptions,
+    fit_model,
     fit_models,
     fitting_steps,
     planned,
 )
 from callic_archive.codec.planning import ConstantGroup, estimate_bits, plan_image
+from callic_archive.codec.settling import settled, settling_steps
+from callic_archive.codec.train_schedule import block_matrices
+from callic_archive.model.dequantize import float_model
 from callic_archive.model.packed_file import pack_model
-from callic_archive.model.weights import IntegerModel, ModelSet
+from callic_archive.model.quantize import quantize
+from callic_archive.model.weights import IntegerModel, IntegerWeights, ModelSet
 from tests.unit.model.builders import tiny_models
 
 ENGINE = Engine("numpy", "cpu", 1)
@@ -52,7 +60,9 @@ def test_a_fitted_model_saves_and_decodes(channels: int) -> None:
     told: list[tuple[int, int]] = []
     fitted = fit_models(images, models=models, options=QUICK, total_pixels=1e6, progress=lambda *at: told.append(at))
     assert list(fitted) == [base.digest]
-    assert told == [(step, 30) for step in range(1, 31)]
+    every = 30 + SETTLED * settling_steps(30)
+    assert told[:30] == [(step, every) for step in range(1, 31)]
+    assert told[-1] == (every, every)
     model = fitted[base.digest]
     assert (model.name, model.channels, model.weights.config) == (f"{base.name}-fitted", channels, base.weights.config)
     assert model.metadata["training"] == {"fitted": {"name": base.name, "sha256": base.digest}}
@@ -70,6 +80,30 @@ def test_weights_are_the_coarser_the_less_there_is_to_code() -> None:
         (model,) = fit_models(images, models=models, options=QUICK, total_pixels=total).values()
         sizes.append(len(pack_model(model.raw)))
     assert sizes[0] < sizes[1]
+
+
+def test_what_settles_makes_up_for_coarse_rounding_and_keeps_the_matrices() -> None:
+    models, image = tiny_models(), texture(160, 0)
+    (what,) = planned([image], models, ENGINE).values()
+    (base,) = (m for m in models if m.channels == 1)
+    model, source = fit_model(base, what, image.size, replace(QUICK, steps=60))
+    batches = [source.batch(number, 8, 64) for number in range(3)]
+    coarse = quantize(model, batches, coarse=5)
+    numbers = itertools.count(1000)
+    after = settled(coarse, lambda: source.batch(next(numbers), 8, 64), 40)
+    again = quantize(after, batches, coarse=5)
+    for old, new in zip(*(block_matrices(float_model(w)) for w in (coarse, again)), strict=True):
+        assert torch.equal(old, new)
+    assert not np.array_equal(coarse.blocks[0].dw.kernel, again.blocks[0].dw.kernel)
+
+    def length(weights: IntegerWeights) -> float:
+        ((planes, group),) = what.plans
+        model = replace(base, digest=str(id(weights)), weights=weights)
+        return estimate_bits(planes, replace(group, model=model), None, ENGINE)
+
+    lossless, lost, left = (length(w) for w in (quantize(model, batches), coarse, again))
+    assert lost > left
+    assert lost - left > 0.25 * (lost - lossless)
 
 
 def test_a_model_that_does_not_save_is_left_out() -> None:
@@ -130,7 +164,9 @@ def test_what_was_stopped_goes_on_and_ends_alike(tmp_path: Path) -> None:
     with pytest.raises(InterruptedError):
         fit(tmp_path, stop_at=11)
     steps, resumed = fit(tmp_path)
-    assert steps == list(range(12, 31))
+    assert steps[:19] == list(range(12, 31))
+    assert steps == sorted(steps)
+    assert steps[-1] == 30 + SETTLED * settling_steps(30)
     assert {model.digest for model in resumed.values()} == {model.digest for model in whole.values()}
     (checkpoint,) = tmp_path.iterdir()
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
