@@ -29,13 +29,15 @@ def settling_steps(steps: int) -> int:
     return max(1, min(MOST, int(SHARE * steps)))
 
 
-def settled(weights: IntegerWeights, batch: Callable[[], Crops], steps: int, device: str = "cpu") -> MGCF:
+def settled(
+    weights: IntegerWeights, batch: Callable[[], Crops], steps: int, device: str = "cpu", *, rate: float = RATE, ema: float = EMA
+) -> MGCF:
     """The float model of ``weights`` after training on ``batch``: matrices of its blocks are what they were, and round to that
     again. What ``batch`` raises stops it."""
     model, average = (float_model(weights).to(device) for _ in range(2))
     fixed = {id(p) for p in block_matrices(model)} | {id(p) for n, p in model.named_parameters() if "norm" in n}
     free = [p for p in model.parameters() if id(p) not in fixed]
-    optimizer = torch.optim.Adam(free, lr=RATE, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.Adam(free, lr=rate, betas=(0.9, 0.98), fused=True)
     kind, native = torch.device(device).type, native_bfloat16(device)
     with keep_freed_memory():
         for step in range(steps):
@@ -45,7 +47,7 @@ def settled(weights: IntegerWeights, batch: Callable[[], Crops], steps: int, dev
             model.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(free, 1.0)
-            optimizer.param_groups[0]["lr"] = RATE * learning_rate(step / steps, step)
+            optimizer.param_groups[0]["lr"] = rate * learning_rate(step / steps, step)
             optimizer.step()
-            follow(average, model, EMA, step)
+            follow(average, model, ema, step)
     return average.cpu().eval()
