@@ -2,6 +2,7 @@
 
     python -m pipelines.mint_conformance            # new vectors with the models that are there
     python -m pipelines.mint_conformance --models   # new models first, then everything
+    python -m pipelines.mint_conformance --models --only guided   # this one of them
 
 A test never mints: ``tests/conformance/`` is committed, and a missing file fails. The models are tiny and
 have nothing to do with the shipped ones, so the vectors outlive every retraining. What lies there is read by
@@ -40,6 +41,7 @@ ROOT = Path(__file__).parents[1] / "tests/conformance"
 CONFIGS = {
     "gray": MGCFConfig(channels=1, dim=16, depth=2, kernel=5, mlp_ratio=2, mixtures=3),
     "rgb": MGCFConfig(channels=3, dim=16, depth=1, kernel=7, mlp_ratio=4, mixtures=2),
+    "guided": MGCFConfig(channels=1, dim=16, depth=1, kernel=5, mlp_ratio=2, mixtures=2, guides=1),
 }
 
 
@@ -52,17 +54,21 @@ def tiny_model(config: MGCFConfig, seed: int) -> MGCF:
     model = MGCF(config)
     with torch.no_grad():
         model.head.weight.mul_(6.0)
+        if config.guides:
+            model.embed.weight[:, 6:].uniform_(-0.2, 0.2)
         for name, parameter in model.named_parameters():
             if "norm" in name or name.endswith("bias"):
                 parameter.add_(0.2 * torch.randn_like(parameter))
     return model
 
 
-def mint_models() -> None:
-    """Write the tiny models, and one whose mixture tables are broken."""
+def mint_models(only: str | None) -> None:
+    """Write the tiny models, or one of them, and one whose mixture tables are broken."""
     rng = np.random.default_rng(7)
     for name, config in CONFIGS.items():
         crops = [scene(rng, 48, 48, config.channels, 255) for _ in range(4)]
+        if only not in (None, name):
+            continue
         levels = torch.from_numpy(np.stack(crops).transpose(0, 3, 1, 2).astype(np.float32))
         weights = quantize(
             tiny_model(config, seed=config.channels), [(levels, PlaneStats.eight_bit(len(levels)))]
@@ -226,6 +232,13 @@ def bad_codestreams(
         group = replace(last, prediction=found)
         return serialise(replace(stream, groups=(*stream.groups[:-1], group)))
 
+    def with_guide(**changes: Any) -> bytes:
+        stream = parse(good["guided"])
+        return serialise(replace(stream, groups=(stream.groups[0], replace(stream.groups[1], **changes), *stream.groups[2:])))
+
+    guided_by = parse(good["guided"]).groups[1].prediction
+    assert guided_by is not None
+
     def inside(payload: bytes) -> bytes:
         return with_group(good["adapter_inside"], adapter=payload)
 
@@ -239,6 +252,9 @@ def bad_codestreams(
     last = group + 1 + len(_packing(parse(gray).groups[0].packings[0]))  # shift, depth, model, adapter kind
     return {
         "E200_model_of_other_planes": with_group(gray, model=rgb_digest),
+        "E200_guide_for_a_model_without": with_guide(model=bytes.fromhex(model.digest)[:8]),
+        "E220_guided_by_itself": with_guide(prediction=replace(guided_by, planes=(1,))),
+        "E220_guided_jointly": edited(rgb, fields + 2 + 8, b"\x03\x01\x00\x00", cut=1),
         "E211_stream_cut": with_stream(lambda s: s[: len(s) // 2]),
         "E212_stream_goes_on": with_stream(lambda s: s + b"\x01"),
         "E212_stream_of_nothing_to_code": serialise(
@@ -375,6 +391,28 @@ def good_codestreams(models: ModelSet, adapters: Sequence[Adapter]) -> dict[str,
     return found
 
 
+def guided_codestreams(model: IntegerModel) -> dict[str, tuple[bytes, Image]]:
+    """Planes beside a guide: a likeness of what is coded, and what was subtracted from it, in tiles and patches."""
+    from unittest.mock import patch
+
+    rng, only = np.random.default_rng(2027), ModelSet([model])
+    slices = scene(rng, 21, 26, 1, 3000) + rng.integers(0, 40, (21, 26, 3))
+    slices[3:6, 3:9] = 0
+    bands = scene(rng, 22, 19, 2, 50000)
+    bands[:, :, 1] = bands[:, :, 0] // 2 + rng.integers(0, 90, (22, 19))
+    found: dict[str, tuple[bytes, Image]] = {}
+    planning = "callic_archive.codec.planning"
+    likes, draws = slices.astype(np.uint16), bands.astype(np.uint16)
+    with patch(f"{planning}._Planner.bits", lambda _, group: 1.0 - bool(group.prediction)):  # whether that pays or not
+        found["guided"] = encode_image(likes, models=only, options=EncodeOptions(tile=16, patch=10)), likes
+        with patch(f"{planning}.fit_likeness", lambda *_: None):
+            found["guided_predicted"] = encode_image(draws, models=only), draws
+    kinds = {name: [g.prediction and g.prediction.subtracted for g in parse(raw).groups] for name, (raw, _) in found.items()}
+    if kinds != {"guided": [None, False, False], "guided_predicted": [None, True]}:
+        raise click.ClickException(f"the guided vectors do not have what they are there for: {kinds}")
+    return found
+
+
 def _has_its_feature(good: dict[str, tuple[bytes, Image]]) -> bool:
     """Whether the encoder's choices gave the vectors what their names say."""
     streams = {name: parse(raw) for name, (raw, _) in good.items()}
@@ -402,22 +440,25 @@ def _has_its_feature(good: dict[str, tuple[bytes, Image]]) -> bool:
 
 @click.command()
 @click.option("--models", "new_models", is_flag=True, help="Also make the tiny models anew.")
-def main(new_models: bool) -> None:
+@click.option("--only", type=click.Choice(list(CONFIGS)), help="Of the models this one.")
+def main(new_models: bool, only: str | None) -> None:
     """Write every vector below tests/conformance."""
     for folder in ("good", "bad"):
         (ROOT / folder).mkdir(parents=True, exist_ok=True)
         for old in (ROOT / folder).iterdir():
             old.unlink()
     if new_models:
-        mint_models()
-    models = ModelSet.from_paths([ROOT / f"model-{name}.safetensors" for name in CONFIGS])
+        mint_models(only)
+    every = ModelSet.from_paths([ROOT / f"model-{name}.safetensors" for name in CONFIGS])
+    (guided,) = (model for model in every if model.guides)
+    models = every.without([guided.digest])
     broken = ModelSet.from_paths([ROOT / "model-gray-tables.safetensors"])
     adapters = {}
     for model, seed in zip(models, (3, 4), strict=True):
         name = model.name.removeprefix("tiny-")
         adapters[name] = random_adapter(model, AdapterShape(2, 3, 1), 12, seed)
         (ROOT / f"adapter-{name}.bin").write_bytes(adapters[name].payload)
-    good = good_codestreams(models, list(adapters.values()))
+    good = good_codestreams(models, list(adapters.values())) | guided_codestreams(guided)
     if not _has_its_feature(good):
         raise click.ClickException("a vector lacks the feature that its name promises")
     for name, (raw, image) in good.items():
@@ -427,7 +468,7 @@ def main(new_models: bool) -> None:
     bad = bad_codestreams(
         {n: r for n, (r, _) in good.items()}, models, adapters, bytes.fromhex(first.digest)[:8]
     )
-    everything = ModelSet([*models, first])
+    everything = ModelSet([*every, first])
     for name, raw in bad.items():
         (ROOT / "bad" / f"{name}.codestream").write_bytes(raw)
         try:

@@ -135,7 +135,7 @@ class CropSource:
     ) -> tuple[NDArray[np.uint16], Statistics]:
         """Vary what differs between devices: inverted display, fewer bits, and a unit that was chosen a
         little off."""
-        shift, depth, mid, top = stat
+        shift, depth, mid, top, guide = stat
         draw = self.rng.random()
         if draw < 0.1:
             crop = (top - crop.astype(np.int64)).astype(np.uint16)
@@ -145,7 +145,7 @@ class CropSource:
             depth, mid, top, shift = depth - drop, mid >> drop, top >> drop, unit_shift(crop)
         if self.rng.random() < 0.3:
             shift = int(np.clip(shift + self.rng.integers(-1, 2), 0, MAX_SHIFT))
-        return crop, (shift, depth, mid, top)
+        return crop, (shift, depth, mid, top, guide)
 
     def validation(self, per_domain: int, size: int) -> dict[str, tuple[torch.Tensor, PlaneStats]]:
         """Central crops of held-out images, the same in every run; and of colour images crops as other cameras take them."""

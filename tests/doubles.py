@@ -60,7 +60,7 @@ class DeflateCodec:
         self, codestream: bytes, plane: int, known: DecodedPlanes | None = None, region: Box | None = None
     ) -> DecodedPlanes:
         image = self.decode(codestream, region)
-        return DecodedPlanes(image, set(range(image.shape[2])))
+        return DecodedPlanes(image, set(range(image.shape[2])), image)
 
     def inspect(self, codestream: bytes) -> StreamInfo:
         shape, dtype = json.loads(codestream.split(b"\n", 1)[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from callic_archive.codec.engine import Engine
 from callic_archive.codec.planning import ConstantGroup, GroupPlan, Image, check_image, plan_image
+from callic_archive.model.integer import GUIDE_SIGN
 from callic_archive.model.mgcf import PlaneStats
 from callic_archive.model.weights import ModelSet
 
@@ -21,15 +23,22 @@ PATCH = 64
 
 @dataclass(frozen=True)
 class PatchSet:
-    """Training patches of one plane group kind: levels (n, C, 64, 64) with their statistics (n,)."""
+    """Training patches of one plane group kind: levels (n, C, 64, 64), or with a guide behind them, and their statistics."""
 
     levels: NDArray[np.float32]
-    stats: NDArray[np.float32]  # (n, 4): shift, depth, mid, top
+    stats: NDArray[np.float32]  # (n, 5): shift, depth, mid, top, guide
 
     def tensors(self, index: NDArray[np.int64], device: str) -> tuple[Tensor, PlaneStats]:
         """Some of the patches as tensors."""
         stats = torch.from_numpy(self.stats[index]).to(device)
         return torch.from_numpy(self.levels[index]).to(device), PlaneStats(*stats.unbind(1))
+
+
+def beside_a_guide(levels: NDArray[Any], plan: GroupPlan) -> NDArray[Any]:
+    """Levels of a plan with nothing behind them where others of its model have a guide."""
+    if plan.plane.guide or not plan.model.guides:
+        return levels
+    return np.concatenate([levels, np.zeros_like(levels[:1])])
 
 
 def patches_of(
@@ -44,9 +53,9 @@ def patches_of(
     found = []
     for number in chosen.tolist():
         top, left = (number // across) * PATCH, (number % across) * PATCH
-        found.append(plan.levels(image, (top, left, top + PATCH, left + PATCH)))
+        found.append(beside_a_guide(plan.levels(image, (top, left, top + PATCH, left + PATCH)), plan))
     top_level = max(p.high for p in plan.packings)
-    return found, [plan.plane.shift, plan.plane.depth, plan.plane.mid, top_level]
+    return found, [plan.plane.shift, plan.plane.depth, plan.plane.mid, top_level, GUIDE_SIGN[plan.plane.guide]]
 
 
 def collect(

@@ -27,7 +27,7 @@ MAX_TILE = 4096
 #: 64-bit prefixes of SHA-256 name models and adapters; the pixel digest proves the result.
 PREFIX = 8
 MAX_PIXELS = 1 << 36
-KIND_CONSTANT, KIND_LEARNED, KIND_PREDICTED = 0, 1, 2
+KIND_CONSTANT, KIND_LEARNED, KIND_PREDICTED, KIND_GUIDED = 0, 1, 2, 3
 #: Set in the byte that names the coder where every plane is a group of its own.
 ALONE = 0x80
 ADAPTER_NONE, ADAPTER_INSIDE, ADAPTER_NAMED, ADAPTER_ON_NAMED = 0, 1, 2, 3
@@ -135,17 +135,18 @@ def _write_kind(out: Writer, group: GroupHeader) -> None:
     if group.prediction is None:
         out.byte(KIND_LEARNED if group.learned else KIND_CONSTANT)
         return
-    out.byte(KIND_PREDICTED)
+    out.byte(KIND_PREDICTED if group.prediction.subtracted else KIND_GUIDED)
     out.byte(len(group.prediction.planes))
     for plane, weight in zip(group.prediction.planes, group.prediction.weights, strict=True):
         out.byte(plane)
         out.signed(weight)
     out.signed(group.prediction.offset)
     _write_packing(out, group.prediction.packing)
-    out.varint(group.packings[0].high)
+    if group.prediction.subtracted:
+        out.varint(group.packings[0].high)
 
 
-def _read_prediction(data: Reader, dtype: np.dtype[np.generic], earlier: Sequence[int]) -> Prediction:
+def _read_prediction(data: Reader, dtype: np.dtype[np.generic], earlier: Sequence[int], *, subtracted: bool) -> Prediction:
     count = data.byte()
     if not 1 <= count <= MOST_PLANES:
         raise CodestreamSyntaxError(f"a plane is said to be predicted from {count} others")
@@ -153,7 +154,8 @@ def _read_prediction(data: Reader, dtype: np.dtype[np.generic], earlier: Sequenc
     if any(plane not in earlier for plane, _ in pairs):
         raise CodestreamSyntaxError("a plane is said to be predicted from one that is not decoded before it")
     offset, packing = data.signed(MOST_OFFSET), _read_packing(data, dtype)
-    return Prediction(tuple(plane for plane, _ in pairs), tuple(weight for _, weight in pairs), packing, offset)
+    planes, weights = tuple(plane for plane, _ in pairs), tuple(weight for _, weight in pairs)
+    return Prediction(planes, weights, packing, offset, subtracted)
 
 
 def _read_packing(data: Reader, dtype: np.dtype[np.generic]) -> Packing:
@@ -282,11 +284,12 @@ def _parse_group(
 ) -> GroupHeader:
     """A plane group of ``count`` planes; ``earlier``: channels of the groups before it."""
     kind = data.byte()
-    if kind not in (KIND_CONSTANT, KIND_LEARNED, KIND_PREDICTED) or (kind == KIND_PREDICTED and count > 1):
+    drawn_on = kind in (KIND_PREDICTED, KIND_GUIDED)
+    if kind not in (KIND_CONSTANT, KIND_LEARNED, KIND_PREDICTED, KIND_GUIDED) or (drawn_on and count > 1):
         raise CodestreamSyntaxError(f"unknown kind {kind} of plane group")
-    if kind == KIND_PREDICTED:
-        prediction = _read_prediction(data, dtype, earlier)
-        coded = Packing(0, 0, data.varint(65535))
+    if drawn_on:
+        prediction = _read_prediction(data, dtype, earlier, subtracted=kind == KIND_PREDICTED)
+        coded = Packing(0, 0, data.varint(65535)) if prediction.subtracted else prediction.packing
         return replace(_parse_learned(data, (coded,)), prediction=prediction)
     packings = tuple(_read_packing(data, dtype) for _ in range(count))
     if kind == KIND_CONSTANT:

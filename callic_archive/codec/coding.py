@@ -37,8 +37,8 @@ def tile_contexts(
 ) -> Contexts:
     """Distributions of a tile in coding order; send back the symbols (M, C) of each.
 
-    ``levels`` (C, h, w) is filled in as symbols arrive. ``least_rows``: pixels a step at least; the decoder
-    passes 1 (group by group), the encoder, whose levels are all known, passes thousands.
+    ``levels`` (C, h, w) is filled in as symbols arrive; a guide behind them stays as it is. ``least_rows``: pixels a step at
+    least; the decoder passes 1 (group by group), the encoder, whose levels are all known, passes thousands.
     """
     order, starts = scan_order(geometry)
     tile = model.tile(geometry, plane, levels)
@@ -52,5 +52,5 @@ def tile_contexts(
         rows = order[starts[begin] : starts[end]]
         head, skip = tile.parameters(rows)
         symbols = yield Distribution(rows, head, skip)
-        flat[:, rows] = symbols.T
+        flat[: symbols.shape[1], rows] = symbols.T
         begin = end

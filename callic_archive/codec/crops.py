@@ -14,8 +14,8 @@ from callic_archive.model.scaling import depth_of, unit_shift
 
 #: Packed levels of a plane group, (C, H, W).
 Levels = NDArray[np.uint16]
-#: (shift, depth, mid, top) of a plane group, see ``PlaneStats``.
-Statistics = tuple[int, int, int, int]
+#: (shift, depth, mid, top, guide) of a plane group, see ``PlaneStats``.
+Statistics = tuple[int, int, int, int, int]
 #: Crops of one held-out domain, with their statistics.
 Crops = tuple[torch.Tensor, PlaneStats]
 
@@ -29,9 +29,9 @@ class BatchSource(Protocol):
 
 
 def statistics(planes: Levels, levels: int) -> Statistics:
-    """(shift, depth, mid, top) as the encoder would choose them for these planes."""
+    """(shift, depth, mid, top, guide) as the encoder would choose them for these planes, without a guide."""
     depth = depth_of(levels)
-    return unit_shift(planes), depth, 1 << (depth - 1), levels - 1
+    return unit_shift(planes), depth, 1 << (depth - 1), levels - 1, 0
 
 
 def collate(crops: Sequence[Levels], stats: Sequence[Statistics]) -> Crops:

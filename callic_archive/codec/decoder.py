@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from callic_archive.codec.adapter_syntax import read_adapter
 from callic_archive.codec.codestream import MAX_PIXELS, Box, Codestream, GroupHeader, digest_pixels, parse
 from callic_archive.codec.coding import tile_contexts
 from callic_archive.codec.engine import Backend, Engine, PreparedModel, mixture_tables
-from callic_archive.codec.prediction import EarlierPlanes
+from callic_archive.codec.prediction import EarlierPlanes, use_of
 from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.entropy.range_coder import RangeDecoder
 from callic_archive.errors import (
@@ -25,7 +26,7 @@ from callic_archive.errors import (
 )
 from callic_archive.images.planes import DecodedPlanes, Packing
 from callic_archive.model.adapter import Adapter
-from callic_archive.model.integer import Geometry, Plane
+from callic_archive.model.integer import NO_GUIDE, Geometry, Plane
 from callic_archive.model.weights import IntegerModel, ModelSet
 
 Image = NDArray[np.generic]
@@ -65,10 +66,14 @@ def decode_tile(
     prepared: PreparedModel,
     tables: MixtureTables,
     coder: str,
+    guide: NDArray[np.int32] | None = None,
 ) -> NDArray[np.int32]:
-    """Levels (C, h, w) of one tile. Raises CodestreamError when the stream is damaged."""
+    """Levels (C, h, w) of one tile, beside a ``guide`` (h, w) where the model sees one. Raises CodestreamError when the stream
+    is damaged."""
     count = len(group.packings)
-    levels = np.zeros((count, *size), np.int32)
+    levels = np.zeros((count + (guide is not None), *size), np.int32)
+    if guide is not None:
+        levels[count] = guide
     shift = [group.shift] * count
     low, high = [p.low for p in group.packings], [p.high for p in group.packings]
     if coder == "torchac":
@@ -78,7 +83,8 @@ def decode_tile(
     else:
         decoder = RangeDecoder(stream)
     geometry = Geometry(*size, min(size[0], patch[0]), min(size[1], patch[1]))
-    contexts = tile_contexts(prepared, geometry, Plane(group.shift, group.depth, group.mid), levels, 1)
+    use = use_of(group.prediction) if guide is not None else NO_GUIDE
+    contexts = tile_contexts(prepared, geometry, Plane(group.shift, group.depth, group.mid, use), levels, 1)
     step = next(contexts)
     while True:
         symbols = decoder.decode_pixels(step.head, step.skip, shift, low, high, tables)
@@ -87,7 +93,7 @@ def decode_tile(
         except StopIteration:
             break
     decoder.finish()
-    return levels
+    return levels[:count]
 
 
 def own_packings(group: GroupHeader) -> tuple[Packing, ...]:
@@ -99,7 +105,7 @@ def _samples(levels: NDArray[np.int32], group: GroupHeader, index: int, dtype: n
              earlier: EarlierPlanes, box: Box) -> Image:  # fmt: skip
     """Samples of a plane's levels (h, w) at ``box`` of the output, which ``earlier`` reads."""
     packing = group.packings[index]
-    if group.prediction is None:
+    if group.prediction is None or not group.prediction.subtracted:
         return packing.unpack(levels, dtype)
     own = group.prediction.packing
     predicted = group.prediction.base(earlier, box) + levels
@@ -137,15 +143,21 @@ def _decode_into(
         model = models.find(group.model)
         if model.channels != len(channels):
             raise CodestreamError(f"the model {model.name} does not code {len(channels)} planes jointly")
+        if group.prediction is not None and not group.prediction.subtracted and not model.guides:
+            raise CodestreamError(f"the model {model.name} takes no guide, and a plane is said to be coded beside one")
         prepared = engine.prepare(model, _find_adapter(group, model, models, adapters))
         tables = mixture_tables(model)
 
         def decode_number(
             number: int, group: GroupHeader = group, channels: list[int] = channels,
             streams: tuple[bytes, ...] = streams,
-            prepared: PreparedModel = prepared, tables: MixtureTables = tables,
+            prepared: PreparedModel = prepared, tables: MixtureTables = tables, guides: int = model.guides,
         ) -> None:  # fmt: skip
             top, left, bottom, right = boxes[number]
+            guide = None
+            if group.prediction is not None and guides:  # of the whole tile: `out` reaches beyond the region
+                here = (top - origin[0], left - origin[1], bottom - origin[0], right - origin[1])
+                guide = group.prediction.guide(earlier, here)
             levels = decode_tile(
                 streams[number],
                 (bottom - top, right - left),
@@ -154,6 +166,7 @@ def _decode_into(
                 prepared,
                 tables,
                 stream.coder,
+                guide,
             )
             # Only the part of the tile that lies inside `out`.
             row, column = max(0, origin[0] - top), max(0, origin[1] - left)
@@ -195,9 +208,10 @@ def decode_image(
     """
     engine = Engine(backend, device, threads)
     stream = parse(codestream, max_pixels=max_pixels, region=region)
-    tiles, origin, size = _part(stream, region)
-    out = _room((*size, stream.channels), stream)
-    _decode_into(out, origin, tiles, stream, models, adapters, engine)
+    part = _part(stream, region, models)
+    out = _room((*part.size, stream.channels), stream)
+    _decode_into(out, part.origin, part.tiles, stream, models, adapters, engine)
+    out = out[part.window]
     image = out if len(stream.shape) == 3 else out[:, :, 0]
     if region is None and digest_pixels(image) != stream.pixel_digest:
         raise PixelMismatch(
@@ -229,14 +243,15 @@ def decode_plane(
     stream = parse(codestream, max_pixels=max_pixels, region=region)
     if not 0 <= plane < stream.channels:
         raise UsageError(f"the codestream has {stream.channels} planes, and none numbered {plane}")
-    tiles, origin, size = _part(stream, region)
+    part = _part(stream, region, models)
     if known is None:
         # Planes one after another: what nobody asks for is never touched, and takes no memory.
-        known = DecodedPlanes(_room((stream.channels, *size), stream).transpose(1, 2, 0), set())
-    elif known.samples.shape != (*size, stream.channels):
+        canvas = _room((stream.channels, *part.size), stream).transpose(1, 2, 0)
+        known = DecodedPlanes(canvas[part.window], set(), canvas)
+    elif known.canvas.shape != (*part.size, stream.channels):
         raise UsageError("the planes that are known belong to another codestream")
     needed = _needed(stream, plane) - known.done
-    _decode_into(known.samples, origin, tiles, stream, models, adapters, engine, needed)
+    _decode_into(known.canvas, part.origin, part.tiles, stream, models, adapters, engine, needed)
     known.done |= needed
     return known
 
@@ -261,15 +276,43 @@ def _needed(stream: Codestream, plane: int) -> set[int]:
     return found
 
 
-def _part(stream: Codestream, region: Box | None) -> tuple[list[int], tuple[int, int], tuple[int, int]]:
-    """Tiles, origin and size of a region, or of the whole image. Raises UsageError."""
+@dataclass(frozen=True)
+class _Part:
+    """What is decoded for a region: ``tiles``, into a canvas of this ``size`` whose pixel (0, 0) is ``origin`` of the image, and
+    the ``window`` of it that was asked for."""
+
+    tiles: list[int]
+    origin: tuple[int, int]
+    size: tuple[int, int]
+    window: tuple[slice, slice] = (slice(None), slice(None))
+
+
+def _part(stream: Codestream, region: Box | None, models: ModelSet) -> _Part:
+    """The part for a region, or for the whole image; with planes that are guides its tiles are needed wholly. Raises
+    UsageError."""
     height, width = stream.shape[:2]
     if region is None:
-        return list(range(len(stream.boxes()))), (0, 0), (height, width)
+        return _Part(list(range(len(stream.boxes()))), (0, 0), (height, width))
     top, left, bottom, right = region
     if not (0 <= top < bottom <= height and 0 <= left < right <= width):
         raise UsageError(f"the region {region} does not lie within the image of {height} x {width} pixels")
-    return stream.tiles_of(region), (top, left), (bottom - top, right - left)
+    tiles = stream.tiles_of(region)
+    if not any(_guided(group, models) for group in stream.groups):
+        return _Part(tiles, (top, left), (bottom - top, right - left))
+    boxes = [stream.boxes()[number] for number in tiles]
+    above, before = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    size = max(box[2] for box in boxes) - above, max(box[3] for box in boxes) - before
+    window = slice(top - above, bottom - above), slice(left - before, right - before)
+    return _Part(tiles, (above, before), size, window)
+
+
+def _guided(group: GroupHeader, models: ModelSet) -> bool:
+    """Whether a group's model sees what was predicted. Of a model that is not at hand nobody can say; it will be asked for."""
+    if group.prediction is None:
+        return False
+    with suppress(UnknownModel):
+        return bool(models.find(group.model).guides)
+    return False
 
 
 def _room(shape: tuple[int, ...], stream: Codestream) -> Image:

@@ -94,11 +94,11 @@ def choose_adapter(
 def encode_tile(
     levels: I32, patch: int, plan: GroupPlan, prepared: PreparedModel, tables: MixtureTables, coder: str
 ) -> bytes:
-    """One tile's stream. ``levels`` (C, h, w)."""
-    count, height, width = levels.shape
+    """One tile's stream. ``levels`` (C, h, w), with the guide behind them where the plan has one."""
+    height, width = levels.shape[1:]
     geometry = Geometry(height, width, min(height, patch), min(width, patch))
     shift, low, high = plan.bounds
-    flat = levels.reshape(count, -1)
+    flat = levels[: len(plan.channels)].reshape(len(plan.channels), -1)
     if coder == "torchac":
         from callic_archive.entropy.torchac import TorchacEncoder
 

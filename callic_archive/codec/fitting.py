@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from callic_archive.codec.adapt_patches import beside_a_guide
 from callic_archive.codec.crops import Crops, Levels, Statistics, collate, random_crop
 from callic_archive.codec.engine import Engine
 from callic_archive.codec.planning import (
@@ -40,6 +41,8 @@ from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.errors import InexactModel
 from callic_archive.model.allocator import keep_freed_memory
 from callic_archive.model.dequantize import float_model
+from callic_archive.model.guided import with_guide
+from callic_archive.model.integer import GUIDE_SIGN
 from callic_archive.model.mgcf import MGCF
 from callic_archive.model.packed_file import pack_model
 from callic_archive.model.processor import native_bfloat16
@@ -89,7 +92,8 @@ def fitting_steps(total_pixels: float) -> int:
 
 @dataclass(frozen=True)
 class _Planned:
-    """What one model codes of a sample: the plane groups of its images, with their levels (C, H, W)."""
+    """What one model codes of a sample: the plane groups of its images, with their levels (C, H, W), and behind them the guide,
+    or nothing, (C + 1, H, W), where the model takes one."""
 
     plans: list[tuple[Image, GroupPlan]]
     levels: list[Levels]
@@ -97,9 +101,17 @@ class _Planned:
     @property
     def stats(self) -> list[Statistics]:
         return [
-            (plan.plane.shift, plan.plane.depth, plan.plane.mid, max(p.high for p in plan.packings))
+            (
+                plan.plane.shift, plan.plane.depth, plan.plane.mid, max(p.high for p in plan.packings),
+                GUIDE_SIGN[plan.plane.guide],
+            )
             for _, plan in self.plans
-        ]
+        ]  # fmt: skip
+
+    @property
+    def samples(self) -> int:
+        """Samples that are coded."""
+        return sum(levels[0].size * len(plan.channels) for levels, (_, plan) in zip(self.levels, self.plans, strict=True))
 
 
 def planned(images: Sequence[Image], models: ModelSet, engine: Engine) -> dict[str, _Planned]:
@@ -114,7 +126,28 @@ def planned(images: Sequence[Image], models: ModelSet, engine: Engine) -> dict[s
                 continue
             some = found.setdefault(group.model.digest, _Planned([], []))
             some.plans.append((image, group))
-            some.levels.append(group.levels(image, (0, 0, *image.shape[:2])).astype(np.uint16))
+            levels = group.levels(image, (0, 0, *image.shape[:2])).astype(np.uint16)
+            some.levels.append(beside_a_guide(levels, group))
+    return found
+
+
+def _planned_with_guides(images: Sequence[Image], models: ModelSet, engine: Engine) -> dict[str, tuple[IntegerModel, _Planned]]:
+    """What each model (digest) codes, and the model that is to be trained: of single planes one that takes a guide, where
+    some plane has another in its image that it is like."""
+    single = models.for_channels(1)
+    if single is None or all(image.ndim == 2 or image.shape[2] == 1 for image in images):
+        return {digest: (models.get(digest), what) for digest, what in planned(images, models, engine).items()}
+    taught = with_guide(single)
+    others = ModelSet([taught if model is single else model for model in models])
+    found = {}
+    for digest, what in planned(images, others, engine).items():
+        if digest != taught.digest:
+            found[digest] = others.get(digest), what
+        elif any(plan.plane.guide for _, plan in what.plans):
+            found[single.digest] = taught, what
+        else:  # guides are of no use here
+            plans = [(image, replace(plan, model=single)) for image, plan in what.plans]
+            found[single.digest] = single, _Planned(plans, [levels[:1] for levels in what.levels])
     return found
 
 
@@ -247,27 +280,29 @@ def fit_models(
     not save. ``total_pixels``: pixels (height times width) of the whole collection. ``folder``: for checkpoints, from which
     the next call goes on."""
     engine = Engine("auto", options.device, options.threads)
-    found = planned(images, models, engine)
+    found = _planned_with_guides(images, models, engine)
     sampled = float(sum(image.shape[0] * image.shape[1] for image in images)) or 1.0
     scale = max(1.0, (total_pixels or sampled) / sampled)
     fitted: dict[str, IntegerModel] = {}
-    for number, (digest, what) in enumerate(found.items()):
+    for number, (digest, (base, what)) in enumerate(found.items()):
 
         def report(step: int, steps: int, number: int = number) -> None:
             if progress:
                 progress(number * steps + step, len(found) * steps)
 
         checkpoint = folder / f"fitting-{digest}.pt" if folder is not None else None
-        best = _fitted(models.get(digest), what, scale, options, engine, report, checkpoint)
+        best = _fitted(base, models.get(digest), what, scale, options, engine, report, checkpoint)
         if best is not None:
             fitted[digest] = best
     return fitted
 
 
 def _fitted(
-    base: IntegerModel, what: _Planned, scale: float, options: FitOptions, engine: Engine, report: Report, checkpoint: Path | None
+    base: IntegerModel, named: IntegerModel, what: _Planned, scale: float, options: FitOptions, engine: Engine, report: Report,
+    checkpoint: Path | None,
 ) -> IntegerModel | None:
-    """The fitted model, rounded and settled; None where the base model's code and bytes are fewer."""
+    """The fitted model, rounded and settled; None where the base model's code and bytes are fewer. ``named``: the model that
+    the base is, or was made of."""
     pixels = scale * sum(levels[0].size for levels in what.levels)
     steps = options.longer * fitting_steps(pixels) if options.steps is None else options.steps
     each = settling_steps(steps)
@@ -283,14 +318,14 @@ def _fitted(
     def settle(weights: IntegerWeights) -> MGCF:
         return settled(weights, batch, each, options.device)
 
-    best = _rounded(base, model, source, what, scale, engine, settle)
+    best = _rounded(base, named, model, source, what, scale, engine, settle)
     if next(numbers) <= SETTLED * each:  # fewer roundings than that were possible
         report(every, every)
     return best
 
 
 def _rounded(
-    base: IntegerModel, model: MGCF, source: _Source, what: _Planned, scale: float, engine: Engine,
+    base: IntegerModel, named: IntegerModel, model: MGCF, source: _Source, what: _Planned, scale: float, engine: Engine,
     settle: Callable[[IntegerWeights], MGCF],
 ) -> IntegerModel | None:
     """The model in integers with the places that make code and model together smallest; None where the base model's are
@@ -304,7 +339,7 @@ def _rounded(
     traces = calibrated(model)
     some = what.plans[:: max(1, len(what.plans) // MEASURED)][:MEASURED]
     seen = sum(_sampled(image) * len(plan.channels) for image, plan in some)
-    scale *= sum(levels.size for levels in what.levels) / seen
+    scale *= what.samples / seen
 
     def total(candidate: IntegerModel) -> float:
         bits = sum(estimate_bits(image, replace(plan, model=candidate), None, engine) for image, plan in some)
@@ -313,7 +348,7 @@ def _rounded(
     rounded: dict[int, tuple[float, IntegerModel]] = {}
     for coarse in COARSE:
         try:
-            candidate = _model(base, quantize(model, traces, coarse=coarse))
+            candidate = _model(named, quantize(model, traces, coarse=coarse))
             rounded[coarse] = total(candidate), candidate
         except InexactModel:
             continue
@@ -330,7 +365,7 @@ def _rounded(
         if not _finite(after):
             continue
         with suppress(InexactModel):
-            candidate = _model(base, quantize(after, calibrated(after), coarse=coarse))
+            candidate = _model(named, quantize(after, calibrated(after), coarse=coarse))
             sizes.append((total(candidate), candidate))
     return min(sizes, key=lambda one: one[0])[1]
 

@@ -14,12 +14,19 @@ from numpy.typing import NDArray
 
 from callic_archive.codec.coding import tile_contexts
 from callic_archive.codec.engine import Engine, PreparedModel, mixture_tables
-from callic_archive.codec.prediction import EarlierPlanes, Prediction, fit_prediction, fixed
+from callic_archive.codec.prediction import (
+    EarlierPlanes,
+    Prediction,
+    fit_likeness,
+    fit_prediction,
+    fixed,
+    use_of,
+)
 from callic_archive.entropy.mixture import MixtureTables, ideal_bits
 from callic_archive.errors import UnknownModel, UnsupportedImage
 from callic_archive.images.planes import DTYPES, MAX_CHANNELS, Packing, choose_packing, plane_groups
 from callic_archive.model.adapter import Adapter
-from callic_archive.model.integer import Geometry, Plane
+from callic_archive.model.integer import NO_GUIDE, Geometry, Plane
 from callic_archive.model.scaling import depth_of, unit_shift
 from callic_archive.model.weights import IntegerModel, ModelSet
 
@@ -46,8 +53,13 @@ class GroupPlan:
     earlier: EarlierPlanes | None = None  # reads the planes that it draws on
 
     def levels(self, image: Image, box: tuple[int, int, int, int]) -> I32:
-        """Packed levels (C, h, w) of a rectangle (top, left, bottom, right)."""
-        return packed_levels(image, box, self.channels, self.packings, self.prediction, self.earlier)
+        """Packed levels (C, h, w) of a rectangle (top, left, bottom, right), and the guide behind them where there is one."""
+        levels = packed_levels(image, box, self.channels, self.packings, self.prediction, self.earlier)
+        if not self.plane.guide:
+            return levels
+        assert self.prediction is not None
+        assert self.earlier is not None
+        return np.concatenate([levels, self.prediction.guide(self.earlier, box)[None]])
 
     @property
     def bounds(self) -> tuple[list[int], list[int], list[int]]:
@@ -144,7 +156,8 @@ def plan_group(
         unit_shift(packed_levels(image, box, channels, packings, prediction, earlier))
         for box in sample_boxes(image.shape[0], image.shape[1])
     ]
-    plane = Plane(int(np.median(shifts)), depth, 1 << (depth - 1))
+    guide = use_of(prediction) if model.guides else NO_GUIDE
+    plane = Plane(int(np.median(shifts)), depth, 1 << (depth - 1), guide)
     return GroupPlan(tuple(channels), tuple(packings), plane, model, prediction, earlier)
 
 
@@ -243,19 +256,31 @@ class _Planner:
         if all(p.low == p.high for p in packings):
             return ConstantGroup(tuple(members), packings)
         plain = plan_group(image, members, packings, self._models)
-        prediction = (
-            fit_prediction(members[0], packings[0], earlier, self._planes, self._boxes)
-            if len(members) == 1 and earlier
-            else None
-        )
+        if len(members) > 1 or not earlier:
+            return plain
+        plans = [*self._guided(plain, earlier), plain, *self._predicted(plain, earlier)]
+        return min(plans, key=self.bits) if len(plans) > 1 else plain  # the first of equals
+
+    def _predicted(self, plain: GroupPlan, earlier: Sequence[int]) -> list[GroupPlan]:
+        """The plan that codes what a prediction from earlier planes leaves of one, where there is any."""
+        (channel,), (packing,) = plain.channels, plain.packings
+        prediction = fit_prediction(channel, packing, earlier, self._planes, self._boxes)
         if prediction is None:
-            return plain
-        prediction, highest = fixed(prediction, image, members[0], self._planes)
+            return []
+        prediction, highest = fixed(prediction, self._image, channel, self._planes)
         if highest >= MOST_LEVELS or abs(prediction.offset) >= MOST_LEVELS:
-            return plain
+            return []
         coded = (Packing(0, 0, highest),)
-        predicted = plan_group(image, members, coded, self._models, prediction, self._planes)
-        return predicted if self.bits(predicted) < self.bits(plain) else plain
+        return [plan_group(self._image, [channel], coded, self._models, prediction, self._planes)]
+
+    def _guided(self, plain: GroupPlan, earlier: Sequence[int]) -> list[GroupPlan]:
+        """The plan that codes a plane beside an earlier one that is like it, where the model takes a guide and there is one."""
+        if not plain.model.guides:
+            return []
+        likeness = fit_likeness(plain.channels[0], plain.packings[0], earlier, self._planes, self._boxes)
+        if likeness is None:
+            return []
+        return [plan_group(self._image, plain.channels, plain.packings, self._models, likeness, self._planes)]
 
 
 def estimate_bits(image: Image, plan: GroupPlan, adapter: Adapter | None, engine: Engine) -> float:
@@ -272,7 +297,7 @@ def _block_bits(levels: I32, plan: GroupPlan, prepared: PreparedModel, tables: M
     _, height, width = levels.shape
     shift, low, high = plan.bounds
     total = 0.0
-    flat = levels.reshape(levels.shape[0], -1)
+    flat = levels[: len(plan.channels)].reshape(len(plan.channels), -1)
     geometry = Geometry(height, width, height, width)
     contexts = tile_contexts(prepared, geometry, plan.plane, levels, ENCODER_ROWS)
     step = next(contexts)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.images.planes import Packing
+from callic_archive.model.integer import LIKENESS, NO_GUIDE, SUBTRACTED
 
 Image = NDArray[np.generic]
 Box = tuple[int, int, int, int]
@@ -34,6 +35,8 @@ LOOKED_AT = 12
 IN_PAIRS = 5
 #: A further plane must save this many bits a sample, by the rough measure of ``_bits``.
 LEAST_GAIN = 0.01
+#: The correlation of detail from which on a plane is taken for a likeness of another.
+LEAST_LIKENESS = 0.1
 #: Samples below which weights are not worth fitting, nor their bytes.
 LEAST_SAMPLES = 256
 _ROUNDS = 3  # of reweighting, so that edges do not outvote the texture between them
@@ -63,12 +66,16 @@ class Prediction:
     ``offset``: the least that the prediction leaves of them. Where all ``planes`` are at their lowest level (no data, in
     most images that have such a place), nothing is predicted: the plane is likely at its lowest level too, and
     that costs next to nothing where it is the lowest of all levels that are coded.
+
+    Not ``subtracted``, the prediction is a likeness of the plane: its levels are coded as they are, and the model sees what was
+    predicted as its guide. Where the model takes a guide, it sees what was subtracted too.
     """
 
     planes: tuple[int, ...]
     weights: tuple[int, ...]
     packing: Packing
     offset: int = 0
+    subtracted: bool = True
 
     def base(self, earlier: EarlierPlanes, box: Box) -> NDArray[np.int64]:
         """What is added to coded levels (h, w) of a rectangle to make the plane's own."""
@@ -81,11 +88,24 @@ class Prediction:
             empty &= levels == earlier.low(plane)
         return np.where(empty, self.packing.low, (total >> PLACES) + self.offset)
 
+    def guide(self, earlier: EarlierPlanes, box: Box) -> NDArray[np.int32]:
+        """What a model sees of the prediction: levels (h, w), within those of the plane."""
+        return np.clip(self.base(earlier, box), self.packing.low, self.packing.high).astype(np.int32)
+
     def coded(self, image: Image, channel: int, earlier: EarlierPlanes, box: Box) -> NDArray[np.int32]:
         """The levels (h, w) that are coded for a channel of ``image`` in a rectangle."""
         top, left, bottom, right = box
         own = self.packing.pack(image[top:bottom, left:right, channel])
+        if not self.subtracted:
+            return own
         return (own - self.base(earlier, box)).astype(np.int32)
+
+
+def use_of(prediction: Prediction | None) -> int:
+    """How a model that takes a guide uses what was predicted."""
+    if prediction is None:
+        return NO_GUIDE
+    return SUBTRACTED if prediction.subtracted else LIKENESS
 
 
 def fit_prediction(
@@ -117,6 +137,38 @@ def fit_prediction(
             more += 1  # near infrared is told by the difference of red and green, and by neither alone
     integers = np.clip(np.rint(weights * (1 << PLACES)), -MOST_WEIGHT, MOST_WEIGHT).astype(int).tolist()
     return Prediction(tuple(chosen), tuple(integers), packing) if any(integers) else None
+
+
+def fit_likeness(
+    channel: int, packing: Packing, candidates: Sequence[int], planes: EarlierPlanes, boxes: Sequence[Box]
+) -> Prediction | None:
+    """The earlier plane that a channel is most like in ``boxes``, scaled to it; None where none is like it at all.
+
+    Slices of a volume share edges and no noise: what is taken from them is better left to the network than subtracted.
+    Arguments as of ``fit_prediction``.
+    """
+    target = _detail(planes, channel, boxes)
+    if target.size < LEAST_SAMPLES:
+        return None
+    likeness = {plane: _correlation(target, _detail(planes, plane, boxes)) for plane in list(candidates)[-LOOKED_AT:]}
+    best = max(likeness, key=lambda plane: likeness[plane], default=None)
+    if best is None or likeness[best] < LEAST_LIKENESS:
+        return None
+    own, other = (np.concatenate([planes.levels(p, box).ravel() for box in boxes]).astype(np.float64) for p in (channel, best))
+    spread = other.var()
+    slope = float(np.clip(((own - own.mean()) * (other - other.mean())).mean() / spread, 1 / 16, 15.0)) if spread else 1.0
+    weight = max(1, round(slope * (1 << PLACES)))
+    offset = round(float(own.mean() - weight / (1 << PLACES) * other.mean()))
+    if abs(offset) > MOST_OFFSET:
+        return None
+    return Prediction((best,), (weight,), packing, offset, subtracted=False)
+
+
+def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Of two details, in which a few edges that lie beside each other do not outweigh everything else."""
+    one, other = (np.arcsinh(x / (np.median(np.abs(x)) + 0.5)) for x in (one, other))
+    scale = float(np.sqrt((one * one).sum() * (other * other).sum()))
+    return float((one * other).sum()) / scale if scale else 0.0
 
 
 def fixed(

@@ -62,10 +62,12 @@ class Packing:
 
 @dataclass
 class DecodedPlanes:
-    """Planes of an image (H, W, C) as far as they were asked for: those numbered in ``done`` are decoded."""
+    """Planes of an image (H, W, C) as far as they were asked for: those numbered in ``done`` are decoded. ``canvas``: what
+    ``samples`` is a window of, as planes that are guides were decoded beyond it."""
 
     samples: Samples
     done: set[int]
+    canvas: Samples
 
 
 def _histogram(samples: Samples) -> tuple[int, NDArray[np.int64]]:

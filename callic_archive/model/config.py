@@ -10,6 +10,10 @@ from typing import Any
 TAPS: tuple[tuple[int, int], ...] = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0))
 #: The first four lie inside the masked 3x3 kernel of the embedding; all six feed the linear skip prediction.
 EMBED_TAPS = 4
+#: Pixels of a guide, a plane that is known before, around the pixel that is coded: what they differ from the one at its place.
+GUIDE_TAPS: tuple[tuple[int, int], ...] = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+#: Features of a guide: those differences, the pixel at the place itself, and how the guide is used (``Plane.guide``).
+GUIDE_FEATURES = len(GUIDE_TAPS) + 2
 #: Knee of the companding of residual features, in units: linear below, logarithmic above.
 COMPAND_KNEE = 16.0
 #: Residual features are cut at this many units (the integer table ends there).
@@ -26,7 +30,7 @@ MAX_DIM, MAX_DEPTH, MAX_MLP_RATIO = 4096, 64, 16
 @dataclass(frozen=True)
 class MGCFConfig:
     """Hyper-parameters of the Masked Gated ConvFormer (paper: channels 3, dim 128, depth 3, kernel 7,
-    mixtures 5)."""
+    mixtures 5). ``guides``: planes that may be known before; one beside a single channel, or none."""
 
     channels: int = 3
     dim: int = 128
@@ -34,10 +38,13 @@ class MGCFConfig:
     kernel: int = 7
     mlp_ratio: int = 4
     mixtures: int = 5
+    guides: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.channels <= 4:
             raise ValueError(f"a model codes 1 to 4 channels jointly, not {self.channels}")
+        if self.guides not in (0, 1) or (self.guides and self.channels != 1):
+            raise ValueError(f"a model of one channel may have one guide, others none: {self}")
         if self.kernel % 2 == 0 or not 3 <= self.kernel <= 15:
             raise ValueError(f"kernel must be odd and within 3..15, not {self.kernel}")
         if min(self.dim, self.depth, self.mlp_ratio, self.mixtures) < 1 or self.mixtures > 16:
@@ -59,8 +66,8 @@ class MGCFConfig:
 
     @property
     def features(self) -> int:
-        """Inputs of the embedding: companded residuals of four taps, one level a channel, the unit shift."""
-        return EMBED_TAPS * self.channels + self.channels + 1
+        """Inputs of the embedding: companded residuals of four taps, one level a channel, the unit shift, and those of guides."""
+        return EMBED_TAPS * self.channels + self.channels + 1 + GUIDE_FEATURES * self.guides
 
     @property
     def outputs(self) -> int:
@@ -69,8 +76,8 @@ class MGCFConfig:
         return self.mixtures * (1 + 2 * self.channels + self.pairs)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able form, as stored in a model file."""
-        return asdict(self)
+        """JSON-able form, as stored in a model file, which names guides only where there are any."""
+        return {name: value for name, value in asdict(self).items() if name != "guides" or value}
 
 
 def causal_taps(kernel: int, *, include_group: bool) -> list[tuple[int, int]]:

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from callic_archive.model import tables
-from callic_archive.model.config import EMBED_TAPS
 from callic_archive.model.mgcf import MGCF, Block
-from callic_archive.model.quantize import head_units
+from callic_archive.model.quantize import feature_units, head_units
 from callic_archive.model.weights import Depthwise, IntegerWeights, Linear
 
 
@@ -32,15 +31,8 @@ def float_model(weights: IntegerWeights) -> MGCF:
     config, stream, norm = weights.config, weights.stream_fraction, tables.NORM_FRACTION
     model = MGCF(config)
     model.skip.copy_(torch.from_numpy(weights.skip / 2.0**14).float())
-    columns = np.concatenate(
-        [
-            np.full(EMBED_TAPS * config.channels, 2.0**-tables.COMPAND_OUT),
-            np.full(config.channels, 0.25),
-            [1.0],
-        ]
-    )
     weight, bias = _floats(weights.embed, weights.embed.weight, 0, stream)
-    model.embed.weight.copy_(weight / torch.from_numpy(columns).float())
+    model.embed.weight.copy_(weight / torch.from_numpy(feature_units(config)).float())
     model.embed.bias.copy_(bias)
 
     def put(target: torch.nn.Linear, layer: Linear, in_fraction: int, out_fraction: int) -> None:

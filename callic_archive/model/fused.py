@@ -9,8 +9,9 @@ the MLP goes through the caches in parts. On a processor with matrix units most 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from callic_archive.model import blocks_cpu, ends_cpu
+from callic_archive.model.config import EMBED_TAPS
 from callic_archive.model.vectors import LANES
 
 if TYPE_CHECKING:
@@ -40,8 +42,8 @@ def can_fuse(x: Tensor, width: int) -> bool:
 
 
 def fused_bits(model: MGCF, x: Tensor, stats: PlaneStats, kind: torch.dtype) -> Tensor:
-    """Code length of every pixel in bits (N, H, W), from levels x (N, C, H, W); ``kind``: bfloat16 for matrix products, or
-    float32."""
+    """Code length of every pixel in bits (N, H, W), from levels x (N, C, H, W), or with a guide behind them; ``kind``:
+    bfloat16 for matrix products, or float32."""
     parts: list[Tensor] = []
     with torch.autocast("cpu", enabled=False):
         for module in model.blocks:
@@ -52,13 +54,26 @@ def fused_bits(model: MGCF, x: Tensor, stats: PlaneStats, kind: torch.dtype) -> 
             parts += [*_with_norm(block.norm2, block.up.weight, block.up.bias), block.down.weight, block.down.bias]
         ends = (model.skip, model.embed.weight, model.embed.bias, model.head.weight, model.head.bias)
         taps = np.array(block.mcg.taps, np.int64)
-        bits: Tensor = _Bits.apply(x, _Header.of(stats, x.shape[0]), taps, model.config.mixtures, kind, *ends, *parts)  # type: ignore[no-untyped-call]
+        channels = model.config.channels
+        known: Callable[[Tensor], Tensor] | None = None
+        if x.shape[1] > channels:
+            known = partial(_told, x[:, channels:], stats)
+        header = _Header.of(stats, x.shape[0])
+        bits: Tensor = _Bits.apply(x[:, :channels], header, known, taps, model.config.mixtures, kind, *ends, *parts)  # type: ignore[no-untyped-call]
     return bits
 
 
 def _with_norm(norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """A layer that takes what ``add_normalise`` leaves: the gain and the offset of ``norm`` within its own."""
     return weight * norm.weight, bias + weight @ norm.bias
+
+
+def _told(guide: Tensor, stats: PlaneStats, skip: Tensor) -> Tensor:
+    """What a guide tells beside the skip prediction: features (GUIDE_FEATURES, P)."""
+    from callic_archive.model.mgcf import guide_features
+
+    found = guide_features(guide, skip, stats)
+    return found.permute(1, 0, 2, 3).reshape(found.shape[1], -1)
 
 
 @dataclass(frozen=True)
@@ -218,7 +233,8 @@ def _summed(parts: Floats) -> Tensor:
 class _Bits(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, header: _Header, taps: NDArray[np.int64], mixtures: int, kind: torch.dtype,
+        ctx: Any, x: Tensor, header: _Header, known: Callable[[Tensor], Tensor] | None,
+        taps: NDArray[np.int64], mixtures: int, kind: torch.dtype,
         skip: Tensor, w_embed: Tensor, b_embed: Tensor, w_head: Tensor, b_head: Tensor, *parts: Tensor,
     ) -> Tensor:  # fmt: skip
         x = x.detach().contiguous()
@@ -228,6 +244,11 @@ class _Bits(torch.autograd.Function):
         ends_cpu.features(
             _array(x), _array(skip), header.shift, header.depth, header.mid, shape, _array(features).reshape(-1), _array(guess)
         )
+        own = (EMBED_TAPS + 1) * channels + 1
+        if known is not None:
+            features[own:] = known(guess)
+        else:
+            features[own:] = 0
         trunk = _Trunk((images, height, columns), width, taps, kind)
         stream = torch.zeros(pixels, width)
         trunk.forward(stream, features.t() @ _narrow(w_embed, kind).t(), b_embed, parts)
@@ -259,4 +280,4 @@ class _Bits(torch.autograd.Function):
             _array(x), _array(guess), header.shift, header.mid, (n, c, h, w), _array(of_features), _array(of_guess), of_skip
         )
         every = [_summed(of_skip).view(c, 5), of_w_embed, of_b_embed, of_w_head, of_head.float().sum(1), *of_parts]
-        return (None,) * 5 + tuple(g.to(kind) for g, kind in zip(every, ctx.dtypes, strict=True))
+        return (None,) * 6 + tuple(g.to(kind) for g, kind in zip(every, ctx.dtypes, strict=True))

@@ -16,11 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.model import int16_product, kernels
-from callic_archive.model.config import causal_taps
+from callic_archive.model.config import GUIDE_FEATURES, causal_taps
 from callic_archive.model.weights import IntegerWeights, Linear
 
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
+#: Uses of a guide.
+NO_GUIDE, LIKENESS, SUBTRACTED = 0, 1, 2
+#: How the network is told of each.
+GUIDE_SIGN = (0, 1, -1)
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,13 @@ def scan_order(geometry: Geometry) -> tuple[I32, I64]:
 @dataclass(frozen=True)
 class Plane:
     """What the codestream header says of a plane group: unit shift, depth in bits (at least 8), stand-in
-    level."""
+    level. ``guide``: what the guide is that stands behind the levels of the planes: NO_GUIDE where there is none, LIKENESS of
+    the plane that is coded, or SUBTRACTED from it."""
 
     shift: int
     depth: int
     mid: int
+    guide: int = NO_GUIDE
 
 
 class _Matrix:
@@ -114,7 +120,8 @@ class CpuModel:
         ]
 
     def tile(self, geometry: Geometry, plane: Plane, levels: I32) -> CpuTile:
-        """Begin a tile. ``levels`` (C, h, w) int32 is read in place: the decoder fills it in as it goes."""
+        """Begin a tile. ``levels`` (C, h, w) int32 is read in place: the decoder fills it in as it goes. Behind them stands the
+        guide where there is one, (C + 1, h, w): levels from 0 to 65535, all known."""
         return CpuTile(self, geometry, plane, levels)
 
 
@@ -122,12 +129,12 @@ class CpuTile:
     """Activation caches of one tile."""
 
     def __init__(self, model: CpuModel, geometry: Geometry, plane: Plane, levels: I32) -> None:
-        if (
-            levels.shape != (model.config.channels, geometry.height, geometry.width)
-            or levels.dtype != np.int32
-        ):
+        if plane.guide and not model.config.guides:
+            raise ValueError("the model takes no guide")
+        count = model.config.channels + bool(plane.guide)
+        if levels.shape != (count, geometry.height, geometry.width) or levels.dtype != np.int32:
             raise ValueError(f"levels are {levels.dtype} {levels.shape}, the tile needs int32 {geometry}")
-        self.model, self.levels = model, levels
+        self.model, self.levels, self.guide = model, levels, GUIDE_SIGN[plane.guide]
         self.size = np.array([geometry.height, geometry.width], np.int64)
         self.grid = np.array([geometry.patch_height, geometry.patch_width], np.int64)
         self.plane = np.array([plane.shift, plane.depth, plane.mid], np.int64)
@@ -142,11 +149,16 @@ class CpuTile:
         """
         model, weights, config = self.model, self.model.weights, self.model.config
         m = rows.shape[0]
-        inputs = np.empty((m, config.features), np.float32)
+        inputs = np.zeros((m, config.features), np.float32)
         skip = np.empty((m, config.channels), np.int64)
         kernels.features(
-            self.levels, rows, self.grid, self.plane, weights.skip, weights.compand, inputs, skip
+            self.levels[: config.channels], rows, self.grid, self.plane, weights.skip, weights.compand, inputs, skip
         )
+        if self.guide:
+            kernels.guide_features(
+                self.levels[-1], rows, self.size, self.grid, self.plane, self.guide, weights.compand, skip,
+                inputs[:, -GUIDE_FEATURES:],
+            )  # fmt: skip
         stream = np.empty((m, config.dim), np.int32)
         start = inputs @ model.embed.weight
         kernels.start_stream(start, model.embed.bias, model.embed.shift, stream)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from callic_archive.model import tables
-from callic_archive.model.config import causal_taps
-from callic_archive.model.integer import Geometry, Plane
+from callic_archive.model.config import GUIDE_FEATURES, GUIDE_TAPS, causal_taps
+from callic_archive.model.integer import GUIDE_SIGN, Geometry, Plane
 from callic_archive.model.kernels import HEAD_MAX
 from callic_archive.model.weights import Depthwise, IntegerWeights, Linear
 
@@ -165,9 +165,8 @@ class TorchTile:
         """Embedding inputs (M, features) float32 and skip (M, C) int64, as ``kernels.features``."""
         model, width, plane = self.model, self.geometry.width, self.plane
         i, j, top, left, _, right = self._position(rows)
-        flat = torch.from_numpy(self.levels.reshape(self.levels.shape[0], -1)).to(
-            model.device, torch.int64
-        )  # (C, h*w)
+        channels = model.config.channels
+        flat = torch.from_numpy(self.levels[:channels].reshape(channels, -1)).to(model.device, torch.int64)  # (C, h*w)
 
         def at(di: int, dj: int, valid: Tensor, otherwise: Tensor | int) -> Tensor:
             index = torch.where(valid, (i + di) * width + j + dj, 0)
@@ -195,6 +194,26 @@ class TorchTile:
         drop = plane.depth - 8
         level = ((4 * (west - plane.mid) + ((1 << drop) >> 1)) >> drop).clamp(-512, 512)
         unit = torch.full_like(level[:1], 4 * plane.shift)
-        channels = self.levels.shape[0]
-        features = torch.cat([residual.reshape(4 * channels, -1), level, unit]).t()
+        features = torch.cat([residual.reshape(4 * channels, -1), level, unit])
+        if model.config.guides:
+            features = torch.cat([features, self._guide_features(rows, skip[0])])
+        features = features.t()
         return features.to(torch.float32).contiguous(), skip.t().contiguous()
+
+    def _guide_features(self, rows: Tensor, skip: Tensor) -> Tensor:
+        """(GUIDE_FEATURES, M) as ``kernels.guide_features``, zeros where there is no guide; skip (M,)."""
+        model, width, sign = self.model, self.geometry.width, GUIDE_SIGN[self.plane.guide]
+        if not sign:
+            return torch.zeros((GUIDE_FEATURES, rows.shape[0]), dtype=torch.int64, device=model.device)
+        i, j, top, left, bottom, right = self._position(rows)
+        guide = torch.from_numpy(self.levels[-1].reshape(-1)).to(model.device, torch.int64)
+        here = guide[rows]
+        differences = []
+        for di, dj in GUIDE_TAPS:
+            si, sj = i + di, j + dj
+            inside = (si >= top) & (si < bottom) & (sj >= left) & (sj < right)
+            differences.append(256 * (guide[torch.where(inside, si * width + sj, rows)] - here))
+        shift = 8 - tables.COMPAND_IN + self.plane.shift
+        q = (torch.stack([*differences, 256 * here - skip]) + (1 << (shift - 1))) >> shift
+        found = model.compand[q.abs().clamp_max(tables.COMPAND_SIZE - 1)] * q.sign()
+        return torch.cat([found, torch.full_like(found[:1], tables.GUIDED * sign)])

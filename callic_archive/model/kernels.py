@@ -15,11 +15,13 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from callic_archive.model.config import GUIDE_TAPS
 from callic_archive.model.tables import (
     ACT_HALF,
     ACT_MAX,
     COMPAND_IN,
     COMPAND_SIZE,
+    GUIDED,
     NORM_FRACTION,
     RSQRT_BITS,
     RSQRT_HIGH,
@@ -36,6 +38,8 @@ I64 = NDArray[np.int64]
 Acc = F32 | I32
 Narrow = F32 | I16
 Int = Any
+_GUIDE_ROWS = tuple(di for di, _ in GUIDE_TAPS)
+_GUIDE_COLUMNS = tuple(dj for _, dj in GUIDE_TAPS)
 #: Head outputs are cut here; the entropy coder's own bounds are wider.
 HEAD_MAX = (1 << 26) - 1
 
@@ -91,6 +95,35 @@ def features(
                 max(min(round_shift(4 * (west - mid), depth - 8), np.int64(512)), np.int64(-512))
             )
         out[m, 5 * channels] = np.float32(4 * shift)
+
+
+@njit(cache=True, nogil=True)
+def guide_features(
+    guide: I32, rows: I32, size: I64, grid: I64, plane: I64, sign: Int, compand: I16, skip: I64, out: F32
+) -> None:
+    """What a guide tells of some pixels: how its neighbours differ from it, it from the skip prediction, and its use.
+
+    guide (h, w): levels, all known. rows (M,), skip (M, 1); size (h, w), grid and plane as of ``features``. sign: +-1.
+    out (M, GUIDE_FEATURES). A neighbour outside the patch differs by nothing.
+    """
+    h, w = size[0], size[1]
+    patch_h, patch_w = grid[0], grid[1]
+    down = np.int64(8 - COMPAND_IN) + plane[0]
+    for m in range(rows.shape[0]):
+        i, j = np.int64(rows[m]) // w, np.int64(rows[m]) % w
+        top, left = (i // patch_h) * patch_h, (j // patch_w) * patch_w
+        bottom, right = min(h, top + patch_h), min(w, left + patch_w)
+        here = 256 * np.int64(guide[i, j])
+        for t in range(len(GUIDE_TAPS) + 1):
+            if t < len(GUIDE_TAPS):
+                si, sj = i + _GUIDE_ROWS[t], j + _GUIDE_COLUMNS[t]
+                inside = top <= si < bottom and left <= sj < right
+                q = round_shift(256 * np.int64(guide[si, sj]) - here, down) if inside else np.int64(0)
+            else:
+                q = round_shift(here - skip[m, 0], down)
+            value = np.float32(compand[min(abs(q), np.int64(COMPAND_SIZE - 1))])
+            out[m, t] = -value if q < 0 else value
+        out[m, len(GUIDE_TAPS) + 1] = np.float32(GUIDED * sign)
 
 
 @njit(cache=True, nogil=True)

@@ -23,6 +23,8 @@ from callic_archive.model.config import (
     COMPAND_KNEE,
     COMPAND_LIMIT,
     EMBED_TAPS,
+    GUIDE_FEATURES,
+    GUIDE_TAPS,
     LOG_SCALE_MAX,
     LOG_SCALE_MIN,
     MEAN_GAIN,
@@ -40,17 +42,20 @@ class PlaneStats:
 
     ``shift``: (N,) or scalar, unit = 2^shift levels. ``depth``: (N,), bits of the value range (at least 8).
     ``mid``: (N,), the level that stands in for pixels before the first. ``top``: (N,), the largest level
-    (the least is 0).
+    (the least is 0). ``guide``: (N,), how the plane behind the levels is used: 0 not at all, 1 as a likeness of what is
+    coded, -1 as what was subtracted from it; None where no plane is there.
     """
 
     shift: Tensor
     depth: Tensor
     mid: Tensor
     top: Tensor
+    guide: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> PlaneStats:
         """Apply ``function`` to every tensor: slicing, moving between devices."""
-        return PlaneStats(function(self.shift), function(self.depth), function(self.mid), function(self.top))
+        guide = function(self.guide) if self.guide is not None else None
+        return PlaneStats(function(self.shift), function(self.depth), function(self.mid), function(self.top), guide)
 
     @staticmethod
     def eight_bit(n: int, device: torch.device | str = "cpu") -> PlaneStats:
@@ -81,6 +86,22 @@ def compand(units: Tensor) -> Tensor:
     """``knee * asinh(d / knee)`` of residuals in units, cut at the limit: edges stay visible without
     drowning noise."""
     return COMPAND_KNEE * torch.asinh(units.clamp(-COMPAND_LIMIT, COMPAND_LIMIT) / COMPAND_KNEE)
+
+
+def guide_features(guide: Tensor, skip: Tensor, stats: PlaneStats) -> Tensor:
+    """What a guide tells: how its neighbours differ from it, it from the skip prediction, and its use.
+
+    Args: guide and skip (N, 1, H, W) levels. Returns (N, GUIDE_FEATURES, H, W), zeros where no guide is used. A neighbour
+    outside the patch differs by nothing. No gradient goes into the skip prediction.
+    """
+    assert stats.guide is not None
+    n, _, h, w = guide.shape
+    padded = F.pad(guide, (1, 1, 1, 1), value=math.nan)
+    around = torch.cat([padded[:, :, 1 + di : 1 + di + h, 1 + dj : 1 + dj + w] for di, dj in GUIDE_TAPS], 1)
+    differences = torch.cat([torch.nan_to_num(around - guide), guide - skip.detach()], 1)
+    use = stats.guide.view(-1, 1, 1, 1)
+    told = compand(differences * torch.exp2(-stats.shift).view(-1, 1, 1, 1)) * use.abs()
+    return torch.cat([told, use.expand(n, 1, h, w)], 1)
 
 
 class MCG(nn.Module):
@@ -143,6 +164,7 @@ class MGCF(nn.Module):
             self.skip.copy_(torch.tensor([0.75, -0.45, 0.15, -0.05, -0.1]).expand(c, -1))
             self.embed.weight[:, : EMBED_TAPS * c].uniform_(-0.25, 0.25)
             self.embed.weight[:, EMBED_TAPS * c :].uniform_(-0.02, 0.02)
+            self.embed.weight[:, 5 * c + 1 :] = 0.0  # a guide is learned to be heeded
             for block in self.blocks:
                 assert isinstance(block, Block)
                 block.mcg.o.weight.mul_(0.5)
@@ -166,7 +188,8 @@ class MGCF(nn.Module):
 
     def inputs(self, x: Tensor, stats: PlaneStats) -> tuple[Tensor, Tensor]:
         """Features of the embedding (N, H, W, features) and the skip prediction (N, C, H, W), from levels
-        (N, C, H, W)."""
+        (N, C, H, W), with a guide behind them (N, C + 1, H, W)."""
+        x, guide = x[:, : self.config.channels], x[:, self.config.channels :]
         n, c, h, w = x.shape
         taps = neighbours(x, stats.mid)
         skip = self.predict(taps)
@@ -177,6 +200,9 @@ class MGCF(nn.Module):
         features = torch.cat(
             [residuals.permute(1, 0, 2, 3, 4).reshape(n, EMBED_TAPS * c, h, w), level, shift], 1
         )
+        if self.config.guides:
+            told = guide_features(guide, skip, stats) if guide.shape[1] else features.new_zeros(n, GUIDE_FEATURES, h, w)
+            features = torch.cat([features, told], 1)
         return features.permute(0, 2, 3, 1), skip
 
     def forward(self, x: Tensor, stats: PlaneStats) -> tuple[Tensor, Tensor]:
@@ -190,13 +216,14 @@ class MGCF(nn.Module):
             return F.linear(y.float(), self.head.weight.float(), self.head.bias.float()), skip
 
     def bits(self, x: Tensor, stats: PlaneStats) -> Tensor:
-        """Code length of every pixel in bits (N, H, W), all channels together, from levels x (N, C, H, W)."""
+        """Code length of every pixel in bits (N, H, W), all channels together, from levels x (N, C, H, W), or with a guide
+        behind them (N, C + 1, H, W)."""
         gated = all(type(block) is Block and type(block.mcg) is MCG for block in self.blocks)  # variants may differ
         if gated and can_fuse(x, self.config.dim):
             kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
             return fused_bits(self, x, stats, kind)
         head, skip = self(x, stats)
-        return mixture_bits(head, skip, x, stats, self.config)
+        return mixture_bits(head, skip, x[:, : self.config.channels], stats, self.config)
 
 
 def mixture_bits(head: Tensor, skip: Tensor, x: Tensor, stats: PlaneStats, config: MGCFConfig) -> Tensor:

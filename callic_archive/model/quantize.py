@@ -19,7 +19,7 @@ from torch import Tensor
 
 from callic_archive.errors import InexactModel
 from callic_archive.model import tables
-from callic_archive.model.config import COMPAND_KNEE, EMBED_TAPS, MEAN_GAIN
+from callic_archive.model.config import COMPAND_KNEE, EMBED_TAPS, GUIDE_FEATURES, MEAN_GAIN, MGCFConfig
 from callic_archive.model.depthwise import masked_depthwise
 from callic_archive.model.mgcf import MGCF, Block, PlaneStats
 from callic_archive.model.weights import (
@@ -193,6 +193,13 @@ def trace(model: MGCF, batches: list[tuple[Tensor, PlaneStats]]) -> Traces:
     return ranges
 
 
+def feature_units(config: MGCFConfig) -> Float:
+    """What one is, of each integer feature, in those of the float model (features,)."""
+    residual = np.full(EMBED_TAPS * config.channels, 2.0**-tables.COMPAND_OUT)
+    guide = np.append(np.full(GUIDE_FEATURES - 1, 2.0**-tables.COMPAND_OUT), 1 / tables.GUIDED)
+    return np.concatenate([residual, np.full(config.channels, 0.25), [1.0], *[guide] * config.guides])
+
+
 def head_units(model: MGCF) -> Float:
     """Factors (outputs,) from float head outputs to the entropy coder's integer units."""
     k, c = model.config.mixtures, model.config.channels
@@ -230,15 +237,8 @@ def quantize(
     norm = tables.NORM_FRACTION
 
     with torch.no_grad():
-        columns = np.concatenate(
-            [
-                np.full(EMBED_TAPS * config.channels, 2.0**-tables.COMPAND_OUT),
-                np.full(config.channels, 0.25),
-                [1.0],
-            ]
-        )
         embed = quantize_linear(
-            model.embed.weight.double().numpy() * columns, model.embed.bias.double().numpy(), 0, stream, 1023,
+            model.embed.weight.double().numpy() * feature_units(config), model.embed.bias.double().numpy(), 0, stream, 1023,
             feature_limits(config),
         )  # fmt: skip
         blocks, fractions = [], {}

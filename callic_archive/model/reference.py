@@ -35,8 +35,9 @@ class ReferenceModel:
     def parameters(
         self, levels: NDArray[np.int32], geometry: Geometry, plane: Plane
     ) -> tuple[NDArray[np.int32], I64]:
-        """Head (h*w, outputs) and skip (h*w, C) of all pixels, in raster order. levels (C, h, w)."""
-        channels, height, width = levels.shape
+        """Head (h*w, outputs) and skip (h*w, C) of all pixels, in raster order. levels (C, h, w), and the guide behind them
+        where there is one."""
+        channels, (height, width) = self.weights.config.channels, levels.shape[1:]
         head = np.zeros((height, width, self.weights.config.outputs), np.int32)
         skip = np.zeros((height, width, channels), np.int64)
         for top in range(0, height, geometry.patch_height):
@@ -46,9 +47,11 @@ class ReferenceModel:
         return head.reshape(height * width, -1), skip.reshape(height * width, channels)
 
     def patch(self, x: I64, plane: Plane) -> tuple[I64, I64]:
-        """Head (h, w, outputs) and skip (h, w, C) of one patch (C, h, w)."""
+        """Head (h, w, outputs) and skip (h, w, C) of one patch (C, h, w), or (C + 1, h, w) with a guide."""
         w = self.weights
-        features, skip = self.features(x, plane)
+        features, skip = self.features(x[: w.config.channels], plane)
+        if plane.guide:
+            self.guide(x[-1], skip[:, :, 0], plane, features[:, :, -10:])
         stream = np.clip(_linear(features, w.embed), -32767, 32767)
         for block in w.blocks:
             normal = self.normalise(stream)
@@ -98,6 +101,22 @@ class ReferenceModel:
                     out[i, j, 4 * channels + c] = min(max(level, -512), 512)
         out[:, :, 5 * channels] = 4 * plane.shift
         return out, skip
+
+    def guide(self, known: I64, skip: I64, plane: Plane, out: I64) -> None:
+        """The last ten embedding inputs (h, w, 10), of a guide (h, w), pixel by pixel."""
+        height, width = known.shape
+        step = 1 << (4 + plane.shift)
+        around = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
+        for i in range(height):
+            for j in range(width):
+                here = int(known[i, j])
+                inside = [0 <= i + di < height and 0 <= j + dj < width for di, dj in around]
+                there = [int(known[i + di, j + dj]) if ok else here for (di, dj), ok in zip(around, inside, strict=True)]
+                for t, difference in enumerate([*(256 * (value - here) for value in there), 256 * here - int(skip[i, j])]):
+                    q = (2 * difference + step) // (2 * step)
+                    size = int(self.weights.compand[min(abs(q), len(self.weights.compand) - 1)])
+                    out[i, j, t] = -size if q < 0 else size
+                out[i, j, 9] = 64 if plane.guide == 1 else -64
 
     def normalise(self, stream: I64) -> I64:
         """LayerNorm without gain and bias, 6 binary places, 10 bits."""

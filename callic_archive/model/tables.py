@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 COMPAND_IN, COMPAND_OUT = 4, 4
 COMPAND_SIZE = 1024 << COMPAND_IN
 COMPAND_MAX = 1279
+#: The feature that tells how a guide is used: this, or less this.
+GUIDED = 64
 #: Activation tables (swish, GELU): signed input of 12 bits.
 ACT_HALF = 2048
 #: Reciprocal square root: index 1024..4095, value scaled by 2^RSQRT_BITS.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from callic_archive.errors import DamagedModel, InexactModel, UnknownModel
 from callic_archive.model import tables
-from callic_archive.model.config import EMBED_TAPS, TAPS, MGCFConfig, causal_taps
+from callic_archive.model.config import EMBED_TAPS, GUIDE_FEATURES, TAPS, MGCFConfig, causal_taps
 from callic_archive.model.packed_file import SUFFIX, unpack_model
 
 FILE_VERSION = 1
@@ -108,9 +108,10 @@ class IntegerWeights:
 
 
 def feature_limits(config: MGCFConfig) -> NDArray[np.int64]:
-    """Largest magnitude of each embedding input: companded residuals, levels, shift."""
+    """Largest magnitude of each embedding input: companded residuals, levels, shift; of a guide, differences and use."""
     residual = np.full(EMBED_TAPS * config.channels, tables.COMPAND_MAX)
-    return np.concatenate([residual, np.full(config.channels, 512), [64]]).astype(np.int64)
+    guide = np.append(np.full(GUIDE_FEATURES - 1, tables.COMPAND_MAX), tables.GUIDED)
+    return np.concatenate([residual, np.full(config.channels, 512), [64], *[guide] * config.guides]).astype(np.int64)
 
 
 def check_exact(weights: IntegerWeights) -> None:
@@ -252,6 +253,11 @@ class IntegerModel:
         return self.weights.config.channels
 
     @property
+    def guides(self) -> int:
+        """Planes known before that the model can take beside those it codes."""
+        return self.weights.config.guides
+
+    @property
     def parameters(self) -> int:
         """Integers that stand for trained weights: tables and shifts left out."""
         return sum(
@@ -383,7 +389,7 @@ def _assemble(
     if document["version"] != FILE_VERSION:
         raise ValueError(f"model file version {document['version']} (this program reads {FILE_VERSION})")
     sizes = {k: _whole(v, 1 << 16) for k, v in document["config"].items()}
-    if set(sizes) != set(MGCFConfig().as_dict()):
+    if set(sizes) - {"guides"} != set(MGCFConfig().as_dict()):
         raise ValueError("a model's sizes are missing or unknown")
     config = MGCFConfig(**sizes)
     expected = _shapes(config)

@@ -141,7 +141,7 @@ def windows_of(
             continue
         packings = [choose_packing(planes[:, :, c]) for c in members]
         plan = plan_group(planes, members, packings, models)
-        stats = (plan.plane.shift, plan.plane.depth, plan.plane.mid, max(p.high for p in packings))
+        stats = (plan.plane.shift, plan.plane.depth, plan.plane.mid, max(p.high for p in packings), 0)
         h, w = min(height, WINDOW), min(width, WINDOW)
         above, aside = int(rng.integers(height % h + 1)), int(rng.integers(width % w + 1))
         places = [

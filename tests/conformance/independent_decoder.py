@@ -62,6 +62,7 @@ class Group:
     terms: Sequence[tuple[int, int]] = ()  # of a prediction: plane and weight
     offset: int = 0
     top: int = 0  # highest coded level
+    guided: bool = False
 
 
 def read_packing(data: Fields, dtype: np.dtype[Any]) -> Packing:
@@ -90,14 +91,14 @@ def read_packing(data: Fields, dtype: np.dtype[Any]) -> Packing:
 
 def read_group(data: Fields, dtype: np.dtype[Any], planes: int, earlier: Sequence[int]) -> Group:
     kind = data.u8()
-    need(kind in (0, 1) or (kind == 2 and planes == 1), "E220", "kind of group")
+    need(kind in (0, 1) or (kind in (2, 3) and planes == 1), "E220", "kind of group")
     terms: list[tuple[int, int]] = []
-    if kind == 2:
+    if kind >= 2:
         count = data.u8()
         need(1 <= count <= 3, "E220", "planes of a prediction")
         terms = [(data.u8(), data.signed()) for _ in range(count)]
         need(all(c in earlier and abs(w) <= 65535 for c, w in terms), "E220", "prediction")
-    offset = data.signed() if kind == 2 else 0
+    offset = data.signed() if kind >= 2 else 0
     need(abs(offset) <= 65535, "E220", "offset of a prediction")
     packings = [read_packing(data, dtype) for _ in range(planes)]
     top = data.varint(65535) if kind == 2 else max(p.high for p in packings)
@@ -115,7 +116,7 @@ def read_group(data: Fields, dtype: np.dtype[Any], planes: int, earlier: Sequenc
         need(len(adapter) > 0, "E220", "adapter of no bytes")
     elif adapter_kind == 2:
         adapter = data.take(8)
-    return Group(True, packings, shift, depth, model, adapter_kind, adapter, under, terms, offset, top)
+    return Group(True, packings, shift, depth, model, adapter_kind, adapter, under, terms, offset, top, kind == 3)
 
 
 def cut(extent: int, side: int) -> list[slice]:
@@ -172,13 +173,17 @@ def decode(raw: bytes, models: Mapping[str, Model], adapters: Sequence[bytes] = 
         boxes = [(rows, columns) for rows in cut(height, tile_h) for columns in cut(width, tile_w)]
         for (rows, columns), stream in zip(boxes, of_group_streams, strict=True):
             size = (len(channel_numbers), rows.stop - rows.start, columns.stop - columns.start)
-            levels = decode_tile(stream, size, (patch_h, patch_w), group, model, coder)
+            base, own = np.zeros(size[1:], np.int64), group.packings[0]
+            if group.terms:
+                below = [plane_levels[p][rows, columns] for p, _ in group.terms]
+                total = sum(w * x for (_, w), x in zip(group.terms, below, strict=True))
+                empty = np.all([x == lowest[p] for (p, _), x in zip(group.terms, below, strict=True)], axis=0)
+                base = np.where(empty, own.low, ((total + 2048) >> 12) + group.offset)
+            guide = np.clip(base, own.low, own.high) if group.terms and model.guides else None
+            levels = decode_tile(stream, size, (patch_h, patch_w), group, model, coder, guide)
             for level, c, packing in zip(levels, channel_numbers, group.packings, strict=True):
-                if group.terms:
-                    below = [plane_levels[p][rows, columns] for p, _ in group.terms]
-                    total = sum(w * x for (_, w), x in zip(group.terms, below, strict=True))
-                    empty = np.all([x == lowest[p] for (p, _), x in zip(group.terms, below, strict=True)], axis=0)
-                    level = level + np.where(empty, packing.low, ((total + 2048) >> 12) + group.offset)
+                if group.terms and not group.guided:
+                    level = level + base
                     good = bool(packing.low <= level.min() and level.max() <= packing.high)
                     need(good, "E220", "predicted level")
                 plane_levels[c][rows, columns] = level
@@ -195,6 +200,7 @@ def prepare(group: Group, planes: int, models: Mapping[str, Model], adapters: Se
     """The model of a group, with its adapter merged in."""
     model = find(models, group.model)
     need(model.size["channels"] == planes, "E200", "model of other planes")
+    need(not group.guided or model.guides == 1, "E200", "model without a guide")
     payloads = [group.adapter] if group.adapter_kind in (1, 3) else []
     for name in {2: [group.adapter], 3: [group.under]}.get(group.adapter_kind, []):
         named = [a for a in adapters if hashlib.sha256(a).digest().startswith(name)]
@@ -214,16 +220,21 @@ def decode_tile(
     group: Group,
     model: Model,
     coder: int,
+    guide: I64 | None = None,
 ) -> I64:
     """Levels (C, h, w) of one tile."""
     _, h, w = size
     levels = np.zeros(size, np.int64)
     tables = mixture_tables(model.arrays)
     lo, hi = [p.low for p in group.packings], [p.high for p in group.packings]
-    if group.terms:
+    if group.terms and not group.guided:
         lo, hi = [0], [group.top]
     corners = [(r, c) for r in cut(h, patch_size[0]) for c in cut(w, patch_size[1])]
-    patches = [Patch(model, levels[:, r, c], group.shift, group.depth) for r, c in corners]
+    use = 64 if group.guided else -64
+    parts = [None if guide is None else guide[r, c] for r, c in corners]
+    patches = [
+        Patch(model, levels[:, r, c], group.shift, group.depth, part, use) for (r, c), part in zip(corners, parts, strict=True)
+    ]
     ranged, torchac = RangeDecoder(stream), TorchacDecoder(stream)
     for number in range(2 * min(h, patch_size[0]) + min(w, patch_size[1]) - 2):
         places = [(patch, i, j) for patch in patches for i, j in of_group(number, patch.h, patch.w)]

@@ -80,6 +80,10 @@ class Model:
     product_shift: list[int]
     fractions: dict[str, dict[str, int]]
 
+    @property
+    def guides(self) -> int:
+        return self.size.get("guides", 0)
+
     def taps(self) -> list[tuple[int, int]]:
         r = self.size["kernel"] // 2
         near = range(-r, r + 1)
@@ -117,7 +121,8 @@ def check_bounds(model: Model) -> None:
         need(least <= a[name].min() and a[name].max() <= most, "E303", name)
 
     need(d >= 2 and d & (d - 1) == 0, "E303", "dim")
-    layer("embed", np.array([1279] * (4 * c) + [512] * c + [64]), 1 << 24, 1 << 30)
+    guide = [1279] * 9 + [64] if model.guides else []
+    layer("embed", np.array([1279] * (4 * c) + [512] * c + [64] + guide), 1 << 24, 1 << 30)
     for b in range(model.size["depth"]):
         for part in ("a", "v", "o", "dw", "up", "down"):
             layer(f"{b}.{part}", 511, 1 << 24, 1 << 30)
@@ -221,8 +226,9 @@ def find(models: Mapping[str, Model], prefix: bytes) -> Model:
 class Patch:
     """One patch: the levels known so far, and what each block keeps of earlier pixels."""
 
-    def __init__(self, model: Model, levels: I64, shift: int, depth: int) -> None:
+    def __init__(self, model: Model, levels: I64, shift: int, depth: int, guide: I64 | None, use: int) -> None:
         self.model, self.x, self.shift, self.depth = model, levels, shift, depth  # levels (C, h, w)
+        self.y, self.use = guide, use  # guide (h, w); +-64
         _, self.h, self.w = levels.shape
         self.kept = [
             np.zeros((self.h, self.w, model.size["dim"]), np.int64) for _ in range(model.size["depth"])
@@ -251,7 +257,19 @@ class Patch:
                 size = int(a["compand"][min(abs(q), 16383)])
                 residuals[t].append(-size if q < 0 else size)
             f.append(min(max(int(rounded(4 * (known[0] - mid), self.depth - 8)), -512), 512))
-        return np.array([*chain.from_iterable(residuals), *f, 4 * self.shift], np.int64), skips
+        told = self.told(i, j, skips[0]) if self.model.guides else []
+        return np.array([*chain.from_iterable(residuals), *f, 4 * self.shift, *told], np.int64), skips
+
+    def told(self, i: int, j: int, skip: int) -> list[int]:
+        if self.y is None:
+            return [0] * 10
+        here, found = int(self.y[i, j]), []
+        for di, dj in ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)):
+            inside = 0 <= i + di < self.h and 0 <= j + dj < self.w
+            found.append(256 * (int(self.y[i + di, j + dj]) - here) if inside else 0)
+        d = [int(rounded(v, 4 + self.shift)) for v in (*found, 256 * here - skip)]
+        sizes = [int(self.model.arrays["compand"][min(abs(v), 16383)]) for v in d]
+        return [*(-size if v < 0 else size for size, v in zip(sizes, d, strict=True)), self.use]
 
     def linear(self, name: str, x: I64) -> Any:
         a = self.model.arrays

@@ -28,19 +28,21 @@ from tests.conformance import independent_decoder, independent_model
 
 ROOT = Path(__file__).parent
 SPECIFICATION = ROOT.parents[1] / "docs/format"
-MODELS = ("model-gray", "model-gray-tables", "model-rgb")
+MODELS = ("model-gray", "model-gray-tables", "model-rgb", "model-guided")
 ADAPTERS = ("adapter-gray", "adapter-rgb")
 #: The other backend is slow on such small steps; these cover its every part.
-WITH_TORCH = ("adapter_rgb", "bands_signed", "gray16_extremes", "gray8", "rgb16", "tiles_patches")
+WITH_TORCH = ("adapter_rgb", "bands_signed", "gray16_extremes", "gray8", "guided", "guided_predicted", "rgb16", "tiles_patches")
 GOOD = (
     "adapter_inside", "adapter_named", "adapter_on_named", "adapter_rgb", "bands", "bands_signed", "channel_copies",
     "constant_image", "constant_plane",
     "four_channels", "gray16", "gray16_extremes", "gray8", "gray8_1x1", "gray8_1xN", "gray8_Nx1",
-    "gray8_one_channel", "infrared", "int16", "patches", "rgb16", "rgb8", "tiles", "tiles_patches", "torchac",
+    "gray8_one_channel", "guided", "guided_predicted",
+    "infrared", "int16", "patches", "rgb16", "rgb8", "tiles", "tiles_patches", "torchac",
     "torchac_tiles", "two_channels", "value_map",
 )  # fmt: skip
 BAD = (
-    "E200_model_of_other_planes", "E211_stream_cut", "E212_stream_goes_on",
+    "E200_guide_for_a_model_without", "E200_model_of_other_planes", "E220_guided_by_itself", "E220_guided_jointly",
+    "E211_stream_cut", "E212_stream_goes_on",
     "E212_stream_of_nothing_to_code", "E213_stream_beyond_all_intervals", "E214_mixture_tables",
     "E215_torchac_too_many_levels", "E220_adapter_kind", "E220_adapter_of_no_bytes",
     "E220_adapter_of_no_bytes_on_another",

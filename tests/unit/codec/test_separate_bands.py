@@ -121,7 +121,8 @@ def test_what_does_not_fit_is_refused() -> None:
             decode_plane(raw, plane, models=tiny_models())
     with pytest.raises(UsageError, match="region"):
         decode_plane(raw, 0, models=tiny_models(), region=(0, 0, 51, 44))
-    other = DecodedPlanes(np.zeros((9, 9, 3), np.uint16), {0})
+    wrong = np.zeros((9, 9, 3), np.uint16)
+    other = DecodedPlanes(wrong, {0}, wrong)
     with pytest.raises(UsageError, match="another codestream"):
         decode_plane(raw, 1, other, models=tiny_models())
     damaged = bytearray(raw)
