@@ -8,13 +8,14 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from callic_archive.archive.codecs import CodecPlan, Image
 from callic_archive.archive.content import WHOLE_BELOW, opened, read_source
 from callic_archive.archive.context import ContextFinder, read_beside
+from callic_archive.archive.likeness import as_scenes
 from callic_archive.archive.reading import MODEL_SUFFIX
 from callic_archive.archive.sampling import outline_if_large, some_pieces
 from callic_archive.archive.scan import Source
@@ -90,7 +91,9 @@ def fitted_models(
     files: Mapping[str, bytes] = {}
     found = _enough(sources, sample, LEAST_FITTED)
     if found is not None:
-        files = plan.fit_models(found.images, found.total_pixels, progress, staging.adapters)
+        images = as_scenes(found.images)  # as bands in files of their own are coded
+        share = _pixels(images) / max(1, _pixels(found.images))
+        files = plan.fit_models(images, round(share * found.total_pixels), progress, staging.adapters)
     from callic_archive.model.packed_file import pack_model
 
     named = {}
@@ -101,6 +104,10 @@ def fitted_models(
         atomic_write(staging.models / f"{named[base]}{MODEL_SUFFIX}", pack_model(raw))
     atomic_write(done, json.dumps(named).encode())
     return _places(staging, named)
+
+
+def _pixels(images: Sequence[Image]) -> int:
+    return sum(image.shape[0] * image.shape[1] for image in images)
 
 
 def fitted_before(staging: Staging) -> Mapping[str, Path] | None:

@@ -12,9 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from callic_archive.archive.attempts import attempt
 from callic_archive.archive.band_sets import MOST_BYTES
 from callic_archive.archive.candidates import recorded
@@ -23,6 +20,7 @@ from callic_archive.archive.content import WHOLE_BELOW, opened
 from callic_archive.archive.digests import same_image, sha256
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.image_coding import decode_image
+from callic_archive.archive.likeness import alike
 from callic_archive.archive.pack_one import Taken, take_apart, with_images
 from callic_archive.archive.packed import Packed, PackOptions, Piece, cost_of
 from callic_archive.archive.sampling import outline_if_large
@@ -30,9 +28,6 @@ from callic_archive.archive.scan import Source
 from callic_archive.container.layout import RecordType
 from callic_archive.errors import CallicError, ProofFailed, SourceError
 from callic_archive.images.planes import DecodedPlanes
-
-BLOCKS, SIDE = 12, 96  # of the look for what two bands have in common
-MUCH, LITTLE = 0.75, 0.1  # correlations of detail; slices of CT and MR have 0.3 to 0.7 (decisions 0014, 0016)
 
 
 @dataclass(frozen=True)
@@ -94,56 +89,13 @@ def read_member(source: Source, options: PackOptions, copies: Path) -> Member | 
 
 def related(members: Sequence[Member]) -> list[list[Member]]:
     """Members that show the same detail in images of equal size and type: sets of two or more."""
-    alike: dict[tuple[object, ...], list[Member]] = defaultdict(list)
+    kinds: dict[tuple[object, ...], list[Member]] = defaultdict(list)
     for member in members:
-        alike[tuple((image.shape, image.dtype.name) for image in member.images)].append(member)
+        kinds[tuple((image.shape, image.dtype.name) for image in member.images)].append(member)
     result = []
-    for some in alike.values():
-        details = _details([member.images[0] for member in some])
-        near = np.abs(np.array([[a @ b for b in details] for a in details]))
-        result += [[some[number] for number in numbers] for numbers in clusters(near)]
+    for some in kinds.values():
+        result += [[some[number] for number in numbers] for numbers in alike([member.images[0] for member in some])]
     return result
-
-
-def clusters(near: NDArray[np.float64]) -> list[list[int]]:
-    """Numbers of related images, by their correlations ``near`` (n, n): sets of two or more, each ascending.
-
-    Those that are much alike, or alike to a third, are a set; what is related to some image of a set, but to none much,
-    joins the set of the one that it is most alike. Near infrared is such a band, beside visible light.
-    """
-    left = list(range(len(near)))
-    found: list[list[int]] = []
-    while left:
-        one = [left.pop(0)]
-        for number in one:  # grows meanwhile
-            more = [other for other in left if near[number, other] >= MUCH]
-            left = [other for other in left if other not in more]
-            one += more
-        found.append(one)
-    sets = [one for one in found if len(one) > 1]
-    cores = [(number, one) for one in sets for number in tuple(one)]
-    for one in found:
-        if len(one) == 1 and cores:
-            best, into = max(cores, key=lambda core: near[one[0], core[0]])
-            if near[one[0], best] >= LITTLE:
-                into += one
-    return [sorted(one) for one in sets]
-
-
-def _details(images: Sequence[Image]) -> list[NDArray[np.float64]]:
-    """What the neighbours left and above do not tell of the samples of a few blocks, less its mean, of length 1."""
-    details = []
-    for image in images:
-        parts = []
-        for index in range(BLOCKS):  # the walk of the encoder's own look
-            top = int((0.5 + index * 0.7548776662) % 1.0 * max(1, image.shape[0] - SIDE))
-            left = int((0.5 + index * 0.5698402910) % 1.0 * max(1, image.shape[1] - SIDE))
-            x = image[top : top + SIDE, left : left + SIDE].astype(np.float64)
-            parts.append((x[1:, 1:] - x[1:, :-1] - x[:-1, 1:] + x[:-1, :-1]).ravel())
-        detail = np.concatenate(parts)
-        detail -= detail.mean() if detail.size else 0.0
-        details.append(detail / (np.linalg.norm(detail) or 1.0))
-    return details
 
 
 def code_bands(members: Sequence[Member], codec: Codec, options: PackOptions) -> CodedBands | CallicError:

@@ -19,7 +19,7 @@ from callic_archive.access.archive import OpenArchive
 from callic_archive.archive import band_sets, pack_bands
 from callic_archive.archive.band_sets import MOST_BANDS, band_candidates
 from callic_archive.archive.entries import Entry
-from callic_archive.archive.pack_bands import clusters
+from callic_archive.archive.likeness import as_scenes, clusters
 from callic_archive.archive.packer import Batch
 from callic_archive.archive.reading import Archive
 from callic_archive.archive.recovery import recover_shards
@@ -488,3 +488,17 @@ def test_a_set_that_ended_its_worker_is_packed_file_by_file(tmp_path: Path) -> N
     parts = halves(Batch(sources, bands=True))
     assert [part.bands for part in parts] == [False, False]
     assert tuple(source for part in parts for source in part.sources) == sources
+
+
+def test_images_of_a_sample_that_show_one_scene_become_planes_of_one() -> None:
+    rng = np.random.default_rng(0)
+    scene, other = (rng.integers(0, 900, (120, 110)).astype(np.uint16) for _ in range(2))
+    bands = [scene, other, scene * 2 + rng.integers(0, 30, scene.shape).astype(np.uint16), scene[:90], np.dstack([scene] * 3)]
+    found = as_scenes(bands)
+    assert [image.shape for image in found] == [(120, 110), (90, 110), (120, 110, 3), (120, 110, 2)]
+    assert np.array_equal(found[-1][:, :, 0], scene)
+    assert np.array_equal(found[-1][:, :, 1], bands[2])
+    assert as_scenes([]) == []
+    narrow = [(band // 8).astype(np.uint8) for band in bands[:3]]
+    assert as_scenes(narrow) == narrow  # planes of 8 bits would be taken for colours
+    assert len(as_scenes([scene] * 60)) == 60  # too many to compare each with each
