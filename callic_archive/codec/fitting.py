@@ -50,7 +50,6 @@ from callic_archive.model.quantize import Traces, quantize, trace
 from callic_archive.model.weights import IntegerModel, IntegerWeights, ModelSet, load_model, model_file
 
 Image = NDArray[Any]
-Report = Callable[[int, int], None]
 #: Steps of training: some, and more for each megapixel; fewer where there is little to code, as its coding takes no longer.
 SOME_STEPS, STEPS_PER_MEGAPIXEL, MOST_STEPS, MOST_PER_MEGAPIXEL = 800, 300.0, 4800, 1200.0
 #: Binary places less of the weights that are tried.
@@ -107,6 +106,11 @@ class _Planned:
             )
             for _, plan in self.plans
         ]  # fmt: skip
+
+    @property
+    def pixels(self) -> int:
+        """Pixels, of each group those of one plane."""
+        return sum(levels[0].size for levels in self.levels)
 
     @property
     def samples(self) -> int:
@@ -284,11 +288,12 @@ def fit_models(
     sampled = float(sum(image.shape[0] * image.shape[1] for image in images)) or 1.0
     scale = max(1.0, (total_pixels or sampled) / sampled)
     fitted: dict[str, IntegerModel] = {}
+    lengths = [(steps := _steps(what, scale, options)) + SETTLED * settling_steps(steps) for _, what in found.values()]
     for number, (digest, (base, what)) in enumerate(found.items()):
 
-        def report(step: int, steps: int, number: int = number) -> None:
+        def report(step: int, before: int = sum(lengths[:number])) -> None:
             if progress:
-                progress(number * steps + step, len(found) * steps)
+                progress(before + step, sum(lengths))
 
         checkpoint = folder / f"fitting-{digest}.pt" if folder is not None else None
         best = _fitted(base, models.get(digest), what, scale, options, engine, report, checkpoint)
@@ -297,22 +302,25 @@ def fit_models(
     return fitted
 
 
+def _steps(what: _Planned, scale: float, options: FitOptions) -> int:
+    """Steps of a training on all that a sample is of, ``scale`` times as much."""
+    return options.longer * fitting_steps(scale * what.pixels) if options.steps is None else options.steps
+
+
 def _fitted(
-    base: IntegerModel, named: IntegerModel, what: _Planned, scale: float, options: FitOptions, engine: Engine, report: Report,
-    checkpoint: Path | None,
+    base: IntegerModel, named: IntegerModel, what: _Planned, scale: float, options: FitOptions, engine: Engine,
+    report: Callable[[int], None], checkpoint: Path | None,
 ) -> IntegerModel | None:
     """The fitted model, rounded and settled; None where the base model's code and bytes are fewer. ``named``: the model that
     the base is, or was made of."""
-    pixels = scale * sum(levels[0].size for levels in what.levels)
-    steps = options.longer * fitting_steps(pixels) if options.steps is None else options.steps
+    steps = _steps(what, scale, options)
     each = settling_steps(steps)
-    every = steps + SETTLED * each
-    model, source = fit_model(base, what, pixels, options, lambda step, _: report(step, every), checkpoint)
+    model, source = fit_model(base, what, scale * what.pixels, options, lambda step, _: report(step), checkpoint)
     numbers = itertools.count(1)  # of steps that settle, over all roundings
 
     def batch() -> Crops:
         number = next(numbers)
-        report(steps + number, every)
+        report(steps + number)
         return source.batch(2 * MOST_STEPS + number, options.batch, options.crop)
 
     def settle(weights: IntegerWeights) -> MGCF:
@@ -320,7 +328,7 @@ def _fitted(
 
     best = _rounded(base, named, model, source, what, scale, engine, settle)
     if next(numbers) <= SETTLED * each:  # fewer roundings than that were possible
-        report(every, every)
+        report(steps + SETTLED * each)
     return best
 
 

@@ -183,3 +183,12 @@ def test_a_checkpoint_that_cannot_be_written_stops_nothing(tmp_path: Path, monke
     folder = tmp_path / "missing"
     options = replace(QUICK, steps=2)
     assert len(fit_models([texture(160, 0)], models=tiny_models(), options=options, folder=folder)) == 1
+
+
+def test_progress_counts_the_steps_of_all_models() -> None:
+    images, told = [texture(160, 0), texture(90, 1, 3)], list[tuple[int, int]]()
+    fit_models(images, models=tiny_models(), options=FitOptions(threads=1), progress=lambda *at: told.append(at))
+    (total,) = {total for _, total in told}
+    assert [step for step, _ in told] == sorted(step for step, _ in told)
+    assert told[-1] == (total, total)
+    assert total < 2 * (fitting_steps(160 * 160) + SETTLED * settling_steps(fitting_steps(160 * 160)))  # the other takes fewer
