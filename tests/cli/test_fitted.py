@@ -17,7 +17,7 @@ WORDS = ["--effort", "fast", "--adapt", "model", "--steps", "2", "--json"]
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    for number in range(2):
+    for number in range(3):
         image = np.clip(grainy(360, 380).astype(int) + 9 * number, 0, 255).astype(np.uint8)
         write_pnm(tmp_path / "tree" / f"{number}.pgm", image)
     return tmp_path / "tree"

@@ -67,7 +67,7 @@ def test_windows_are_what_the_encoder_would_code() -> None:
     plan = plan_group(planes, [0], [packing], models)
     assert packing.values is not None
     assert np.array_equal(window.planes, plan.levels(planes, (0, 0, 70, 90)))
-    assert window.stats == (plan.plane.shift, plan.plane.depth, plan.plane.mid, packing.high)
+    assert window.stats == (plan.plane.shift, plan.plane.depth, plan.plane.mid, packing.high, 0)
 
 
 @pytest.mark.parametrize(("channels", "for_gray", "for_rgb"), [(1, 1, 0), (2, 2, 0), (3, 0, 1), (4, 1, 1)])
