@@ -247,7 +247,7 @@ def _fit(
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    steps = options.longer * fitting_steps(total_pixels) if options.steps is None else options.steps
+    steps = _steps(total_pixels, options)
     source = _Source(what, options.seed, turned=options.turned)
     fit = _Fit(base, steps, options, checkpoint)
     fit.model.train()
@@ -288,7 +288,7 @@ def fit_models(
     sampled = float(sum(image.shape[0] * image.shape[1] for image in images)) or 1.0
     scale = max(1.0, (total_pixels or sampled) / sampled)
     fitted: dict[str, IntegerModel] = {}
-    lengths = [(steps := _steps(what, scale, options)) + SETTLED * settling_steps(steps) for _, what in found.values()]
+    lengths = [(steps := _steps(scale * what.pixels, options)) + SETTLED * settling_steps(steps) for _, what in found.values()]
     for number, (digest, (base, what)) in enumerate(found.items()):
 
         def report(step: int, before: int = sum(lengths[:number])) -> None:
@@ -302,9 +302,8 @@ def fit_models(
     return fitted
 
 
-def _steps(what: _Planned, scale: float, options: FitOptions) -> int:
-    """Steps of a training on all that a sample is of, ``scale`` times as much."""
-    return options.longer * fitting_steps(scale * what.pixels) if options.steps is None else options.steps
+def _steps(total_pixels: float, options: FitOptions) -> int:
+    return options.longer * fitting_steps(total_pixels) if options.steps is None else options.steps
 
 
 def _fitted(
@@ -313,7 +312,7 @@ def _fitted(
 ) -> IntegerModel | None:
     """The fitted model, rounded and settled; None where the base model's code and bytes are fewer. ``named``: the model that
     the base is, or was made of."""
-    steps = _steps(what, scale, options)
+    steps = _steps(scale * what.pixels, options)
     each = settling_steps(steps)
     model, source = fit_model(base, what, scale * what.pixels, options, lambda step, _: report(step), checkpoint)
     numbers = itertools.count(1)  # of steps that settle, over all roundings

@@ -1,7 +1,7 @@
 """What coarse rounding cost, made up for: training on the weights that are kept fine beside those that are rounded.
 
 Biases, depth-wise kernels, the embedding and the head are a tenth of the weights, and rounded finely. Where the blocks' matrices
-are rounded to a few bits, a short training of the others takes back a third to four fifths of the loss, so that matrices may
+are rounded to a few bits, a short training of the others takes back two fifths to seven tenths of the loss, so that matrices may
 be rounded more coarsely (decision 0030).
 """
 
