@@ -102,6 +102,14 @@ class DeflatePlan:
     def with_fitted(self, files: Mapping[str, Path]) -> DeflatePlan:
         return self
 
+    def families(
+        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
+    ) -> list[list[int]]:
+        return [list(range(len(images)))]
+
+    def with_rivals(self, files: Mapping[str, Path], left: Collection[str]) -> DeflatePlan:
+        return self
+
     fits_images: bool = False
     weighs_models: bool = False
 

@@ -142,6 +142,19 @@ class CodecPlan(Protocol):
         """The same plan with ``files`` in place of the models of these SHA-256."""
         ...
 
+    def families(
+        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
+    ) -> list[list[int]]:
+        """Numbers of images that want models of their own together, the first list with the most bytes; one list of all
+        where one model of a kind will do. ``total_pixels`` and ``progress`` as for ``train``.
+        """
+        ...
+
+    def with_rivals(self, files: Mapping[str, Path], left: Collection[str]) -> CodecPlan:
+        """The same plan with more models, ``files`` (SHA-256 to file), of which each image takes the one that codes it
+        smallest, and without those of SHA-256 ``left``."""
+        ...
+
     def with_adapters(self, payloads: Sequence[bytes]) -> CodecPlan:
         """The same plan with adapters that each image may use."""
         ...

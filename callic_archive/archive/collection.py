@@ -30,6 +30,7 @@ SMALL = 8 * SAMPLE_BYTES  # bytes of files up to which a collection may be seen 
 MOST_FILES, MOST_OF_SMALL = 400, 4000  # files opened to find them; and where there are few bytes
 LEAST_PIXELS = 1_000_000  # collections with fewer pixels cannot earn an adapter's bytes back
 LEAST_FITTED = 250_000  # nor are those with fewer worth a minute of fitting
+FITTED = "fitted.json"  # tells which models were fitted to a sample
 SEED = 20260101  # the same collection gives the same sample
 
 
@@ -39,7 +40,17 @@ class Sample:
 
     images: tuple[Image, ...]
     total_pixels: int
-    whole: bool = False  # whether ``images`` are all that the collection has
+    whole: bool = False  # whether ``images`` are all that the collection has, or stand for so few that models are weighed by them
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the images."""
+        return pixels_of(self.images)
+
+
+def pixels_of(images: Sequence[Image]) -> int:
+    """Pixels (height times width) of some images."""
+    return sum(image.shape[0] * image.shape[1] for image in images)
 
 
 def collection_adapters(
@@ -57,8 +68,8 @@ def collection_adapters(
     if earlier is not None:
         return earlier
     payloads: Mapping[str, bytes] = {}
-    found = _enough(sources, sample, LEAST_PIXELS)
-    if found is not None:
+    found = sample() if may_hold(sources, LEAST_PIXELS) else None
+    if found is not None and found.total_pixels >= LEAST_PIXELS:
         payloads = plan.train(found.images, found.total_pixels, progress)
     for digest, payload in payloads.items():
         atomic_write(staging.adapters / digest, payload)
@@ -66,60 +77,52 @@ def collection_adapters(
     return payloads
 
 
-def _enough(sources: list[Source], sample: Callable[[], Sample], least: int) -> Sample | None:
-    """The sample of a collection of at least so many pixels; of files that cannot hold them, none is even taken."""
-    if sum(source.size for source in sources) < least // 4:  # not even torch is imported
-        return None
-    found = sample()
-    return found if found.total_pixels >= least else None
+def may_hold(sources: Sequence[Source], pixels: int) -> bool:
+    """Whether files are large enough for so many pixels: where they are not, no sample is taken, nor torch imported."""
+    return sum(source.size for source in sources) >= pixels // 4
 
 
 def fitted_models(
-    staging: Staging,
+    folder: Path,
+    models: Path,
     plan: CodecPlan,
-    sources: list[Source],
-    sample: Callable[[], Sample],
+    sample: Callable[[], Sample | None],
     progress: Callable[[int, int], None],
 ) -> Mapping[str, Path]:
-    """SHA-256 of models to the files of those that were fitted to the collection in their places: of an earlier start, or
-    new ones. The files lie where the archive will have them, so that what is unfinished can be read too. Raises
-    EnvironmentFailure."""
-    done = staging.adapters / "fitted.json"
-    earlier = fitted_before(staging)
+    """SHA-256 of models to the files of those that were fitted to a sample in their places: of an earlier start, which
+    ``folder`` tells of, or new ones. The files lie in ``models``, where the archive will have them, so that what is
+    unfinished can be read too. Raises EnvironmentFailure."""
+    earlier = fitted_before(folder, models)
     if earlier is not None:
         return earlier
     files: Mapping[str, bytes] = {}
-    found = _enough(sources, sample, LEAST_FITTED)
+    found = sample()
     if found is not None:
         images = as_scenes(found.images)  # as bands in files of their own are coded
-        share = _pixels(images) / max(1, _pixels(found.images))
-        files = plan.fit_models(images, round(share * found.total_pixels), progress, staging.adapters)
+        share = pixels_of(images) / max(1, found.pixels)
+        files = plan.fit_models(images, round(share * found.total_pixels), progress, folder)
     from callic_archive.model.packed_file import pack_model
 
     named = {}
-    with writing(staging.models):
-        staging.models.mkdir(exist_ok=True)
+    with writing(models):
+        models.mkdir(exist_ok=True)
     for base, raw in files.items():
         named[base] = hashlib.sha256(raw).hexdigest()
-        atomic_write(staging.models / f"{named[base]}{MODEL_SUFFIX}", pack_model(raw))
-    atomic_write(done, json.dumps(named).encode())
-    return _places(staging, named)
+        atomic_write(models / f"{named[base]}{MODEL_SUFFIX}", pack_model(raw))
+    atomic_write(folder / FITTED, json.dumps(named).encode())
+    return _places(models, named)
 
 
-def _pixels(images: Sequence[Image]) -> int:
-    return sum(image.shape[0] * image.shape[1] for image in images)
-
-
-def fitted_before(staging: Staging) -> Mapping[str, Path] | None:
+def fitted_before(folder: Path, models: Path) -> Mapping[str, Path] | None:
     """What ``fitted_models`` gave at an earlier start; None where there was none, or it is not whole any more."""
     from callic_archive.model.weights import read_model_bytes
 
     try:
-        named = json.loads((staging.adapters / "fitted.json").read_text("utf-8"))
+        named = json.loads((folder / FITTED).read_text("utf-8"))
         digests = [*named, *named.values()]
         if not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests):
             return None
-        places = _places(staging, named)
+        places = _places(models, named)
         whole = all(
             hashlib.sha256(read_model_bytes(path)).hexdigest() == named[base] for base, path in places.items()
         )
@@ -128,8 +131,16 @@ def fitted_before(staging: Staging) -> Mapping[str, Path] | None:
     return places if whole else None
 
 
-def _places(staging: Staging, named: Mapping[str, str]) -> Mapping[str, Path]:
-    return {base: (staging.models / f"{digest}{MODEL_SUFFIX}").absolute() for base, digest in named.items()}
+def all_fitted(staging: Staging) -> list[str]:
+    """SHA-256 of all models that were fitted to the collection before."""
+    folders = [path.parent for path in staging.adapters.glob(f"**/{FITTED}")]
+    return [
+        path.name.split(".")[0] for folder in folders for path in (fitted_before(folder, staging.models) or {}).values()
+    ]
+
+
+def _places(models: Path, named: Mapping[str, str]) -> Mapping[str, Path]:
+    return {base: (models / f"{digest}{MODEL_SUFFIX}").absolute() for base, digest in named.items()}
 
 
 def trained(done: Path) -> Mapping[str, bytes] | None:

@@ -35,6 +35,7 @@ class CallicPlan:
     learned: Learned = "always"
     declined: tuple[str, ...] = ()  # digests of models that are not to be used
     fitted: tuple[tuple[str, Path], ...] = ()  # digests of models, and the files of those that take their places
+    rivals: tuple[tuple[str, Path], ...] = ()  # digests and files of models of which each image takes whatever is smallest
     quick: bool = False  # without the largest model for each number of planes
 
     def open(self, *, threads: int | None = None) -> Codec:
@@ -113,6 +114,20 @@ class CallicPlan:
         """The same plan with ``files`` in place of these models; see CodecPlan."""
         return replace(self, fitted=tuple(sorted(files.items())))
 
+    def families(
+        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
+    ) -> list[list[int]]:
+        """Numbers of images that want models of their own together; see CodecPlan."""
+        from callic_archive.codec.families import families
+
+        sampled = sum(image.shape[0] * image.shape[1] for image in images)
+        scale = max(1.0, total_pixels / max(1, sampled))
+        return families(images, self._used(), scale=scale, progress=progress)
+
+    def with_rivals(self, files: Mapping[str, Path], left: Collection[str]) -> CodecPlan:
+        """The same plan with more models that compete for each image; see CodecPlan."""
+        return replace(self, rivals=tuple(sorted(files.items())), declined=tuple(sorted(left)))
+
     def with_adapters(self, payloads: Sequence[bytes]) -> CodecPlan:
         """The same plan with adapters that each image may use."""
         return replace(self, adapters=tuple(payloads))
@@ -149,7 +164,7 @@ class CallicPlan:
         return self._at_hand().without(self.declined)
 
     def _at_hand(self) -> Any:
-        return _chosen_models(self.models, self.digests, self.quick, self.fitted)
+        return _chosen_models(self.models, self.digests, self.quick, self.fitted, self.rivals)
 
     def model_files(self) -> Mapping[str, Path]:
         """SHA-256 to file, in the order of preference."""
@@ -260,13 +275,19 @@ def _model_set(paths: Sequence[Path], digests: Sequence[str] = ()) -> Any:
 
 @lru_cache(maxsize=8)  # asked for each image that is weighed
 def _chosen_models(
-    paths: tuple[Path, ...], digests: tuple[str, ...], quick: bool, fitted: tuple[tuple[str, Path], ...]
+    paths: tuple[Path, ...],
+    digests: tuple[str, ...],
+    quick: bool,
+    fitted: tuple[tuple[str, Path], ...],
+    rivals: tuple[tuple[str, Path], ...],
 ) -> Any:
     from callic_archive.model.weights import ModelSet, load_model
 
     models, files = _model_set(paths, digests), dict(fitted)
     models = models.smaller() if quick else models
-    return ModelSet([load_model(files[model.digest]) if model.digest in files else model for model in models])
+    first = [load_model(path, digest=digest) for digest, path in rivals]
+    others = [load_model(files[model.digest]) if model.digest in files else model for model in models]
+    return ModelSet([*first, *others], [model.digest for model in first])
 
 
 class _CallicCodec:

@@ -23,17 +23,26 @@ def alike(images: Sequence[Image]) -> list[list[int]]:
 
 def as_scenes(images: Sequence[Image]) -> list[Image]:
     """The same images, but those of more than 8 bits that show the same detail as planes of one (H, W, C)."""
+    return [as_scene([images[n] for n in numbers]) for numbers in scenes(images)]
+
+
+def as_scene(bands: Sequence[Image]) -> Image:
+    """One image, as it is, or several (H, W) as planes of one (H, W, C)."""
+    return bands[0] if len(bands) == 1 else np.stack(bands).transpose(1, 2, 0)
+
+
+def scenes(images: Sequence[Image]) -> list[list[int]]:
+    """Numbers of images that are one scene: several of more than 8 bits that show the same detail, or one."""
     kinds: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for number, image in enumerate(images):
         if image.ndim == 2 and image.itemsize > 1 and min(image.shape) >= SIDE:
             kinds[image.shape, image.dtype.name].append(number)
-    found: list[Image] = []
-    gone: set[int] = set()
+    found: list[list[int]] = []
     for numbers in kinds.values():
         for some in alike([images[n] for n in numbers]) if 1 < len(numbers) <= MOST_COMPARED else ():
-            found.append(np.stack([images[numbers[n]] for n in some]).transpose(1, 2, 0))
-            gone.update(numbers[n] for n in some)
-    return [image for number, image in enumerate(images) if number not in gone] + found
+            found.append([numbers[n] for n in some])
+    gone = {number for some in found for number in some}
+    return [[number] for number in range(len(images)) if number not in gone] + found
 
 
 def clusters(near: NDArray[np.float64]) -> list[list[int]]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from callic_archive.archive.band_sets import band_candidates
 from callic_archive.archive.codecs import CodecPlan
-from callic_archive.archive.collection import fitted_before
+from callic_archive.archive.collection import all_fitted
 from callic_archive.archive.commit import Finished, finish
 from callic_archive.archive.content import look
 from callic_archive.archive.cut_files import CutFiles
@@ -60,7 +60,7 @@ class PackRun:
     _sealed: list[SealedShard] = field(default_factory=list)
     _adapters: dict[str, RecordRef] = field(default_factory=dict)
     verdict: Verdict = field(default_factory=Verdict)  # on models that do not pay
-    fitted: Mapping[str, Path] = field(default_factory=dict)  # models (SHA-256), and those fitted in their places
+    fitted: tuple[Path, ...] = ()  # files of models that were fitted to the collection
     cuts: CutFiles = field(default_factory=CutFiles)  # large files of which pieces are still to be packed
     _token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -98,7 +98,7 @@ class PackRun:
     def _whole_digests(self, entries: Mapping[Key, Entry], found: Recovered) -> dict[Key, Entry]:
         """Entries of shards, with the whole digests of what ENTRY records name by its first digits."""
         learned = any(entry.models() for entry in entries.values())
-        fitted = [path.name.split(".")[0] for path in (fitted_before(self.staging) or {}).values()] if learned else []
+        fitted = all_fitted(self.staging) if learned else []
         digests = [*self._adapters, *found.adapters, *(self.plan.model_files() if learned else ()), *fitted]
         return {path: with_whole_digests(entry, digests) for path, entry in entries.items()}
 

@@ -23,7 +23,6 @@ from callic_archive.archive.candidates import TINY, look_at
 from callic_archive.archive.codecs import Codec, CodecPlan, Image
 from callic_archive.archive.collection import LEAST_FITTED, LEAST_PIXELS, Sample
 from callic_archive.archive.image_coding import encode_foreign
-from callic_archive.archive.staging import Staging
 from callic_archive.container.fs import atomic_write
 from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing, UnknownModel
 
@@ -73,21 +72,22 @@ class Verdict:
             return None
 
 
-def weigh(staging: Staging, plan: CodecPlan, sample: Callable[[], Sample]) -> Verdict:
-    """The verdict of this run: that of an earlier start, or a new one. Raises ModelError, EnvironmentFailure."""
+def weigh(folder: Path, plan: CodecPlan, sample: Callable[[], Sample]) -> Verdict:
+    """The verdict of this run: that of an earlier start, which lies in ``folder``, or a new one. Raises ModelError,
+    EnvironmentFailure."""
     if not plan.weighs_models:
         return Verdict()
-    return _kept(staging.adapters / "declined.json", lambda: judge(plan, sample()))
+    return _kept(folder / "declined.json", lambda: judge(plan, sample()))
 
 
 def weigh_again(
-    staging: Staging, plan: CodecPlan, adapters: Sequence[bytes], sample: Callable[[], Sample], before: Verdict
+    folder: Path, plan: CodecPlan, adapters: Sequence[bytes], sample: Callable[[], Sample], before: Verdict
 ) -> Verdict:
     """``before`` as it becomes with the ``adapters``, or the models in ``plan``, that were fitted, perhaps none. Raises as
     ``weigh``."""
     if not before.hoped:
         return before
-    found = _kept(staging.adapters / "declined-adapted.json", lambda: judge(plan, sample(), adapters))
+    found = _kept(folder / "declined-adapted.json", lambda: judge(plan, sample(), adapters))
     if set(found.declined) <= set(before.declined):
         return replace(before, hoped=False)
     left = len(found.declined) < len(plan.model_files())
@@ -119,7 +119,10 @@ def judge(plan: CodecPlan, sample: Sample, adapters: Sequence[bytes] | None = No
     hoped = (plan.trains or plan.fits_models) and adapters is None and enough
     hope = (HOPED_OF_FITTED if plan.fits_models else HOPED) if hoped else 0.0
     fitted = plan.fits_models and adapters is not None
-    measures = {kind: _Measure(images, 1 - hope, drawn=kind[1], fitted=fitted) for kind, images in kinds.items()}
+    times = max(1.0, sample.total_pixels / sample.pixels)  # of a sample, as many as it stands for
+    measures = {
+        kind: _Measure(images, 1 - hope, drawn=kind[1], fitted=fitted, times=times) for kind, images in kinds.items()
+    }
     shrinks = HOPED_OF_BYTES if hoped and plan.fits_models else 0.0
     weighed = _weighed(plan, measures, adapters or (), 1 - shrinks)
     kept = max(weighed, key=lambda option: (option.net, len(option.models)))
@@ -193,13 +196,16 @@ def _subsets(digests: Iterable[str]) -> Iterable[tuple[str, ...]]:
 class _Measure:
     """Images of one kind: their crops coded as JPEG XL and by models, each once and only when it is asked for."""
 
-    def __init__(self, images: Sequence[Image], factor: float, *, drawn: bool, fitted: bool) -> None:
+    def __init__(
+        self, images: Sequence[Image], factor: float, *, drawn: bool, fitted: bool, times: float = 1.0
+    ) -> None:
         """``factor``: of the learned code, what will be left of it. ``drawn``: the images have other codings where these are
-        smaller; fewer crops tell. ``fitted``: the models are, so there is one way only, and whole images can be coded."""
+        smaller; fewer crops tell. ``fitted``: the models are, so there is one way only, and whole images can be coded.
+        ``times`` as many images as these will be packed."""
         self.example, self._drawn = images[0], drawn
         whole = fitted and sum(image.shape[0] * image.shape[1] for image in images) <= WHOLE
         self._crops = [_Crop(i, False) for i in images] if whole else _crops(images, PIXELS if drawn else MOST_PIXELS)
-        self._scale = sum(i.size for i in images) / max(1, sum(crop.image.size for crop in self._crops))
+        self._scale = times * sum(i.size for i in images) / max(1, sum(crop.image.size for crop in self._crops))
         self._factor = factor
         self._other: dict[int, list[float]] = {}
         self._own: dict[tuple[str, ...], float] = {}

@@ -83,7 +83,7 @@ def summarise(report: Report, run: PackRun, finished: Finished, output: Path, ad
     bits = 8 * image_bytes / samples if samples else None
     adapters = sorted({digest for entry in images for digest in entry.adapters()})
     used = {digest for entry in images for digest in entry.models()}
-    fitted = sorted(used & {path.name.split(".")[0] for path in run.fitted.values()})
+    fitted = sorted(used & {path.name.split(".")[0] for path in run.fitted})
     counts |= {
         "archive": report.path(output),
         "archive_bytes": finished.archive_bytes,

@@ -7,7 +7,7 @@ on blocks that are spread over the image.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +35,10 @@ I32 = NDArray[np.int32]
 Box = tuple[int, int, int, int]
 #: Pixels a step of the encoder: enough for efficient matrix products, few enough to stay in cache.
 ENCODER_ROWS = 4096
-#: Sampling for decisions: this many blocks of this size, spread over the image.
+#: Sampling for decisions: this many blocks of this size, spread over the image; and for the choice between models, of
+#: which there may be several.
 SAMPLE_BLOCKS, SAMPLE_SIDE = 12, 96
+CHOICE_BLOCKS, CHOICE_SIDE = 6, 64
 #: Levels that a plane can have at most.
 MOST_LEVELS = 1 << 16
 
@@ -142,13 +144,13 @@ def plan_group(
     image: Image,
     channels: Sequence[int],
     packings: Sequence[Packing],
-    models: ModelSet,
+    models: ModelSet | IntegerModel,
     prediction: Prediction | None = None,
     earlier: EarlierPlanes | None = None,
 ) -> GroupPlan:
-    """Choose model, depth and unit shift of a plane group. Raises UnknownModel when no model codes that many
-    planes."""
-    model = models.for_channels(len(channels))
+    """Choose depth and unit shift of a plane group; its model is the one that was chosen, or the first that will do. Raises
+    UnknownModel when no model codes that many planes."""
+    model = models.for_channels(len(channels)) if isinstance(models, ModelSet) else models
     if model is None:
         raise UnknownModel(f"no model at hand codes {len(channels)} planes jointly")
     depth = max(depth_of(p.span) for p in packings)
@@ -226,6 +228,7 @@ class _Planner:
         self._packings: dict[int, Packing] = {}
         self._planes = EarlierPlanes(image, self._packings)
         self._bits: dict[int, tuple[float, Group]] = {}  # by identity; the group is kept, so that it stays unique
+        self._chosen: dict[int, IntegerModel] = {}  # by planes that it codes jointly: those of one image are alike
 
     def _packing(self, channel: int) -> Packing:
         if channel not in self._packings:
@@ -255,11 +258,21 @@ class _Planner:
         packings = tuple(self._packing(c) for c in members)
         if all(p.low == p.high for p in packings):
             return ConstantGroup(tuple(members), packings)
-        plain = plan_group(image, members, packings, self._models)
+        plain = self._with_model(plan_group(image, members, packings, self._models))
         if len(members) > 1 or not earlier:
             return plain
         plans = [*self._guided(plain, earlier), plain, *self._predicted(plain, earlier)]
         return min(plans, key=self.bits) if len(plans) > 1 else plain  # the first of equals
+
+    def _with_model(self, plan: GroupPlan) -> GroupPlan:
+        """The plan with the model that codes a few blocks smallest, of those that may."""
+        count = len(plan.channels)
+        if count not in self._chosen:
+            ways = [replace(plan, model=model) for model in self._models.candidates(count)]
+            boxes = sample_boxes(self._image.shape[0], self._image.shape[1], CHOICE_BLOCKS, CHOICE_SIDE)
+            bits = [estimate_bits(self._image, way, None, self._engine, boxes) if len(ways) > 1 else 0.0 for way in ways]
+            self._chosen[count] = ways[int(np.argmin(bits))].model  # the first of equals
+        return replace(plan, model=self._chosen[count])
 
     def _predicted(self, plain: GroupPlan, earlier: Sequence[int]) -> list[GroupPlan]:
         """The plan that codes what a prediction from earlier planes leaves of one, where there is any."""
@@ -271,7 +284,7 @@ class _Planner:
         if highest >= MOST_LEVELS or abs(prediction.offset) >= MOST_LEVELS:
             return []
         coded = (Packing(0, 0, highest),)
-        return [plan_group(self._image, [channel], coded, self._models, prediction, self._planes)]
+        return [plan_group(self._image, [channel], coded, plain.model, prediction, self._planes)]
 
     def _guided(self, plain: GroupPlan, earlier: Sequence[int]) -> list[GroupPlan]:
         """The plan that codes a plane beside an earlier one that is like it, where the model takes a guide and there is one."""
@@ -280,17 +293,19 @@ class _Planner:
         likeness = fit_likeness(plain.channels[0], plain.packings[0], earlier, self._planes, self._boxes)
         if likeness is None:
             return []
-        return [plan_group(self._image, plain.channels, plain.packings, self._models, likeness, self._planes)]
+        return [plan_group(self._image, plain.channels, plain.packings, plain.model, likeness, self._planes)]
 
 
-def estimate_bits(image: Image, plan: GroupPlan, adapter: Adapter | None, engine: Engine) -> float:
-    """Code length in bits of the sampled blocks, by exact inference with the model and an adapter."""
+def estimate_bits(
+    image: Image, plan: GroupPlan, adapter: Adapter | None, engine: Engine, boxes: Sequence[Box] = ()
+) -> float:
+    """Code length in bits of the sampled blocks, or of ``boxes``, by exact inference with the model and an adapter."""
     prepared, tables = engine.prepare(plan.model, adapter), mixture_tables(plan.model)
 
     def measure(box: tuple[int, int, int, int]) -> float:
         return _block_bits(plan.levels(image, box), plan, prepared, tables)
 
-    return sum(engine.map(measure, sample_boxes(image.shape[0], image.shape[1])))
+    return sum(engine.map(measure, boxes or sample_boxes(image.shape[0], image.shape[1])))
 
 
 def _block_bits(levels: I32, plan: GroupPlan, prepared: PreparedModel, tables: MixtureTables) -> float:

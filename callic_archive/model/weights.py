@@ -434,10 +434,12 @@ def _assemble(
 
 
 class ModelSet:
-    """Models by digest. The order is the order of preference; names are unique."""
+    """Models by digest. The order is the order of preference; names are unique. ``rivals`` (digests): of these, where some
+    code the planes at hand, an image takes the one that codes it smallest, and no other."""
 
-    def __init__(self, models: Sequence[IntegerModel]) -> None:
+    def __init__(self, models: Sequence[IntegerModel], rivals: Collection[str] = ()) -> None:
         self._models = {m.digest: m for m in models}
+        self._rivals = frozenset(rivals)
 
     @classmethod
     def default(cls) -> ModelSet:
@@ -462,7 +464,7 @@ class ModelSet:
 
     def without(self, digests: Collection[str]) -> ModelSet:
         """The set less the models with these SHA-256."""
-        return ModelSet([m for m in self if m.digest not in digests])
+        return ModelSet([m for m in self if m.digest not in digests], self._rivals)
 
     def smaller(self) -> ModelSet:
         """The set less the model with the most weights for each number of planes, where there are others."""
@@ -471,7 +473,11 @@ class ModelSet:
             if model.channels not in most or model.parameters > most[model.channels].parameters:
                 most[model.channels] = model
         others = {model.channels for model in self if most[model.channels] is not model}
-        return ModelSet([m for m in self if most[m.channels] is not m or m.channels not in others])
+        return ModelSet([m for m in self if most[m.channels] is not m or m.channels not in others], self._rivals)
+
+    def smallest(self, channels: int) -> IntegerModel | None:
+        """The model of the fewest weights that codes this many planes jointly, or None."""
+        return min((m for m in self if m.channels == channels), key=lambda m: m.parameters, default=None)
 
     def __iter__(self) -> Iterator[IntegerModel]:
         return iter(self._models.values())
@@ -498,6 +504,11 @@ class ModelSet:
             f"this data needs the model {prefix.hex()}…, which is not among those at hand; give its file with --model"
         )
 
+    def candidates(self, channels: int) -> tuple[IntegerModel, ...]:
+        """The models of which the smallest code of so many planes decides: the rivals among them, or else the first."""
+        fitting = tuple(m for m in self if m.channels == channels)
+        return tuple(m for m in fitting if m.digest in self._rivals) or fitting[:1]
+
     def for_channels(self, channels: int) -> IntegerModel | None:
         """The first model that codes this many planes jointly, or None."""
-        return next((m for m in self if m.channels == channels), None)
+        return next(iter(self.candidates(channels)), None)

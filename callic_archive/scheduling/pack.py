@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any, Protocol
 
-from callic_archive.archive.collection import collection_adapters, fitted_models, take_sample
+from callic_archive.archive.collection import LEAST_FITTED, collection_adapters, may_hold, take_sample
 from callic_archive.archive.commit import Finished
 from callic_archive.archive.content import WHOLE_BELOW
 from callic_archive.archive.entries import Entry
@@ -22,7 +22,8 @@ from callic_archive.archive.packer import (
 )
 from callic_archive.archive.packing import Group, PackRun
 from callic_archive.archive.scan import Source
-from callic_archive.archive.worth import weigh, weigh_again
+from callic_archive.archive.tailoring import Stages, tailored
+from callic_archive.archive.worth import weigh_again
 from callic_archive.errors import StoppedEarly
 from callic_archive.scheduling.cluster import local_cluster, running_cluster, usable_cores
 from callic_archive.scheduling.plan import AnyBatch, Costs, Plan, cluster_pays, halves, plan_batches
@@ -98,31 +99,22 @@ def _execute(run: PackRun, resources: Resources, watch: PackWatch, stop: StopSig
     watch.stage("looking at what is there")
     run.take_up()
     sample = cache(lambda: take_sample(run.scan.sources, run.staging.run))
-    if run.plan.weighs_models:
-        watch.stage("weighing models against what they save")
-        run.verdict = weigh(run.staging, run.plan, sample)
-        run.plan = run.plan.declining(run.verdict.declined)
 
     def step(done: int, total: int) -> None:
         watch.step(done, total)
         if stop.requested is not None:
             raise StoppedEarly(f"stopped by {stop.requested}; run the same command again to go on")
 
-    if run.plan.fits_models:
-        watch.stage("fitting the models to the collection")
-        run.fitted = fitted_models(run.staging, run.plan, run.scan.sources, sample, step)
-        run.plan = run.plan.with_fitted(run.fitted)
-        if run.verdict.hoped:
-            watch.stage("weighing the fitted models")
-            run.verdict = weigh_again(run.staging, run.plan, (), sample, run.verdict)
-            run.plan = run.plan.declining(run.verdict.declined)
+    worth = may_hold(run.scan.sources, LEAST_FITTED)
+    found = tailored(run.staging, run.plan, worth, sample, Stages(watch.stage, step))
+    run.plan, run.verdict, run.fitted = found.plan, found.verdict, found.fitted
     if run.plan.trains:
         watch.stage("fitting adapters to the collection")
         payloads = collection_adapters(run.staging, run.plan, run.scan.sources, sample, step)
         adapters = [payloads[digest] for digest in sorted(payloads)]
         if run.verdict.hoped:
             watch.stage("weighing the adapted models")
-            run.verdict = weigh_again(run.staging, run.plan, adapters, sample, run.verdict)
+            run.verdict = weigh_again(run.staging.adapters, run.plan, adapters, sample, run.verdict)
             run.plan = run.plan.declining(run.verdict.declined)
         usable = run.plan.usable(adapters)
         run.plan = run.plan.with_adapters(usable)

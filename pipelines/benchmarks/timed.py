@@ -78,6 +78,16 @@ class TimedPlan:
         """The plan inside with fitted models."""
         return replace(self, plan=self.plan.with_fitted(files))
 
+    def families(
+        self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None]
+    ) -> list[list[int]]:
+        """By the plan inside, timed."""
+        return _timed(self.times, lambda: list(self.plan.families(images, total_pixels, progress)))
+
+    def with_rivals(self, files: Mapping[str, Path], left: Collection[str]) -> CodecPlan:
+        """The plan inside with more models."""
+        return replace(self, plan=self.plan.with_rivals(files, left))
+
     def declining(self, digests: Collection[str]) -> CodecPlan:
         """The plan inside without some models."""
         return replace(self, plan=self.plan.declining(digests))

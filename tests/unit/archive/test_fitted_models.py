@@ -5,13 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from callic_archive.archive.codecs import Image
-from callic_archive.archive.collection import LEAST_FITTED, Sample, fitted_before, fitted_models
+from callic_archive.archive.collection import (
+    LEAST_FITTED,
+    Sample,
+    all_fitted,
+    fitted_before,
+    fitted_models,
+    may_hold,
+)
 from callic_archive.archive.learned_codec import CallicPlan
 from callic_archive.archive.scan import Source, scan
 from callic_archive.archive.staging import Staging
@@ -55,55 +61,64 @@ def enough() -> Sample:
     return Sample((np.zeros((600, 600), np.uint8),), 360_000, whole=True)
 
 
-def fit(staging: Staging, sources: list[Source], sample: Callable[[], Sample] = enough) -> Mapping[str, Path]:
+def fit(staging: Staging, sample: Callable[[], Sample | None] = enough) -> Mapping[str, Path]:
     Fitting.fitted.clear()
-    return fitted_models(staging, Fitting(), sources, sample, lambda *_: None)
+    return fitted_models(staging.adapters, staging.models, Fitting(), sample, lambda *_: None)
 
 
-def test_what_was_fitted_lies_where_the_archive_will_have_it(staging: Staging, sources: list[Source]) -> None:
-    found = fit(staging, sources)
+def before(staging: Staging) -> Mapping[str, Path] | None:
+    return fitted_before(staging.adapters, staging.models)
+
+
+def test_what_was_fitted_lies_where_the_archive_will_have_it(staging: Staging) -> None:
+    found = fit(staging)
     assert Fitting.fitted == [360_000]
     assert found == {BASE: staging.models.absolute() / f"{DIGEST}.model.zst"}
     assert load_model(found[BASE]).digest == DIGEST
 
 
-def test_a_run_that_goes_on_has_the_models_of_the_run_before(staging: Staging, sources: list[Source]) -> None:
-    first = fit(staging, sources)
-    assert fitted_before(staging) == first
-    assert fit(staging, sources) == first
+def test_a_run_that_goes_on_has_the_models_of_the_run_before(staging: Staging) -> None:
+    first = fit(staging)
+    assert before(staging) == first
+    assert fit(staging) == first
     assert Fitting.fitted == []
 
 
 @pytest.mark.parametrize("damage", [b"", b"no model"])
-def test_models_that_are_not_whole_are_fitted_again(staging: Staging, sources: list[Source], damage: bytes) -> None:
-    (path,) = fit(staging, sources).values()
+def test_models_that_are_not_whole_are_fitted_again(staging: Staging, damage: bytes) -> None:
+    (path,) = fit(staging).values()
     path.write_bytes(damage)
-    assert fitted_before(staging) is None
-    fit(staging, sources)
+    assert before(staging) is None
+    fit(staging)
     assert Fitting.fitted == [360_000]
-    assert fitted_before(staging) is not None
+    assert before(staging) is not None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "7", '{"a": "b"}', '{"a": 1}', f'{{"{BASE}": "../../x"}}'])
 def test_a_list_of_something_else_is_none(staging: Staging, text: str) -> None:
     (staging.adapters / "fitted.json").write_text(text)
-    assert not fitted_before(staging)
+    assert not before(staging)
 
 
-def test_small_collections_are_not_fitted_to(staging: Staging, sources: list[Source], tmp_path: Path) -> None:
-    few = Sample((np.zeros((100, 100), np.uint8),), LEAST_FITTED - 1, whole=True)
-    assert fit(staging, sources, lambda: few) == {}
+def test_small_collections_are_not_fitted_to(staging: Staging) -> None:
+    assert fit(staging, lambda: None) == {}
     assert Fitting.fitted == []
-    assert fitted_before(staging) == {}  # so the next start does not look again
+    assert before(staging) == {}  # so the next start does not look again
 
 
-def test_a_file_of_few_bytes_is_not_even_looked_into(staging: Staging, tmp_path: Path) -> None:
+def test_models_of_all_families_are_known(staging: Staging) -> None:
+    fit(staging)
+    (staging.adapters / "family-0").mkdir()
+    assert fitted_models(
+        staging.adapters / "family-0", staging.models, Fitting(), enough, lambda *_: None
+    ) == before(staging)
+    assert all_fitted(staging) == [DIGEST, DIGEST]
+
+
+def test_a_file_of_few_bytes_is_not_even_looked_into(sources: list[Source], tmp_path: Path) -> None:
     (tmp_path / "small").write_bytes(b"few")
-
-    def never() -> Any:
-        raise AssertionError("a sample was taken")
-
-    assert fit(staging, scan([str(tmp_path / "small")]).sources, never) == {}
+    assert not may_hold(scan([str(tmp_path / "small")]).sources, LEAST_FITTED)
+    assert may_hold(sources, LEAST_FITTED)
 
 
 def test_a_plan_uses_fitted_models_in_place_of_others(tmp_path: Path) -> None:

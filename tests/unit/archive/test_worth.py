@@ -200,7 +200,7 @@ class Hoping:
         """With adapters that were fitted; not ``anew``: without measuring anything."""
         kept = self.plan.declining(self.verdict.declined)
         sample = (lambda: self.sample) if anew else (lambda: pytest.fail("measured"))
-        return weigh_again(self.staging, kept, adapters, sample, self.verdict)
+        return weigh_again(self.staging.adapters, kept, adapters, sample, self.verdict)
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def hoping(plan: Weighed, tmp_path: Path) -> Iterator[Hoping]:
     plan = replace(plan, trains=True, bytes_a_sample=0.61)
     with Staging(tmp_path / "x.callic") as staging:
         staging.open({})
-        verdict = weigh(staging, plan, lambda: sample)
+        verdict = weigh(staging.adapters, plan, lambda: sample)
         assert (verdict.declined, verdict.hoped) == ((COLOUR,), True)
         yield Hoping(staging, plan, sample, verdict)
 
@@ -218,7 +218,7 @@ def test_fitted_adapters_decide_what_was_hoped_before(hoping: Hoping) -> None:
     found = hoping.again([bytes(3000)])
     assert found.declined == (GRAY, COLOUR)
     assert 0 < found.saved < found.cost
-    again = weigh(hoping.staging, hoping.plan, lambda: pytest.fail("measured"))
+    again = weigh(hoping.staging.adapters, hoping.plan, lambda: pytest.fail("measured"))
     assert again == hoping.verdict, "a run that is gone on with trains the same"
     assert hoping.again([bytes(3000)], anew=False) == found
 
@@ -261,11 +261,11 @@ def test_a_run_that_is_gone_on_with_keeps_its_verdict(plan: Weighed, tmp_path: P
     images: Sequence[Sample] = [sampled(noisy(200, 200)), sampled(*[noisy(200, 200)] * 20)]
     with Staging(tmp_path / "x.callic") as staging:
         staging.open({})
-        first = weigh(staging, plan, lambda: images[0])
+        first = weigh(staging.adapters, plan, lambda: images[0])
         assert first.declined == (GRAY, COLOUR)
-        assert weigh(staging, plan, lambda: images[1]) == first
+        assert weigh(staging.adapters, plan, lambda: images[1]) == first
         (staging.adapters / "declined.json").write_bytes(b"half a")
-        assert weigh(staging, plan, lambda: images[1]).declined == (COLOUR,)
+        assert weigh(staging.adapters, plan, lambda: images[1]).declined == (COLOUR,)
 
 
 def test_samples_tell_whether_they_are_all_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
