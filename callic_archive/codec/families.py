@@ -33,7 +33,7 @@ CROPS, FEW_CROPS, MANY_IMAGES, SIDE = 16, 8, 64, 64
 MOST_FAMILIES = 6
 #: Of the code of two families, what models of their own save for each unit of squared distance between their mean gradients
 #: (decision 0032); at most; and what they must save of the smaller one's to be worth the time.
-SAVED, MOST_SAVED, LEAST_SAVED = 0.005, 0.15, 0.015
+SAVED, MOST_SAVED, LEAST_SAVED = 0.006, 0.15, 0.015
 #: Bytes of samples below which no two families can be worth two models.
 LEAST_BYTES = 1 << 20
 SEED = 20261126
