@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from callic_archive.codec import families as module
 from callic_archive.codec.engine import Engine
@@ -80,9 +81,8 @@ def grainy(seed: int) -> Samples:
 
 def enlarged(seed: int) -> Samples:
     """What a scanner interpolated: four times as many pixels as it measured, without any noise of their own."""
-    from scipy.ndimage import zoom
-
-    return zoom(grainy(seed)[:160, :160].astype(float), 2, order=3).round().astype(np.uint16)
+    measured = Image.fromarray(grainy(seed)[:160, :160].astype(np.float32))
+    return np.asarray(measured.resize((320, 320), Image.Resampling.BICUBIC)).round().astype(np.uint16)
 
 
 @pytest.fixture
