@@ -33,7 +33,9 @@ CROPS, FEW_CROPS, MANY_IMAGES, SIDE = 16, 8, 64, 64
 MOST_FAMILIES = 6
 #: Of the code of two families, what models of their own save for each unit of squared distance between their mean gradients
 #: (decision 0032); at most; and what they must save of the smaller one's to be worth the time.
-SAVED, MOST_SAVED, LEAST_SAVED = 0.006, 0.15, 0.015
+SAVED, MOST_SAVED, LEAST_SAVED = 0.005, 0.15, 0.015
+#: Unit of gradients, in bits a sample: what those of eight crops of a usual image differ by from draw to draw.
+UNIT = 0.0033
 #: Bytes of samples below which no two families can be worth two models.
 LEAST_BYTES = 1 << 20
 SEED = 20261126
@@ -175,11 +177,14 @@ class _Pairs:
 
 
 def _in_units_of_chance(looks: Sequence[_Look | None]) -> tuple[F64, F64]:
-    """Gradients (images, weights) of either half of the crops, each weight's in units of what it differs by between halves;
-    zeros where there is none. So weights that matter little count as much as others, and an image that the model knows well,
-    whose gradient is but chance, lies near zero."""
+    """Gradients (images, weights) of either half of the crops, each weight's in units of what it usually differs by between
+    halves; zeros where there is none. So weights that matter little count as much as others, an image that the model knows
+    well, whose gradient is but chance, lies near zero, and one that has larger gradients than others spoils nothing."""
     size = next((look.gradients[0].size for look in looks if look), 1)
     one, other = (np.array([look.gradients[half] if look else np.zeros(size) for look in looks]) for half in (0, 1))
-    chance = np.sqrt(((one - other) ** 2).mean(axis=0) / 2)
-    chance += 1e-3 * (chance.max() or 1.0)
-    return one / chance, other / chance
+    by_chance = one - other
+    level = np.sqrt((by_chance**2).mean(axis=1, keepdims=True))
+    shape = np.sqrt(((by_chance / np.where(level > 0, level, 1.0)) ** 2).mean(axis=0))
+    shape /= np.sqrt((shape**2).mean()) or 1.0
+    unit = np.maximum(UNIT * (shape + 1e-2 * shape.max()), 1e-12)
+    return one / unit, other / unit

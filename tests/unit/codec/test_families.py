@@ -10,7 +10,7 @@ from PIL import Image
 
 from callic_archive.codec import families as module
 from callic_archive.codec.engine import Engine
-from callic_archive.codec.families import MOST_FAMILIES, _families, _Look, families
+from callic_archive.codec.families import MOST_FAMILIES, UNIT, _families, _Look, families
 from callic_archive.codec.families import Image as Samples
 from callic_archive.codec.planning import plan_image
 from callic_archive.model.weights import ModelSet
@@ -22,7 +22,7 @@ MODEL = 30_000.0
 def look(towards: int, code: float, strength: float = 5.0, weights: int = 200) -> _Look:
     """An image that would have the weights changed in one of a few directions, and by chance in all."""
     wanted = np.random.default_rng(towards).normal(0, strength, weights)
-    return _Look(code, (wanted + CHANCE.normal(0, 1, weights), wanted + CHANCE.normal(0, 1, weights)))
+    return _Look(code, (UNIT * (wanted + CHANCE.normal(0, 1, weights)), UNIT * (wanted + CHANCE.normal(0, 1, weights))))
 
 
 def sets(looks: Sequence[dict[int, _Look]], scale: float = 1.0) -> list[list[int]]:
@@ -62,6 +62,13 @@ def test_there_are_never_more_families_than_each_image_can_be_tried_with() -> No
     found = sets([{1: look(n, 50_000_000)} for n in range(12)])
     assert len(found) == MOST_FAMILIES
     assert sorted(place for one in found for place in one) == list(range(12))
+
+
+def test_one_image_with_huge_gradients_does_not_hide_what_others_differ_by() -> None:
+    looks = [{1: look(n % 2, 300_000)} for n in range(8)]
+    huge = look(5, 1_000)
+    looks.append({1: _Look(huge.code, (1e4 * huge.gradients[0], 1e4 * huge.gradients[1]))})
+    assert {tuple(n for n in one if n < 8) for one in sets(looks)} - {()} == {(0, 2, 4, 6), (1, 3, 5, 7)}
 
 
 def test_the_first_family_has_the_most_bytes() -> None:
