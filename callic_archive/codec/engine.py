@@ -25,7 +25,7 @@ Backend = Literal["auto", "numpy", "torch"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 #: Prepared models kept; the least recently used goes first.
-KEPT_MODELS = 16
+KEPT_MODELS = 20
 
 
 class Tile(Protocol):

@@ -30,7 +30,7 @@ F64 = NDArray[np.float64]
 MOST_LOOKED_AT = 240
 CROPS, FEW_CROPS, MANY_IMAGES, SIDE = 16, 8, 64, 64
 #: Families at most, as each image is tried with the models of all.
-MOST_FAMILIES = 6
+MOST_FAMILIES = 8
 #: Of the code of two families, what models of their own save for each unit of squared distance between their mean gradients
 #: (decision 0032); at most; and what they must save of the smaller one's to be worth the time.
 SAVED, MOST_SAVED, LEAST_SAVED = 0.005, 0.15, 0.015
