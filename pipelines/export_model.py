@@ -20,7 +20,7 @@ from callic_archive.codec.settling import settled
 from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.model.config import MGCFConfig
 from callic_archive.model.mgcf import MGCF
-from callic_archive.model.quantize import quantize
+from callic_archive.model.quantize import finer_gates, quantize, trace, with_gates_of
 from callic_archive.model.weights import save_model
 from callic_archive.training.measure import float_bits, integer_bits
 from pipelines.training_data import CropSource
@@ -84,10 +84,13 @@ def main(name: str, run_dir: Path, data: Path | None, optimizer: str, coarse: in
     model.eval()
     source = CropSource(root, model.config.channels, seed=7, varied=0.4)  # as trained
     calibration = [source.batch(8, 64) for _ in range(6)]
-    weights = quantize(model, calibration, coarse=coarse, report=click.echo)
+    traces = trace(model, calibration)
+    trials = [source.batch(12, 64) for _ in range(3)]
+    finer_gates(traces, lambda: sum(integer_bits(quantize(model, traces, coarse=coarse), *trial) for trial in trials))
+    weights = quantize(model, traces, coarse=coarse, report=click.echo)
     if settle:
         after = settled(weights, lambda: source.batch(*SETTLING_CROPS), settle, rate=SETTLING_RATE, ema=SETTLING_EMA)
-        weights = quantize(after, calibration, coarse=coarse)
+        weights = quantize(after, with_gates_of(trace(after, calibration), traces), coarse=coarse)
     figures: dict[str, dict[str, float]] = {}
     sums = [0.0, 0.0]
     for domain, (x, stats) in source.validation(3, 128).items():

@@ -46,7 +46,7 @@ from callic_archive.model.integer import GUIDE_SIGN
 from callic_archive.model.mgcf import MGCF
 from callic_archive.model.packed_file import pack_model
 from callic_archive.model.processor import native_bfloat16
-from callic_archive.model.quantize import Traces, quantize, trace
+from callic_archive.model.quantize import Traces, finer_gates, quantize, trace, with_gates_of
 from callic_archive.model.weights import IntegerModel, IntegerWeights, ModelSet, load_model, model_file
 
 Image = NDArray[Any]
@@ -54,6 +54,8 @@ Image = NDArray[Any]
 SOME_STEPS, STEPS_PER_MEGAPIXEL, MOST_STEPS, MOST_PER_MEGAPIXEL = 800, 300.0, 4800, 1200.0
 #: Binary places less of the weights that are tried.
 COARSE = (1, 2, 3, 4, 5, 6)
+#: Those with which the places of gates are chosen.
+GATES_AT = 2
 #: As many roundings are trained beside.
 SETTLED = 2
 #: Crops of calibration: batches and crops a batch.
@@ -352,6 +354,8 @@ def _rounded(
         bits = sum(estimate_bits(image, replace(plan, model=candidate), None, engine) for image, plan in some)
         return scale * bits / 8 + len(pack_model(candidate.raw))
 
+    with suppress(InexactModel):
+        finer_gates(traces, lambda: total(_model(named, quantize(model, traces, coarse=GATES_AT))))
     rounded: dict[int, tuple[float, IntegerModel]] = {}
     for coarse in COARSE:
         try:
@@ -372,7 +376,7 @@ def _rounded(
         if not _finite(after):
             continue
         with suppress(InexactModel):
-            candidate = _model(named, quantize(after, calibrated(after), coarse=coarse))
+            candidate = _model(named, quantize(after, with_gates_of(calibrated(after), traces), coarse=coarse))
             sizes.append((total(candidate), candidate))
     return min(sizes, key=lambda one: one[0])[1]
 

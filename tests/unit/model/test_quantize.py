@@ -14,7 +14,15 @@ from callic_archive.model.config import MGCFConfig
 from callic_archive.model.dequantize import float_model
 from callic_archive.model.integer import CpuModel, Geometry, Plane
 from callic_archive.model.mgcf import MGCF, PlaneStats
-from callic_archive.model.quantize import head_units, quantize, quantize_linear
+from callic_archive.model.quantize import (
+    Traces,
+    finer_gates,
+    head_units,
+    quantize,
+    quantize_linear,
+    trace,
+    with_gates_of,
+)
 from callic_archive.model.weights import IntegerWeights, ModelSet, check_exact
 from pipelines.mint_conformance import scene, tiny_model
 from tests.unit.model.builders import at_once, tiny_models
@@ -123,6 +131,57 @@ def test_coarse_weights_keep_the_grid_of_fine_ones() -> None:
     assert np.array_equal(fine.shift, coarse.shift)
     assert np.abs(fine.weight - coarse.weight).max() in (3, 4)
     assert (coarse.weight % 8 == 0).all()
+
+
+def gray_traces() -> tuple[MGCF, Traces]:
+    model = float_model(tiny_models().for_channels(1).weights)  # type: ignore[union-attr]
+    x = torch.from_numpy(picture(1, 3).astype(np.float32))[None]
+    return model, trace(model, [(x, PlaneStats.eight_bit(1))])
+
+
+def places(traces: Traces) -> dict[str, int]:
+    return {name: seen.fraction(tables.ACT_MAX) for name, seen in traces.items() if name.endswith(".swish")}
+
+
+def test_gates_get_more_places_for_as_long_as_the_code_gets_shorter() -> None:
+    _, traces = gray_traces()
+    before = places(traces)
+    wanted = {name: number + 1 + (name == "0.swish") for name, number in before.items()}
+    asked: list[dict[str, int]] = []
+
+    def price() -> float:
+        asked.append(places(traces))
+        return sum(abs(asked[-1][name] - number) for name, number in wanted.items())
+
+    finer_gates(traces, price)
+    assert places(traces) == wanted
+    assert asked[0] == before
+
+
+def test_gates_whose_code_gets_longer_or_whose_bounds_break_keep_their_places() -> None:
+    _, traces = gray_traces()
+    before = places(traces)
+    finer_gates(traces, lambda: float(sum(places(traces).values())))
+    assert places(traces) == before
+
+    def broken() -> float:
+        if places(traces) != before:
+            raise InexactModel("too large")
+        return 1.0
+
+    finer_gates(traces, broken)
+    assert places(traces) == before
+
+
+def test_gates_are_rounded_as_they_were_before_settling() -> None:
+    model, traces = gray_traces()
+    chosen = {name: number + 1 for name, number in places(traces).items()}
+    for name, number in chosen.items():
+        traces[name].fractions[tables.ACT_MAX] = number
+    _, later = gray_traces()
+    weights = quantize(model, with_gates_of(later, traces))
+    assert {f"{block}.swish": found["swish"] for block, found in weights.fractions.items()} == chosen
+    assert weights.fractions.keys() == {str(n) for n in range(model.config.depth)}
 
 
 def test_weights_too_large_for_their_output_are_refused() -> None:
