@@ -16,7 +16,7 @@ from callic_archive.archive.codecs import CodecPlan, Image
 from callic_archive.archive.collection import LEAST_FITTED, SAMPLE_BYTES, Sample, fitted_models, pixels_of
 from callic_archive.archive.likeness import as_scene, scenes
 from callic_archive.archive.staging import Staging
-from callic_archive.archive.worth import Verdict, weigh, weigh_again
+from callic_archive.archive.worth import HOPED_OF_FAMILY, HOPED_OF_FITTED, Verdict, weigh, weigh_again
 from callic_archive.container.fs import atomic_write, writing
 
 
@@ -55,21 +55,27 @@ def tailored(staging: Staging, plan: CodecPlan, worth: bool, sample: Callable[[]
         with writing(folder):
             folder.mkdir(exist_ok=True)
         named = watch.of(f" (kind of image {number + 1} of {len(families)})")
-        one = _for_one(staging, folder, plan, worth, family, named)
+        one = _for_one(staging, folder, plan, worth, family, named, HOPED_OF_FAMILY)
+        models = _used(folder, one.plan, family)
+        if not models:
+            # Its images would be coded with models of others, which know nothing of them, as nobody asks what else would do
+            # for an image that a sensor recorded.
+            return _for_one(staging, staging.adapters, plan, worth, sample, watch)
         found.append(one)
-        used |= _used(folder, one.plan, family)
+        used |= models
     return _together(plan, found, used)
 
 
 def _for_one(
-    staging: Staging, folder: Path, plan: CodecPlan, worth: bool, sample: Callable[[], Sample], watch: Stages
+    staging: Staging, folder: Path, plan: CodecPlan, worth: bool, sample: Callable[[], Sample], watch: Stages,
+    hope: float = HOPED_OF_FITTED,
 ) -> Tailored:
-    """The models for the images of one sample; ``folder`` is for what the next start needs."""
+    """The models for the images of one sample; ``folder`` is for what the next start needs, ``hope`` what fitting may save."""
     verdict = Verdict()
     fitted: Mapping[str, Path] = {}
     if plan.weighs_models:
         watch.stage("weighing models against what they save")
-        verdict = weigh(folder, plan, sample)
+        verdict = weigh(folder, plan, sample, hope)
         plan = plan.declining(verdict.declined)
     if plan.fits_models:
         watch.stage("fitting the models to the collection")

@@ -34,6 +34,8 @@ CROP_LOSS = 0.03  # of JPEG XL's code: what crops cost it more than whole images
 #: Of the learned code, what an adapter of the collection saves of unknown images (decision 0019: 4 to 6 %), and a model
 #: fitted to it; and of the model's bytes, what coarser weights save then (decision 0026).
 HOPED, HOPED_OF_FITTED, HOPED_OF_BYTES = 0.05, 0.10, 0.15
+#: The same of a model fitted to a family of images, which are unlike what the model knows, or they would be none.
+HOPED_OF_FAMILY = 0.25
 PRICELESS = 1e12  # bytes of a crop
 SEED = 20260103
 
@@ -72,12 +74,12 @@ class Verdict:
             return None
 
 
-def weigh(folder: Path, plan: CodecPlan, sample: Callable[[], Sample]) -> Verdict:
-    """The verdict of this run: that of an earlier start, which lies in ``folder``, or a new one. Raises ModelError,
-    EnvironmentFailure."""
+def weigh(folder: Path, plan: CodecPlan, sample: Callable[[], Sample], hope: float = HOPED_OF_FITTED) -> Verdict:
+    """The verdict of this run: that of an earlier start, which lies in ``folder``, or a new one. ``hope``: see ``judge``.
+    Raises ModelError, EnvironmentFailure."""
     if not plan.weighs_models:
         return Verdict()
-    return _kept(folder / "declined.json", lambda: judge(plan, sample()))
+    return _kept(folder / "declined.json", lambda: judge(plan, sample(), hope=hope))
 
 
 def weigh_again(
@@ -105,9 +107,11 @@ def _kept(file: Path, judged: Callable[[], Verdict]) -> Verdict:
     return found
 
 
-def judge(plan: CodecPlan, sample: Sample, adapters: Sequence[bytes] | None = None) -> Verdict:
+def judge(
+    plan: CodecPlan, sample: Sample, adapters: Sequence[bytes] | None = None, hope: float = HOPED_OF_FITTED
+) -> Verdict:
     """Which models of ``plan`` the images do not earn back. ``adapters``: those that were fitted; None where they are
-    not yet, and what they may save is hoped for. Raises ModelError."""
+    not yet, and what they may save is hoped for: of models that will be fitted, ``hope`` of the code. Raises ModelError."""
     if not sample.whole or not sample.images:
         return Verdict()
     kinds: dict[Kind, list[Image]] = defaultdict(list)
@@ -117,7 +121,7 @@ def judge(plan: CodecPlan, sample: Sample, adapters: Sequence[bytes] | None = No
             kinds[models, _drawn(image)].append(image)
     enough = sample.total_pixels >= (LEAST_FITTED if plan.fits_models else LEAST_PIXELS)
     hoped = (plan.trains or plan.fits_models) and adapters is None and enough
-    hope = (HOPED_OF_FITTED if plan.fits_models else HOPED) if hoped else 0.0
+    hope = (hope if plan.fits_models else HOPED) if hoped else 0.0
     fitted = plan.fits_models and adapters is not None
     times = max(1.0, sample.total_pixels / sample.pixels)  # of a sample, as many as it stands for
     measures = {

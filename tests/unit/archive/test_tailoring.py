@@ -15,7 +15,7 @@ from callic_archive.archive.collection import Sample
 from callic_archive.archive.learned_codec import CallicPlan
 from callic_archive.archive.staging import Staging
 from callic_archive.archive.tailoring import Stages, Tailored, tailored
-from callic_archive.archive.worth import Verdict
+from callic_archive.archive.worth import HOPED_OF_FAMILY, Verdict
 from callic_archive.model.weights import load_model, model_file
 from tests.trees import smooth
 from tests.unit.model.builders import CONFORMANCE
@@ -126,17 +126,39 @@ def test_what_no_family_wants_is_declined(staging: Staging, monkeypatch: pytest.
     plan = Declining(adapt="model", learned="auto")
     gray = [digest for digest, path in plan.model_files().items() if path.name.startswith("gray16")]
     others = set(plan.model_files()) - set(gray)
+    hopes: list[float] = []
 
-    def judge(plan: CallicPlan, sample: Sample, *_: object) -> Verdict:
-        eight = sample.images[0].dtype == np.uint8
-        return Verdict(tuple(plan.model_files()) if eight else (*others, *gray[1:]), 10, 20, eight)
+    def judge(plan: CallicPlan, sample: Sample, *_: object, hope: float) -> Verdict:
+        hopes.append(hope)
+        kept = gray[1] if sample.images[0].dtype == np.uint8 else gray[0]
+        return Verdict(tuple(set(plan.model_files()) - {kept}), 10, 20, kept == gray[1])
 
     monkeypatch.setattr("callic_archive.archive.worth.judge", judge)
     found, _ = tailor(staging, plan)
-    assert set(found.verdict.declined) == {*others, *gray[1:]}
+    assert set(found.verdict.declined) == {*others, *gray[2:]}
     assert (found.verdict.saved, found.verdict.cost, found.verdict.measured) == (20, 40, False)
-    assert found.plan.models_for(SAMPLE.images[0]) == (gray[0],)
+    assert set(found.plan.models_for(SAMPLE.images[0]) or ()) < {*gray[:2]}
+    assert set(found.plan.model_files()) - set(found.verdict.declined) == {*gray[:2]}
     assert found.fitted == ()
+    assert hopes == [HOPED_OF_FAMILY] * 2
+
+
+def test_where_a_family_would_have_no_model_all_are_taken_together(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Declining(adapt="model", learned="auto")
+    gray = [digest for digest, path in plan.model_files().items() if path.name.startswith("gray16")]
+
+    def judge(plan: CallicPlan, sample: Sample, *_: object, hope: float) -> Verdict:
+        eight = {image.dtype == np.uint8 for image in sample.images}
+        return Verdict(tuple(set(plan.model_files()) - ({gray[0]} if eight != {True} else set())))
+
+    monkeypatch.setattr("callic_archive.archive.worth.judge", judge)
+    found, stages = tailor(staging, plan)
+    assert stages[-1] == "fitting the models to the collection"
+    assert isinstance(found.plan, CallicPlan)
+    assert found.plan.rivals == ()
+    assert found.plan.models_for(SAMPLE.images[0]) == (gray[0],)
 
 
 def test_where_all_images_are_alike_there_is_one_family(staging: Staging) -> None:
