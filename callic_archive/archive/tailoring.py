@@ -100,22 +100,21 @@ def _families(
 ) -> Sequence[Callable[[], Sample]]:
     """Samples of the families of a collection's images; the sample itself where they are one."""
     file = staging.adapters / "families.json"
+    bands = cache(lambda: _coded_scenes(plan, sample()))
     found = _known(file)
     if found is None:
         watch.stage("looking for kinds of image")
         whole = sample()
         found = []
         if whole.total_pixels >= 2 * LEAST_FITTED:
-            bands = _coded_scenes(plan, whole)
-            sets = plan.families([as_scene(some) for some in bands], whole.total_pixels, watch.step)
+            sets = plan.families([as_scene(some) for some in bands()], whole.total_pixels, watch.step)
             found = sets if len(sets) > 1 else []
         atomic_write(file, json.dumps(found).encode())
 
     @cache
     def split() -> list[Sample]:
         whole = sample()
-        bands = _coded_scenes(plan, whole)
-        parts = [[image for number in numbers for image in bands[number]] for numbers in found]
+        parts = [[image for number in numbers for image in bands()[number]] for numbers in found]
         # those that nobody looked at are like the others
         times = whole.total_pixels / max(1, sum(map(pixels_of, parts)))
         return [_part(part, times, whole=whole.whole) for part in parts]

@@ -65,14 +65,15 @@ def families(
         return everything
     numbers = sorted(np.random.default_rng(SEED).permutation(len(images))[:MOST_LOOKED_AT].tolist())
     crops = CROPS if len(numbers) <= MANY_IMAGES else FEW_CROPS
-    smallest = {count: model for count in (1, 3) if (model := models.smallest(count)) is not None}
-    floats = {count: float_model(model.weights).train() for count, model in smallest.items()}
+    sizes = {count: models.by_size(count) for count in (1, 3)}
+    floats = {count: float_model(some[0].weights).train() for count, some in sizes.items() if some}
     seen: list[dict[int, _Look]] = []
     for done, number in enumerate(numbers):
         seen.append(_look(check_image(images[number]), floats, crops, number))
         if progress:
             progress(done + 1, len(numbers))
-    costs = {count: float(len(pack_model(model.raw))) for count, model in smallest.items()}
+    # of the next larger one: two families with the smallest do without what they would pay for together
+    costs = {count: float(len(pack_model(some[:2][-1].raw))) for count, some in sizes.items() if some}
     scale *= len(images) / len(numbers)
     found = _families(seen, costs, scale)
     return [[numbers[place] for place in places] for places in found] if len(found) > 1 else everything

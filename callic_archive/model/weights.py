@@ -475,9 +475,9 @@ class ModelSet:
         others = {model.channels for model in self if most[model.channels] is not model}
         return ModelSet([m for m in self if most[m.channels] is not m or m.channels not in others], self._rivals)
 
-    def smallest(self, channels: int) -> IntegerModel | None:
-        """The model of the fewest weights that codes this many planes jointly, or None."""
-        return min((m for m in self if m.channels == channels), key=lambda m: m.parameters, default=None)
+    def by_size(self, channels: int) -> list[IntegerModel]:
+        """The models that code this many planes jointly, those of the fewest weights first."""
+        return sorted((m for m in self if m.channels == channels), key=lambda m: m.parameters)
 
     def __iter__(self) -> Iterator[IntegerModel]:
         return iter(self._models.values())
