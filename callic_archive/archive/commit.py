@@ -69,10 +69,11 @@ def finish(
         hashes[f"data/{path.name}"] = payload.get(path.name) or _file_sha256(path)
     needed = {d for row in rows for d in row.models()}
     models = _copy_models(staging.models, needed if models_inside else set(), plan)
-    copies = _copies(staging.data / COPIES, models, sum(path.stat().st_size for path in staging.shards()))
+    content = sum(path.stat().st_size for path in staging.shards())
+    copies = _copies(staging.data / COPIES, models, content)
     outside = () if models_inside else tuple(sorted(needed))
     hashes |= {f"data/{path.parent.name}/{path.name}": _file_sha256(path) for path in (*models, *copies)}
-    topics = topics_of(rows)
+    topics = topics_of(rows, content)
     # the whole text would be a tenth of a small archive, so only its first page is there to read at once
     for name, text in (("FORMAT.md", opening_text().encode()), (SPECIFICATION, specification_packed(topics))):
         atomic_write(staging.data / name, text)

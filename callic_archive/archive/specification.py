@@ -20,10 +20,13 @@ from callic_archive.archive.reading import FORMAT_VERSION
 from callic_archive.images.zarr_metadata import DOCUMENTS
 
 SPECIFICATION = "specification.md.bz2"
-#: What sections can be for. ``writing``: what packers do and readers need not know, which no archive carries.
+#: Bytes of content from which an archive carries the roomy sections too: there they are a thousandth of it.
+ROOMY = 4 << 20
+#: What sections can be for. ``writing``: what packers do and readers need not know, which no archive carries. ``roomy``: what
+#: tells nothing that reading a sound archive takes, such as proofs and examples, which small archives do without.
 TOPICS = frozenset({
     *("adapters", "content", "conventional", "differences", "frames", "image", "jpegs", "learned", "lzw", "members"),
-    *("packings", "pieces", "png", "reasons", "torchac", "writing", "zarr"),
+    *("packings", "pieces", "png", "reasons", "roomy", "torchac", "writing", "zarr"),
 })  # fmt: skip
 EVERYTHING = TOPICS - {"writing"}
 #: What stands for a topic in the text of a recipe; rather too often than not.
@@ -46,9 +49,9 @@ def opening_text() -> str:
     return page.replace("VERSION_OF_SOFTWARE", __version__).replace("VERSION_OF_FORMAT", str(FORMAT_VERSION))
 
 
-def topics_of(entries: Iterable[Entry]) -> frozenset[str]:
-    """What an archive of these entries has, as sections of the specification ask for it."""
-    found: set[str] = set()
+def topics_of(entries: Iterable[Entry], content: int = 0) -> frozenset[str]:
+    """What an archive of these entries has, as sections of the specification ask for it. ``content``: bytes of its shards."""
+    found: set[str] = {"roomy"} if content >= ROOMY else set()
     for entry in entries:
         found |= _topics_of(entry, found)
     return frozenset(found)
@@ -114,7 +117,8 @@ def format_text(topics: Collection[str] = EVERYTHING) -> str:
         "in that program.\n"
     )
     if spared:
-        head += f"\nLeft out is what says nothing of this archive: {'; '.join(spared)}.\n"
+        small = "" if "roomy" in topics else ", and what a small archive can be read without"
+        head += f"\nLeft out is what says nothing of this archive{small}: {'; '.join(spared)}.\n"
     return "\n\n".join([head, *filter(None, texts)]) + "\n"
 
 

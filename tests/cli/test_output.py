@@ -364,3 +364,11 @@ def test_output_into_a_closed_pipe_ends_quietly(tree: Path, tmp_path: Path) -> N
     with process.stderr:
         assert process.stderr.read() == ""
     assert process.wait(timeout=30) == 141
+
+
+def test_the_package_is_the_command_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "callic_archive", "info", tmp_path / "none.callic"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "none.callic" in done.stderr

@@ -13,6 +13,7 @@ from callic_archive.archive.entries import Entry
 from callic_archive.archive.parts import Part
 from callic_archive.archive.specification import (
     EVERYTHING,
+    ROOMY,
     TOPICS,
     format_text,
     specification_packed,
@@ -72,6 +73,8 @@ def test_pages_ask_for_topics_that_there_are() -> None:
         (("adapters",), "# The archive", "## 6. Adapter weights"),  # a section is nothing without its page
         (("learned", "adapters"), "## 6. Adapter weights", "## 7. torchac"),
         (("reasons",), "## Reasons", "## Environment"),
+        (("learned",), "## 9. Test vector", "## 8. What a decoder MUST reject"),
+        (("learned", "roomy"), "## 8. What a decoder MUST reject", "## 7. Adapters"),
     ],
 )
 def test_sections_come_for_a_topic(topics: tuple[str, ...], there: str, not_there: str) -> None:
@@ -112,6 +115,20 @@ def image_part(coding: str, coder: str = "range", **fields: object) -> Part:
 def test_an_entry_says_what_it_needs(row: Entry, topics: set[str]) -> None:
     assert topics_of([row]) == topics
     assert topics_of([row, row]) == topics
+
+
+def test_small_archives_do_without_proofs_and_examples() -> None:
+    """They tell so, and a large one tells all."""
+    assert topics_of([], ROOMY) == {"roomy"}
+    assert topics_of([], ROOMY - 1) == set()
+    small, large = format_text({"image", "learned"}), format_text({"image", "learned", "roomy"})
+    only = set(headings(large)) - set(headings(small))
+    assert "## An example" in only
+    told = small.split("can be read without: ", 1)[1].split("\n", 1)[0]
+    for heading in only - {"### Nothing overflows"}:  # one of them goes with the section around it
+        assert heading.lstrip("# ") in told
+    assert "can be read without" not in large
+    assert len(specification_packed({"image", "learned"})) < 0.9 * len(specification_packed({"image", "learned", "roomy"}))
 
 
 def test_archives_carry_what_they_need(tmp_path: Path) -> None:
