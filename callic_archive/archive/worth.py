@@ -3,8 +3,9 @@
 A large model takes half a megabyte, a small one a tenth. Over a few megapixels that is more than it saves against JPEG XL
 or against a smaller model, and an archive that uses it is the larger for it. So where a sample holds all images that
 there are, crops of them are coded every way before packing, and models that their images do not earn back are declined:
-the next in the order of preference takes their place, and where there is none, the conventional coders. What adapters
-of the collection will save is only hoped for then; once they are fitted, the models that were kept are weighed again.
+the next in the order of preference takes their place, and where there is none, the conventional coders, of which an
+archive has fewer words to tell. What adapters of the collection will save is only hoped for then; once they are fitted, the
+models that were kept are weighed again.
 Larger collections are not asked, as their models pay, or hardly count.
 """
 
@@ -16,6 +17,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ from callic_archive.archive.candidates import TINY, look_at
 from callic_archive.archive.codecs import Codec, CodecPlan, Image
 from callic_archive.archive.collection import LEAST_FITTED, LEAST_PIXELS, Sample
 from callic_archive.archive.image_coding import encode_foreign
+from callic_archive.archive.specification import specification_packed
 from callic_archive.container.fs import atomic_write
 from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing, UnknownModel
 
@@ -166,6 +169,7 @@ def _weighed(
 ) -> list[_Option]:
     """Every set of models of which each is used; none at all among them. ``factor``: what will be left of their bytes."""
     costs = {digest: factor * bytes_in_archive(path) for digest, path in plan.model_files().items()}
+    told = bytes_told()
     options = []
     for models in _subsets(costs):
         only = plan.declining(set(costs) - set(models))
@@ -174,7 +178,7 @@ def _weighed(
         if {digest for way in served.values() for digest in way} != set(models):
             continue
         fitted = only.usable(adapters)
-        cost = sum(costs[digest] for digest in models) + sum(map(len, fitted))
+        cost = sum(costs[digest] for digest in models) + sum(map(len, fitted)) + (told if models else 0)
         most = sum(measures[kind].most() for kind in served)
         measured = most >= cost  # else this is worse than no model at all, whatever it saves
         # As for pieces: no crop is worth an adapter of its own.
@@ -190,6 +194,12 @@ def bytes_in_archive(model: Path) -> int:
     from callic_archive.model.weights import read_model_bytes
 
     return len(pack_model(read_model_bytes(model)))
+
+
+@cache
+def bytes_told() -> int:
+    """What the specification in an archive takes for its telling how models decode, beyond how other coders' images do."""
+    return len(specification_packed({"image", "learned"})) - len(specification_packed({"image", "conventional"}))
 
 
 def _subsets(digests: Iterable[str]) -> Iterable[tuple[str, ...]]:

@@ -66,7 +66,7 @@ def _declined(report: Report, run: PackRun) -> None:
     if verdict.cost:
         report.text(
             f"  learned codec: left out where it would save {'about' if verdict.measured else 'at most'} "
-            f"{size_text(verdict.saved)} and add {size_text(verdict.cost)} of model; --learned always uses it, "
+            f"{size_text(verdict.saved)} and add {size_text(verdict.cost)} of model and specification; --learned always uses it, "
             "and --without-models, without that cost"
         )
     if verdict.smaller:

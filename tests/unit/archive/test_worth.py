@@ -25,6 +25,7 @@ from callic_archive.model.weights import ModelSet
 from tests.doubles import DeflateCodec, DeflatePlan
 from tests.trees import SHARED, smooth, write_pnm
 
+TOLD = worth.bytes_told  # which tests replace
 GRAY, COLOUR, LITTLE = "aa" * 32, "bb" * 32, "cc" * 32
 
 
@@ -72,6 +73,12 @@ def random(size: int) -> bytes:
     return np.random.default_rng(2).bytes(size)
 
 
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the bytes of models are all that is weighed."""
+    monkeypatch.setattr(worth, "bytes_told", lambda: 0)
+
+
 @pytest.fixture
 def plan(tmp_path: Path) -> Weighed:
     (tmp_path / GRAY).write_bytes(random(15_200))
@@ -103,6 +110,19 @@ def test_a_model_that_saves_less_than_it_takes_is_declined(plan: Weighed) -> Non
     found = judge(plan, many)  # half a megabyte saved, and no colour image at all
     assert found.declined == (COLOUR,)
     assert (found.saved, found.cost) == (0, 0)  # nothing of these images is lost by that
+
+
+def test_what_has_to_be_told_of_models_counts_once(plan: Weighed, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 5000 < TOLD() < 12_000  # of the specification: codestream, model and entropy coding, less JPEG XL and its like
+    images = [noisy(200, 200)] * 2
+    before = judge(plan, sampled(*images))
+    assert before.declined == (COLOUR,)
+    monkeypatch.setattr(worth, "bytes_told", lambda: 50_000)
+    found = judge(plan, sampled(*images))
+    assert found.declined == (GRAY, COLOUR)
+    assert found.cost == 50_000 + len(pack_model(random(15_200)))
+    both = judge(plan, sampled(*[noisy(200, 200)] * 20, *[noisy(200, 200, 3)] * 20))
+    assert both.declined == ()
 
 
 def test_what_is_not_enough_at_best_is_not_measured(plan: Weighed, monkeypatch: pytest.MonkeyPatch) -> None:
