@@ -51,7 +51,7 @@ from callic_archive.images.source import Limits, Parsed, images_equal, parse_aga
 
 FORMAT_VERSION = 1
 INDEX = "index.jsonl.zst"
-MODEL_SUFFIX = ".model.zst"
+MODEL_SUFFIX = ".model.xz"
 MODELS, COPIES = "models", "copies"  # folders of models, and of copies of them, in ``data``
 
 

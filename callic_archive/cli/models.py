@@ -39,7 +39,7 @@ def show_model(common: Common, **values: Any) -> None:
     """Show all that is known of one model: its sizes, training, held-out figures, licence.
 
     NAME and DIGEST (its first digits are enough) are those of a model that ships; FILE is a model file, also
-    one inside an archive (data/models/*.model.zst).
+    one inside an archive (data/models/*.model.xz).
     """
     run_verb("models show", common, lambda report: _show(report, **values))
 

@@ -312,7 +312,7 @@ def model_file(
 
 
 def read_model_bytes(path: Path) -> bytes:
-    """The bytes of a model file, out of the form that archives carry it in (``.model.zst``) where it is in that.
+    """The bytes of a model file, out of the form that archives carry it in (``.model.xz``) where it is in that.
 
     Raises: UnknownModel when it cannot be read, DamagedModel when it is too large or not whole.
     """
@@ -331,7 +331,7 @@ def read_model_bytes(path: Path) -> bytes:
 
 
 def load_model(source: Path | bytes, *, digest: str | None = None) -> IntegerModel:
-    """Load and check a model file (``.safetensors``, or ``.model.zst`` as archives carry it).
+    """Load and check a model file (``.safetensors``, or ``.model.xz`` as archives carry it).
 
     Raises: UnknownModel when there is no such file, DamagedModel when its digest or structure is wrong,
     InexactModel when a bound of exact inference does not hold.

@@ -30,7 +30,7 @@ def test_an_archive_carries_the_model_that_was_fitted_to_it(tree: Path, tmp_path
     (fitted,) = ran.summary["models_fitted"]
     assert fitted not in SHIPPED
     assert (ran.summary["adapt"], ran.summary["adapters"]) == ("model", 0)
-    assert [path.name for path in (archive / "data/models").iterdir()] == [f"{fitted}.model.zst"]
+    assert [path.name for path in (archive / "data/models").iterdir()] == [f"{fitted}.model.xz"]
     (listed,) = [e for e in run("models", "list", archive, "--json").events if e["event"] == "model"]
     assert (listed["sha256"], listed["shipped"]) == (fitted, False)
     assert listed["name"].endswith("-fitted")

@@ -49,7 +49,7 @@ def test_a_tree_goes_through_the_learned_codec_and_comes_back(tree: Path, tmp_pa
     assert verified.code == 0, verified.err
     assert verified.summary["checked"] == 6
     models = sorted(
-        path.name.split(".")[0] for path in (archive / "data" / "models").glob("*.model.zst")
+        path.name.split(".")[0] for path in (archive / "data" / "models").glob("*.model.xz")
     )
     entries = [event for event in run("list", archive, "--json").events if event["event"] == "entry"]
     assert sorted({digest for entry in entries for digest in entry.get("models", [])}) == models

@@ -73,7 +73,7 @@ def before(staging: Staging) -> Mapping[str, Path] | None:
 def test_what_was_fitted_lies_where_the_archive_will_have_it(staging: Staging) -> None:
     found = fit(staging)
     assert Fitting.fitted == [360_000]
-    assert found == {BASE: staging.models.absolute() / f"{DIGEST}.model.zst"}
+    assert found == {BASE: staging.models.absolute() / f"{DIGEST}.model.xz"}
     assert load_model(found[BASE]).digest == DIGEST
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zstandard
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
@@ -405,31 +404,31 @@ def test_models_come_from_paths_too() -> None:
 
 
 def test_a_model_is_read_out_of_the_form_that_archives_carry_it_in(tmp_path: Path) -> None:
-    path = tmp_path / "m.model.zst"
+    path = tmp_path / "m.model.xz"
     path.write_bytes(pack_model(RAW))
     assert load_model(path).digest == hashlib.sha256(RAW).hexdigest()
 
 
 @pytest.mark.parametrize(
-    "frame",
+    "packed",
     [
         b"",
         RAW,
         pack_model(RAW)[:-9],
-        zstandard.ZstdCompressor(write_content_size=False).compress(RAW),
+        pack_model(RAW) + b"more",
         pack_model(RAW[:-3]),
     ],
-    ids=["empty", "not compressed", "truncated", "size not stated", "model truncated"],
+    ids=["empty", "not compressed", "truncated", "more behind it", "model truncated"],
 )
-def test_a_damaged_frame_is_a_damaged_model(frame: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "m.model.zst"
-    path.write_bytes(frame)
+def test_a_damaged_stream_is_a_damaged_model(packed: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m.model.xz"
+    path.write_bytes(packed)
     with pytest.raises(DamagedModel, match=re.escape(str(path))):
         load_model(path)
 
 
-def test_no_frame_allocates_what_it_merely_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "m.model.zst"
+def test_no_stream_allocates_what_it_merely_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.model.xz"
     path.write_bytes(pack_model(RAW))
     monkeypatch.setattr(weights_module, "MAX_FILE", len(RAW) - 1)
     with pytest.raises(DamagedModel, match="at most"):
