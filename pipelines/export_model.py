@@ -20,7 +20,8 @@ from callic_archive.codec.settling import settled
 from callic_archive.entropy.mixture import MixtureTables
 from callic_archive.model.config import MGCFConfig
 from callic_archive.model.mgcf import MGCF
-from callic_archive.model.quantize import finer_gates, quantize, trace, with_gates_of
+from callic_archive.model.quantize import quantize
+from callic_archive.model.traces import finer_gates, trace, with_gates_of
 from callic_archive.model.weights import save_model
 from callic_archive.training.measure import float_bits, integer_bits
 from pipelines.training_data import CropSource

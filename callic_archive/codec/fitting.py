@@ -46,20 +46,19 @@ from callic_archive.model.integer import GUIDE_SIGN
 from callic_archive.model.mgcf import MGCF
 from callic_archive.model.packed_file import pack_model
 from callic_archive.model.processor import native_bfloat16
-from callic_archive.model.quantize import Traces, finer_gates, quantize, trace, with_gates_of
+from callic_archive.model.quantize import layer_steps, quantize
+from callic_archive.model.traces import Traces, finer_gates, trace, with_gates_of
 from callic_archive.model.weights import IntegerModel, IntegerWeights, ModelSet, load_model, model_file
 
 Image = NDArray[Any]
 #: Steps of training: some, and more for each megapixel; fewer where there is little to code, as its coding takes no longer.
 SOME_STEPS, STEPS_PER_MEGAPIXEL, MOST_STEPS, MOST_PER_MEGAPIXEL = 800, 300.0, 4800, 1200.0
-#: Binary places less of the weights that are tried.
-COARSE = (1, 2, 3, 4, 5, 6)
-#: Those with which the places of gates are chosen.
-GATES_AT = 2
-#: As many roundings are trained beside.
-SETTLED = 2
+#: As coarse as would pay if fewer pixels, by this factor, were coded: what is trained on afterwards bears more.
+COARSER = 1.25
 #: Crops of calibration: batches and crops a batch.
 CALIBRATION = (6, 8)
+#: Batches of these of which gradients are taken too.
+SLOPED = 2
 #: Images whose sampled blocks say what a model is worth.
 MEASURED = 6
 LICENCE = "as the model it was fitted from ({base}: {licence}); it was fitted to files of whoever packed them"
@@ -290,7 +289,7 @@ def fit_models(
     sampled = float(sum(image.shape[0] * image.shape[1] for image in images)) or 1.0
     scale = max(1.0, (total_pixels or sampled) / sampled)
     fitted: dict[str, IntegerModel] = {}
-    lengths = [(steps := _steps(scale * what.pixels, options)) + SETTLED * settling_steps(steps) for _, what in found.values()]
+    lengths = [(steps := _steps(scale * what.pixels, options)) + settling_steps(steps) for _, what in found.values()]
     for number, (digest, (base, what)) in enumerate(found.items()):
 
         def report(step: int, before: int = sum(lengths[:number])) -> None:
@@ -317,7 +316,7 @@ def _fitted(
     steps = _steps(scale * what.pixels, options)
     each = settling_steps(steps)
     model, source = fit_model(base, what, scale * what.pixels, options, lambda step, _: report(step), checkpoint)
-    numbers = itertools.count(1)  # of steps that settle, over all roundings
+    numbers = itertools.count(1)  # of steps that settle
 
     def batch() -> Crops:
         number = next(numbers)
@@ -328,8 +327,8 @@ def _fitted(
         return settled(weights, batch, each, options.device)
 
     best = _rounded(base, named, model, source, what, scale, engine, settle)
-    if next(numbers) <= SETTLED * each:  # fewer roundings than that were possible
-        report(steps + SETTLED * each)
+    if next(numbers) <= each:  # no rounding was possible
+        report(steps + each)
     return best
 
 
@@ -340,12 +339,14 @@ def _rounded(
     """The model in integers with the places that make code and model together smallest; None where the base model's are
     smaller. ``settle`` trains on what was not rounded coarsely."""
 
-    def calibrated(model: MGCF) -> Traces:
-        return trace(model, [source.batch(MOST_STEPS + n, CALIBRATION[1], 64) for n in range(CALIBRATION[0])])
+    def calibrated(model: MGCF, *, slopes: bool = False) -> Traces:
+        crops = [source.batch(MOST_STEPS + n, CALIBRATION[1], 64) for n in range(CALIBRATION[0])]
+        return trace(model, crops, slopes=SLOPED if slopes else 0)
 
     if not _finite(model):
         return None  # training ran away
-    traces = calibrated(model)
+    traces = calibrated(model, slopes=True)
+    pixels = scale * what.pixels
     some = what.plans[:: max(1, len(what.plans) // MEASURED)][:MEASURED]
     seen = sum(_sampled(image) * len(plan.channels) for image, plan in some)
     scale *= what.samples / seen
@@ -354,29 +355,19 @@ def _rounded(
         bits = sum(estimate_bits(image, replace(plan, model=candidate), None, engine) for image, plan in some)
         return scale * bits / 8 + len(pack_model(candidate.raw))
 
+    steps = layer_steps(traces, pixels / COARSER)
+
+    def rounded(model: MGCF, traces: Traces) -> IntegerModel:
+        return _model(named, quantize(model, traces, steps=steps))
+
+    sizes: list[tuple[float, IntegerModel | None]] = [(total(base), None)]
     with suppress(InexactModel):
-        finer_gates(traces, lambda: total(_model(named, quantize(model, traces, coarse=GATES_AT))))
-    rounded: dict[int, tuple[float, IntegerModel]] = {}
-    for coarse in COARSE:
-        try:
-            candidate = _model(named, quantize(model, traces, coarse=coarse))
-            rounded[coarse] = total(candidate), candidate
-        except InexactModel:
-            continue
-        if rounded[coarse][0] > min(size for size, _ in rounded.values()):
-            break
-    if not rounded:
-        return None
-    best = min(rounded, key=lambda coarse: rounded[coarse][0])
-    sizes = [(total(base), None), rounded[best]]
-    for coarse in (best, best + 1):  # as coarse as it paid, and more: what settles bears more
-        if coarse not in rounded:
-            continue
-        after = settle(rounded[coarse][1].weights)
-        if not _finite(after):
-            continue
-        with suppress(InexactModel):
-            candidate = _model(named, quantize(after, with_gates_of(calibrated(after), traces), coarse=coarse))
+        finer_gates(traces, lambda: total(rounded(model, traces)))
+        candidate = rounded(model, traces)
+        sizes.append((total(candidate), candidate))
+        after = settle(candidate.weights)
+        if _finite(after):
+            candidate = rounded(after, with_gates_of(calibrated(after), traces))
             sizes.append((total(candidate), candidate))
     return min(sizes, key=lambda one: one[0])[1]
 

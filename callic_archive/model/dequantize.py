@@ -10,7 +10,7 @@ from torch import Tensor
 
 from callic_archive.model import tables
 from callic_archive.model.mgcf import MGCF, Block
-from callic_archive.model.quantize import feature_units, head_units
+from callic_archive.model.traces import feature_units, head_units
 from callic_archive.model.weights import Depthwise, IntegerWeights, Linear
 
 

@@ -118,5 +118,5 @@ def _unfiltered(data: bytes, width: int, order: int) -> bytes:
     return words.astype(_WORDS[width], copy=False).tobytes()
 
 
-def _bytes_of(words: NDArray[np.unsignedinteger], width: int) -> NDArray[np.uint8]:
+def _bytes_of(words: NDArray[np.integer], width: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(words).view(np.uint8).reshape(-1, width)

@@ -2,26 +2,25 @@
 
 8-bit weights (per output channel; of small models rounded to fewer distinct values), 10-bit activations (per
 tensor), 16-bit residual stream. LayerNorm's gain and bias fold into the linear layers behind it. Fractions of
-activations are those with the least squared error on calibration crops.
+activations are those with the least squared error on calibration crops (``traces.py``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from callic_archive.errors import InexactModel
 from callic_archive.model import tables
-from callic_archive.model.config import COMPAND_KNEE, EMBED_TAPS, GUIDE_FEATURES, MEAN_GAIN, MGCFConfig
-from callic_archive.model.depthwise import masked_depthwise
+from callic_archive.model.config import COMPAND_KNEE
 from callic_archive.model.mgcf import MGCF, Block, PlaneStats
+from callic_archive.model.steps import Steps, compensation, low_places, places_of, steps_of, variances_left
+from callic_archive.model.traces import Inputs, Traces, feature_units, head_units, trace
 from callic_archive.model.weights import (
     EXACT_FLOAT32,
     BlockWeights,
@@ -33,60 +32,26 @@ from callic_archive.model.weights import (
 )
 
 Float = NDArray[np.float64]
-
-
+#: Layers of a block, and what goes into each.
+FED_BY = {"a": "norm1", "v": "norm1", "o": "product", "up": "norm2", "down": "gelu"}
 #: What fits below the saturation of the residual stream, in peaks that calibration saw.
 HEADROOM = 2.0
+#: As many binary places below a shift of zero as no weight has that is stored.
+LEAST_PLACES = 16
 
 
-@dataclass
-class _Range:
-    """Samples of one activation, from which its fraction is chosen."""
-
-    samples: list[Tensor] = field(default_factory=list)
-    products: Tensor | float = 0.0  # sum of x x^T, of the inputs of a linear layer
-    count: int = 0
-    fractions: dict[int, int] = field(default_factory=dict)  # those that were chosen, by the limit
-
-    def add_inputs(self, values: Tensor) -> None:
-        """Of vectors (..., in) that go into a linear layer."""
-        rows = values.reshape(-1, values.shape[-1]).double()
-        self.products, self.count = self.products + rows.T @ rows, self.count + len(rows)
-
-    @property
-    def moments(self) -> Float:
-        """(in, in), the mean of x x^T."""
-        assert isinstance(self.products, Tensor)
-        return (self.products / self.count).numpy()
-
-    def add(self, values: Tensor) -> None:
-        flat = values.reshape(-1).float()
-        stride = max(1, flat.numel() // 100_000)
-        self.samples.append(flat[::stride].clone())
-        self.samples.append(flat.abs().max().reshape(1))
-
-    def fraction(self, limit: int) -> int:
-        """Binary places with the least mean squared error at saturation ``+-limit``."""
-        if limit in self.fractions:
-            return self.fractions[limit]
-        values = torch.cat(self.samples).double()
-        errors = {}
-        for places in range(-2, 15):
-            scaled = values * 2.0**places
-            errors[places] = float(
-                (scaled.round().clamp(-limit, limit) / 2.0**places - values).square().mean()
-            )
-        self.fractions[limit] = min(errors, key=lambda p: errors[p])
-        return self.fractions[limit]
-
-
-#: What was seen of each activation, by its name.
-Traces = dict[str, _Range]
-
-
-def _bare(norm: torch.nn.LayerNorm, values: Tensor) -> Tensor:
-    """What a LayerNorm gives before its gain and bias, which fold into the layer behind it."""
-    return F.layer_norm(values, norm.normalized_shape, eps=norm.eps)
+def layer_steps(traces: Traces, pixels: float) -> dict[str, Steps]:
+    """How finely each layer of a model is rounded that codes so many pixels, by its name. ``traces``: with slopes."""
+    found = {}
+    for name, slopes in traces.slopes.items():
+        block, _, part = name.rpartition(".")
+        if part == "dw":  # a kernel's taps see one channel each, and nothing makes up for another
+            variances = np.diag(traces.inputs[f"{block}.a"].covariance)[:, None]
+        else:
+            fed = name if not block else f"{block}.{FED_BY[part]}"
+            variances = variances_left(traces.inputs[fed].covariance)
+        found[name] = steps_of(slopes, variances, pixels)
+    return found
 
 
 def _fold(norm: torch.nn.LayerNorm, layer: torch.nn.Linear) -> tuple[Float, Float]:
@@ -97,19 +62,17 @@ def _fold(norm: torch.nn.LayerNorm, layer: torch.nn.Linear) -> tuple[Float, Floa
     ).numpy()
 
 
-def _rounded(weight: Float, most: int, moments: Float | None) -> Float:
+def _rounded(weight: Float, most: int, factor: Float | None) -> Float:
     """Whole numbers of at most this magnitude for ``weight`` (out, in).
 
-    With second moments of the inputs, columns are rounded one after the other and what that costs is spread over those
-    still to come, which leaves the layer's outputs nearer to what they were (optimal brain surgeon; GPTQ, arXiv:2210.17323).
+    With the ``factor`` of its inputs (:func:`compensation`), columns are rounded one after the other and what that costs is
+    spread over those still to come, which leaves the layer's outputs nearer to what they were (optimal brain surgeon; GPTQ,
+    arXiv:2210.17323).
     """
-    if moments is None:
+    if factor is None:
         return np.clip(np.rint(weight), -most, most)
-    size = len(moments)
-    damped = moments + np.eye(size) * (1e-2 * np.trace(moments) / size + 1e-12)
-    factor = np.linalg.cholesky(np.linalg.inv(damped)).T  # upper
     left, found = weight.copy(), np.empty_like(weight)
-    for j in range(size):
+    for j in range(len(factor)):
         found[:, j] = np.clip(np.rint(left[:, j]), -most, most)
         error = (left[:, j] - found[:, j]) / factor[j, j]
         left[:, j + 1 :] -= np.outer(error, factor[j, j + 1 :])
@@ -122,124 +85,52 @@ def quantize_linear(
     in_fraction: int,
     out_fraction: int,
     limit: int,
-    inputs: int | NDArray[np.int64],
+    largest_input: int | NDArray[np.int64],
     exact: int = EXACT_FLOAT32,
     coarse: int = 0,
-    moments: Float | None = None,
+    inputs: Inputs | None = None,
+    steps: Steps | None = None,
 ) -> Linear:
-    """Round a layer. ``limit``: largest |weight|; ``inputs``: largest |input|, for the accumulator's bound
+    """Round a layer. ``limit``: largest |weight|; ``largest_input``: largest |input|, for the accumulator's bound
     ``exact``; ``coarse``: binary places of the weights that stay zero, so that the file compresses, while adapters are
-    merged at full precision; ``moments`` (in, in): of the inputs, so that weights rounded later make up for earlier ones."""
+    merged at full precision; ``inputs``: seen in calibration, so that weights rounded later, and the bias, make up for
+    earlier ones; ``steps``: round as coarsely as these."""
     largest = np.maximum(np.abs(weight).max(axis=1), 1e-9)
-    exponent = np.floor(np.log2(limit / largest)).astype(np.int64)
     # No further than a shift of 24 bits: a channel that is nearly zero needs no finer step.
-    exponent = np.minimum(exponent, 24 + out_fraction - in_fraction)
+    finest = np.minimum(np.floor(np.log2(limit / largest)).astype(np.int64), 24 + out_fraction - in_fraction)
+    finest -= coarse
+    least = out_fraction - in_fraction - LEAST_PLACES  # at these, all that fits is zero
+    if steps is not None:
+        finest = np.minimum(finest, np.maximum(places_of(steps.rows), least))
+    factor = compensation(inputs.covariance) if inputs is not None else None
     while True:
-        scaled = weight * 2.0 ** (exponent - coarse)[:, None]
-        rounded = _rounded(scaled, limit >> coarse, moments).astype(np.int64) << coarse
-        bias_int = np.rint(bias * 2.0 ** (exponent + in_fraction)).astype(np.int64)
-        over = ((np.abs(rounded) * inputs).sum(axis=1) >= exact) | (np.abs(rounded).max(axis=1) > limit)
+        if finest.min() < least:
+            raise InexactModel("a layer's weights are too large for its output fraction")
+        # Weights in units of 2^-finest, kept in such of 2^-kept: no shift is negative.
+        kept = finest + coarse if steps is None else np.maximum(finest, out_fraction - in_fraction)
+        rounded = _rounded(weight * 2.0 ** finest[:, None], limit >> coarse, factor)
+        fixed = bias
+        if inputs is not None:
+            fixed = bias + (weight - rounded * 2.0 ** -finest[:, None]) @ inputs.mean
+        low = low_places(steps.biases, kept + in_fraction) if steps is not None else np.zeros_like(kept)
+        bias_int = np.rint(fixed * 2.0 ** (kept + in_fraction - low)).astype(np.int64) << low
+        whole = rounded.astype(np.int64) << (kept - finest)[:, None]
+        over = ((np.abs(whole) * largest_input).sum(axis=1) >= exact) | (np.abs(whole).max(axis=1) > limit)
         over |= np.abs(bias_int) >= 1 << 29
         if not over.any():
             break
-        exponent = exponent - over
-    shift = exponent + in_fraction - out_fraction
+        finest = finest - over
+    shift = kept + in_fraction - out_fraction
     if shift.min() < 0:
         raise InexactModel("a layer's weights are too large for its output fraction")
-    return Linear(rounded.astype(np.int32), bias_int.astype(np.int32), shift.astype(np.int32))
+    return Linear(whole.astype(np.int32), bias_int.astype(np.int32), shift.astype(np.int32))
 
 
-def _quantize_depthwise(kernel: Float, bias: Float, in_fraction: int, out_fraction: int) -> Depthwise:
-    layer = quantize_linear(kernel.T, bias, in_fraction, out_fraction, 127, tables.ACT_MAX)
+def _quantize_depthwise(
+    kernel: Float, bias: Float, in_fraction: int, out_fraction: int, steps: Steps | None
+) -> Depthwise:
+    layer = quantize_linear(kernel.T, bias, in_fraction, out_fraction, 127, tables.ACT_MAX, steps=steps)
     return Depthwise(np.ascontiguousarray(layer.weight.T), layer.bias, layer.shift)
-
-
-@torch.no_grad()
-def trace(model: MGCF, batches: list[tuple[Tensor, PlaneStats]]) -> Traces:
-    """Run the float model on calibration crops, batches of levels (N, C, H, W) with their statistics, and sample every
-    activation that gets a fraction."""
-    model = model.cpu().eval()
-    ranges: dict[str, _Range] = {}
-
-    def see(name: str, values: Tensor) -> None:
-        ranges.setdefault(name, _Range()).add(values)
-
-    for x, stats in batches:
-        features, _ = model.inputs(x, stats)
-        y = model.embed(features)
-        see("stream", y)
-        for i, block in enumerate(model.blocks):
-            assert isinstance(block, Block)
-            normal = block.norm1(y)
-            ranges.setdefault(f"{i}.norm1", _Range()).add_inputs(_bare(block.norm1, y))
-            a, v = block.mcg.a(normal), block.mcg.v(normal)
-            see(f"{i}.a", a)
-            see(f"{i}.v", v)
-            z = masked_depthwise(a, block.mcg.kernel, block.mcg.taps) + block.mcg.kernel_bias
-            see(f"{i}.dw", z)
-            see(f"{i}.swish", F.silu(z))
-            product = F.silu(z) * v
-            see(f"{i}.product", product)
-            ranges[f"{i}.product"].add_inputs(product)
-            y = y + block.mcg.o(product)
-            see("stream", y)
-            ranges.setdefault(f"{i}.norm2", _Range()).add_inputs(_bare(block.norm2, y))
-            hidden = block.up(block.norm2(y))
-            see(f"{i}.up", hidden)
-            see(f"{i}.gelu", F.gelu(hidden))
-            ranges[f"{i}.gelu"].add_inputs(F.gelu(hidden))
-            y = y + block.down(F.gelu(hidden))
-            see("stream", y)
-    return ranges
-
-
-def finer_gates(traces: Traces, price: Callable[[], float]) -> None:
-    """Give gates (swish) more binary places, block by block, as long as ``price``, of the model that is then rounded, falls.
-
-    The mean squared error by which places are chosen is ruled by few large values, while most gates are small, and multiply
-    (decision 0034). ``price`` may raise InexactModel.
-    """
-    least = price()
-    for gate in (seen for name, seen in traces.items() if name.endswith(".swish")):
-        while True:
-            places = gate.fraction(tables.ACT_MAX)
-            gate.fractions[tables.ACT_MAX] = places + 1
-            try:
-                found = price()
-            except InexactModel:
-                found = math.inf
-            if found >= least:
-                gate.fractions[tables.ACT_MAX] = places
-                break
-            least = found
-
-
-def with_gates_of(traces: Traces, earlier: Traces) -> Traces:
-    """``traces`` with the places that gates have in ``earlier`` ones of nearly the same model."""
-    for name, seen in traces.items():
-        if name.endswith(".swish"):
-            seen.fractions = dict(earlier[name].fractions)
-    return traces
-
-
-def feature_units(config: MGCFConfig) -> Float:
-    """What one is, of each integer feature, in those of the float model (features,)."""
-    residual = np.full(EMBED_TAPS * config.channels, 2.0**-tables.COMPAND_OUT)
-    guide = np.append(np.full(GUIDE_FEATURES - 1, 2.0**-tables.COMPAND_OUT), 1 / tables.GUIDED)
-    return np.concatenate([residual, np.full(config.channels, 0.25), [1.0], *[guide] * config.guides])
-
-
-def head_units(model: MGCF) -> Float:
-    """Factors (outputs,) from float head outputs to the entropy coder's integer units."""
-    k, c = model.config.mixtures, model.config.channels
-    return np.concatenate(
-        [
-            np.full(k, 128.0),
-            np.full(c * k, MEAN_GAIN * 256.0),
-            np.full(c * k, 32.0 / math.log(2.0)),
-            np.full(model.config.pairs * k, 256.0),
-        ]
-    )
 
 
 def quantize(
@@ -248,48 +139,47 @@ def quantize(
     *,
     weight_limit: int = 127,
     coarse: int = 0,
+    steps: Mapping[str, Steps] | None = None,
     report: Callable[[str], None] | None = None,
 ) -> IntegerWeights:
     """Round a trained model to integers and prove its bounds.
 
     ``calibration``: batches of levels (N, C, H, W) with their statistics, or what :func:`trace` gave of them;
-    ``weight_limit`` and ``coarse``: of the blocks'
-    weights, see :func:`quantize_linear`. Raises InexactModel.
+    ``weight_limit`` and ``coarse``: of the blocks' weights, see :func:`quantize_linear`; ``steps``: of :func:`layer_steps`,
+    in place of ``coarse``, for models whose bytes count. Raises InexactModel.
     """
     config = model.config
     model = model.cpu().eval()
-    ranges = calibration if isinstance(calibration, dict) else trace(model, calibration)
-    stream_peak = max(float(torch.cat(r.samples).abs().max()) for n, r in ranges.items() if n == "stream")
+    traces = calibration if isinstance(calibration, Traces) else trace(model, calibration)
+    stream_peak = float(torch.cat(traces.ranges["stream"].samples).abs().max())
     stream = max(4, min(12, math.floor(math.log2(tables.STREAM_MAX / (HEADROOM * stream_peak)))))
     if report:
         report(f"residual stream: peak {stream_peak:.1f}, {stream} binary places")
     norm = tables.NORM_FRACTION
+    of = steps or {}
 
     with torch.no_grad():
         embed = quantize_linear(
             model.embed.weight.double().numpy() * feature_units(config), model.embed.bias.double().numpy(), 0, stream, 1023,
-            feature_limits(config),
+            feature_limits(config), inputs=traces.inputs["embed"] if steps else None, steps=of.get("embed"),
         )  # fmt: skip
         blocks, fractions = [], {}
         for i, block in enumerate(model.blocks):
             assert isinstance(block, Block)
             f = {
-                p: ranges[f"{i}.{p}"].fraction(tables.ACT_MAX) for p in ("a", "v", "swish", "product", "gelu")
+                p: traces.fraction(f"{i}.{p}", tables.ACT_MAX) for p in ("a", "v", "swish", "product", "gelu")
             }
-            f["dw"] = ranges[f"{i}.dw"].fraction(tables.ACT_HALF - 1)
-            f["up"] = ranges[f"{i}.up"].fraction(tables.ACT_HALF - 1)
+            f["dw"] = traces.fraction(f"{i}.dw", tables.ACT_HALF - 1)
+            f["up"] = traces.fraction(f"{i}.up", tables.ACT_HALF - 1)
             f["product"] = min(f["product"], f["swish"] + f["v"])
             fractions[str(i)] = f
             if report:
                 report(f"block {i}: binary places {f}")
-            w_a, b_a = _fold(block.norm1, block.mcg.a)
-            w_v, b_v = _fold(block.norm1, block.mcg.v)
-            w_up, b_up = _fold(block.norm2, block.up)
 
-            def layer(weight: Float, bias: Float, inputs: str, places: int, out: int, i: int = i) -> Linear:
+            def layer(part: str, weight: Float, bias: Float, places: int, out: int, i: int = i) -> Linear:
                 return quantize_linear(
                     weight, bias, places, out, weight_limit, tables.ACT_MAX,
-                    coarse=coarse, moments=ranges[f"{i}.{inputs}"].moments,
+                    coarse=0 if steps else coarse, inputs=traces.inputs[f"{i}.{FED_BY[part]}"], steps=of.get(f"{i}.{part}"),
                 )  # fmt: skip
 
             def plain(layer: torch.nn.Linear) -> tuple[Float, Float]:
@@ -297,17 +187,18 @@ def quantize(
 
             blocks.append(
                 BlockWeights(
-                    a=layer(w_a, b_a, "norm1", norm, f["a"]),
-                    v=layer(w_v, b_v, "norm1", norm, f["v"]),
-                    o=layer(*plain(block.mcg.o), "product", f["product"], stream),
+                    a=layer("a", *_fold(block.norm1, block.mcg.a), norm, f["a"]),
+                    v=layer("v", *_fold(block.norm1, block.mcg.v), norm, f["v"]),
+                    o=layer("o", *plain(block.mcg.o), f["product"], stream),
                     dw=_quantize_depthwise(
                         block.mcg.kernel.double().numpy(),
                         block.mcg.kernel_bias.double().numpy(),
                         f["a"],
                         f["dw"],
+                        of.get(f"{i}.dw"),
                     ),
-                    up=layer(w_up, b_up, "norm2", norm, f["up"]),
-                    down=layer(*plain(block.down), "gelu", f["gelu"], stream),
+                    up=layer("up", *_fold(block.norm2, block.up), norm, f["up"]),
+                    down=layer("down", *plain(block.down), f["gelu"], stream),
                     product_shift=f["swish"] + f["v"] - f["product"],
                     swish=tables.activation_table("swish", f["dw"], f["swish"]),
                     gelu=tables.activation_table("gelu", f["up"], f["gelu"]),
@@ -317,6 +208,7 @@ def quantize(
         head = quantize_linear(
             model.head.weight.double().numpy() * units[:, None], model.head.bias.double().numpy() * units,
             stream, 0, 8191, tables.STREAM_MAX, 1 << 46,
+            inputs=traces.inputs["head"] if steps else None, steps=of.get("head"),
         )  # fmt: skip
         skip = np.rint(model.skip.double().numpy() * 2**14).astype(np.int32)
     # LayerNorm's epsilon 1e-5 in units of the integer sum of squares: (16 * 2^stream)^2 * dim * 1e-5.

@@ -43,7 +43,7 @@ def activation_table(kind: str, in_fraction: int, out_fraction: int) -> NDArray[
     to 10 bits."""
     z = (np.arange(2 * ACT_HALF) - ACT_HALF) / 2.0**in_fraction
     if kind == "swish":
-        y = z / (1.0 + np.exp(-z))
+        y = z / (1.0 + np.exp(np.minimum(-z, 700.0)))  # beyond, nothing is left of it
     elif kind == "gelu":
         y = z * 0.5 * (1.0 + np.array([math.erf(v / math.sqrt(2.0)) for v in z]))
     else:

@@ -17,7 +17,6 @@ from callic_archive.codec.encoder import EncodeOptions, encode_image
 from callic_archive.codec.engine import Engine
 from callic_archive.codec.fitting import (
     MOST_STEPS,
-    SETTLED,
     FitOptions,
     fit_model,
     fit_models,
@@ -60,7 +59,7 @@ def test_a_fitted_model_saves_and_decodes(channels: int) -> None:
     told: list[tuple[int, int]] = []
     fitted = fit_models(images, models=models, options=QUICK, total_pixels=1e6, progress=lambda *at: told.append(at))
     assert list(fitted) == [base.digest]
-    every = 30 + SETTLED * settling_steps(30)
+    every = 30 + settling_steps(30)
     assert told[:30] == [(step, every) for step in range(1, 31)]
     assert told[-1] == (every, every)
     model = fitted[base.digest]
@@ -166,7 +165,7 @@ def test_what_was_stopped_goes_on_and_ends_alike(tmp_path: Path) -> None:
     steps, resumed = fit(tmp_path)
     assert steps[:19] == list(range(12, 31))
     assert steps == sorted(steps)
-    assert steps[-1] == 30 + SETTLED * settling_steps(30)
+    assert steps[-1] == 30 + settling_steps(30)
     assert {model.digest for model in resumed.values()} == {model.digest for model in whole.values()}
     (checkpoint,) = tmp_path.iterdir()
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
@@ -191,4 +190,4 @@ def test_progress_counts_the_steps_of_all_models() -> None:
     (total,) = {total for _, total in told}
     assert [step for step, _ in told] == sorted(step for step, _ in told)
     assert told[-1] == (total, total)
-    assert total < 2 * (fitting_steps(160 * 160) + SETTLED * settling_steps(fitting_steps(160 * 160)))  # the other takes fewer
+    assert total < 2 * (fitting_steps(160 * 160) + settling_steps(fitting_steps(160 * 160)))  # the other takes fewer

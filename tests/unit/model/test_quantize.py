@@ -14,16 +14,11 @@ from callic_archive.model.config import MGCFConfig
 from callic_archive.model.dequantize import float_model
 from callic_archive.model.integer import CpuModel, Geometry, Plane
 from callic_archive.model.mgcf import MGCF, PlaneStats
-from callic_archive.model.quantize import (
-    Traces,
-    finer_gates,
-    head_units,
-    quantize,
-    quantize_linear,
-    trace,
-    with_gates_of,
-)
-from callic_archive.model.weights import IntegerWeights, ModelSet, check_exact
+from callic_archive.model.packed_file import pack_model
+from callic_archive.model.quantize import layer_steps, quantize, quantize_linear
+from callic_archive.model.steps import Steps, steps_of, variances_left
+from callic_archive.model.traces import Inputs, Traces, finer_gates, head_units, trace, with_gates_of
+from callic_archive.model.weights import IntegerWeights, ModelSet, check_exact, model_file
 from pipelines.mint_conformance import scene, tiny_model
 from tests.unit.model.builders import at_once, tiny_models
 
@@ -108,17 +103,97 @@ def test_quantised_layers_keep_their_bound() -> None:
 def test_weights_rounded_later_make_up_for_those_rounded_before() -> None:
     """Where inputs go together, as those of a trained model do, the outputs keep closer to what they were."""
     rng = np.random.default_rng(2)
-    inputs = rng.normal(0, 1, (4000, 6)) @ rng.normal(0, 1, (6, 24)) + rng.normal(0, 0.2, (4000, 24))
+    inputs = rng.normal(0, 1, (4000, 6)) @ rng.normal(0, 1, (6, 24)) + rng.normal(0, 0.2, (4000, 24)) + 1.0
     weight, bias = rng.normal(0, 1, (16, 24)), np.zeros(16)
-    moments = inputs.T @ inputs / len(inputs)
+    seen = Inputs()
+    seen.add(torch.from_numpy(inputs))
+    assert np.allclose(seen.covariance, np.cov(inputs.T, bias=True), atol=1e-4)
+    assert np.allclose(seen.mean, inputs.mean(0), atol=1e-5)
 
-    def off(moments: NDArray[np.float64] | None) -> float:
-        layer = quantize_linear(weight, bias, 6, 4, 127, tables.ACT_MAX, coarse=4, moments=moments)
+    def off(found: Inputs | None) -> NDArray[np.float64]:
+        layer = quantize_linear(weight, bias, 6, 4, 127, tables.ACT_MAX, coarse=4, inputs=found)
         assert not (layer.weight % 16).any(), "whole multiples of a coarse step"
-        kept = layer.weight / 2.0 ** (layer.shift - 6 + 4)[:, None]
-        return float((((kept - weight) @ inputs.T) ** 2).mean())
+        unit = 2.0 ** (layer.shift - 6 + 4)[:, None]
+        error: NDArray[np.float64] = (layer.weight / unit - weight) @ inputs.T + layer.bias[:, None] / unit / 2**6
+        return error
 
-    assert off(moments) < 0.5 * off(None)
+    assert (off(seen) ** 2).mean() < 0.25 * (off(None) ** 2).mean()
+    assert np.abs(off(seen).mean(1)).max() < 0.01, "the bias makes up for what is off on average"
+
+
+def test_steps_are_those_that_make_code_and_weights_smallest() -> None:
+    """The sum that they are the least of, taken as what it is: the rounding errors of many weights, and their bits."""
+    rng = np.random.default_rng(4)
+    deviations, slopes, pixels = np.array([0.5, 2.0]), np.array([0.3, 7.0]), 4e4
+    weight = rng.normal(0, 1, (2, 20_000))
+
+    def nats(row: int, step: float) -> float:
+        rounded = np.rint(weight[row] / step)
+        errors = (rounded * step - weight[row]).reshape(-1, 2) * deviations
+        code = pixels * slopes[row] / 2 * (errors**2).sum(1).mean()
+        counts = np.unique(rounded, return_counts=True)[1] / rounded.size
+        return float(code - 2 * (counts * np.log(counts)).sum())
+
+    found = steps_of(slopes, deviations**2, pixels).rows
+    assert found[0] > 4 * found[1]
+    for row in (0, 1):
+        least = nats(row, found[row])
+        assert least < min(nats(row, found[row] * factor) for factor in (0.5, 2.0))
+        assert least < 1e-3 + min(nats(row, found[row] * factor) for factor in (0.8, 1.25))
+
+
+def test_an_input_that_others_tell_may_be_rounded_coarsely() -> None:
+    covariance = np.array([[1.0, 0.99, 0.0], [0.99, 1.0, 0.0], [0.0, 0.0, 4.0]])
+    assert np.allclose(variances_left(covariance), [1 - 0.99**2, 1.0, 4.0], rtol=0.03, atol=0.04)
+
+
+def test_a_layer_is_rounded_to_its_steps() -> None:
+    rng = np.random.default_rng(5)
+    weight, bias = rng.normal(0, 1, (4, 40)), rng.normal(0, 1, 4)
+    steps = Steps(np.array([0.26, 0.12, 1e-9, 1.0]), np.array([0.3, 1e-9, 0.06, 0.25]))
+    layer = quantize_linear(weight, bias, 6, 4, 127, tables.ACT_MAX, steps=steps)
+    unit = 2.0 ** -(layer.shift - 6 + 4)
+    found = layer.weight * unit[:, None]
+    for row, step in enumerate((0.25, 0.125, 2.0**-6, 1.0)):  # the third is as fine as 127 of them allow
+        assert (found[row] % step == 0).all()
+        assert np.abs(found[row] - weight[row]).max() <= step / 2
+        assert (layer.shift >= 0).all()
+    found = layer.bias * unit / 2**6
+    for row, step in enumerate((0.25, 2.0**-9, 2.0**-5, 0.25)):  # the second is as fine as its weights and inputs
+        assert found[row] % step == 0
+        assert abs(found[row] - bias[row]) <= step / 2
+
+
+def test_layers_that_matter_more_are_rounded_more_finely_and_the_file_takes_less() -> None:
+    model = float_model(tiny_models().for_channels(1).weights)  # type: ignore[union-attr]
+    x = torch.from_numpy(picture(1, 3).astype(np.float32))[None]
+    batches = [(x, PlaneStats.eight_bit(1))]
+    traces = trace(model, batches, slopes=1)
+    parts = ("a", "v", "dw", "o", "up", "down")
+    assert traces.slopes.keys() == {"embed", "head", *(f"{b}.{p}" for b in range(model.config.depth) for p in parts)}
+    sizes = []
+    for pixels in (1e3, 1e6):
+        steps = layer_steps(traces, pixels)
+        name = "0.up"
+        assert np.corrcoef(np.log(traces.slopes[name]), np.log(steps[name].rows))[0, 1] < -0.99
+        weights = quantize(model, traces, steps=steps)
+        sizes.append((integer_bits(weights, picture(1, 3)), len(pack_model(model_file("m", weights, {}, {})))))
+    assert sizes[0][0] > sizes[1][0]
+    assert sizes[0][1] < sizes[1][1]
+
+
+def test_gradients_are_those_of_the_code_by_the_outputs() -> None:
+    """By moving a bias, as the gradient's mean is by it what its mean square is the square of where there is one pixel."""
+    model = float_model(tiny_models().for_channels(1).weights)  # type: ignore[union-attr]
+    x = torch.from_numpy(picture(1, 3)[:, :1, :1].astype(np.float32))[None]
+    stats = PlaneStats.eight_bit(1)
+    slopes = trace(model, [(x, stats)], slopes=1).slopes
+    model.zero_grad()
+    (model.bits(x, stats).sum() * np.log(2)).backward()
+    gradient = model.blocks[0].up.bias.grad.double().numpy()  # type: ignore[union-attr]
+    assert np.allclose(slopes["0.up"], gradient**2, rtol=1e-3, atol=1e-12)
+    gradient = model.head.bias.grad.double().numpy() / head_units(model)  # type: ignore[union-attr]
+    assert np.allclose(slopes["head"], gradient**2, rtol=1e-3, atol=1e-12)
 
 
 def test_coarse_weights_keep_the_grid_of_fine_ones() -> None:
@@ -140,7 +215,7 @@ def gray_traces() -> tuple[MGCF, Traces]:
 
 
 def places(traces: Traces) -> dict[str, int]:
-    return {name: seen.fraction(tables.ACT_MAX) for name, seen in traces.items() if name.endswith(".swish")}
+    return {name: seen.fraction(tables.ACT_MAX) for name, seen in traces.ranges.items() if name.endswith(".swish")}
 
 
 def test_gates_get_more_places_for_as_long_as_the_code_gets_shorter() -> None:
@@ -177,7 +252,7 @@ def test_gates_are_rounded_as_they_were_before_settling() -> None:
     model, traces = gray_traces()
     chosen = {name: number + 1 for name, number in places(traces).items()}
     for name, number in chosen.items():
-        traces[name].fractions[tables.ACT_MAX] = number
+        traces.ranges[name].fractions[tables.ACT_MAX] = number
     _, later = gray_traces()
     weights = quantize(model, with_gates_of(later, traces))
     assert {f"{block}.swish": found["swish"] for block, found in weights.fractions.items()} == chosen
