@@ -9,6 +9,7 @@ coarsely, biases and kernels and both ends, is then trained on for a while, and 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import pickle
 import time
@@ -47,18 +48,18 @@ from callic_archive.model.mgcf import MGCF
 from callic_archive.model.packed_file import pack_model
 from callic_archive.model.processor import native_bfloat16
 from callic_archive.model.quantize import layer_steps, quantize
+from callic_archive.model.steps import Steps
 from callic_archive.model.traces import Traces, finer_gates, trace, with_gates_of
 from callic_archive.model.weights import IntegerModel, IntegerWeights, ModelSet, load_model, model_file
 
 Image = NDArray[Any]
 #: Steps of training: some, and more for each megapixel; fewer where there is little to code, as its coding takes no longer.
 SOME_STEPS, STEPS_PER_MEGAPIXEL, MOST_STEPS, MOST_PER_MEGAPIXEL = 800, 300.0, 4800, 1200.0
-#: As coarse as would pay if fewer pixels, by this factor, were coded: what is trained on afterwards bears more.
-COARSER = 1.25
+#: How coarsely is tried: as would pay if fewer pixels were coded, by this factor, as what is trained on afterwards bears more;
+#: then ever more finely, as where images are so simple that a model is sure of itself small errors cost more than is foreseen.
+COARSER, FINER, RUNGS = 1.25, 3.2, 7
 #: Crops of calibration: batches and crops a batch.
 CALIBRATION = (6, 8)
-#: Batches of these of which gradients are taken too.
-SLOPED = 2
 #: Images whose sampled blocks say what a model is worth.
 MEASURED = 6
 LICENCE = "as the model it was fitted from ({base}: {licence}); it was fitted to files of whoever packed them"
@@ -341,7 +342,7 @@ def _rounded(
 
     def calibrated(model: MGCF, *, slopes: bool = False) -> Traces:
         crops = [source.batch(MOST_STEPS + n, CALIBRATION[1], 64) for n in range(CALIBRATION[0])]
-        return trace(model, crops, slopes=SLOPED if slopes else 0)
+        return trace(model, crops, slopes=slopes)
 
     if not _finite(model):
         return None  # training ran away
@@ -355,21 +356,35 @@ def _rounded(
         bits = sum(estimate_bits(image, replace(plan, model=candidate), None, engine) for image, plan in some)
         return scale * bits / 8 + len(pack_model(candidate.raw))
 
-    steps = layer_steps(traces, pixels / COARSER)
-
-    def rounded(model: MGCF, traces: Traces) -> IntegerModel:
-        return _model(named, quantize(model, traces, steps=steps))
-
     sizes: list[tuple[float, IntegerModel | None]] = [(total(base), None)]
+    steps = _steps_that_pay(traces, pixels, sizes[0][0], lambda steps: total(_model(named, quantize(model, traces, steps=steps))))
     with suppress(InexactModel):
-        finer_gates(traces, lambda: total(rounded(model, traces)))
-        candidate = rounded(model, traces)
+        finer_gates(traces, lambda: total(_model(named, quantize(model, traces, steps=steps))))
+        candidate = _model(named, quantize(model, traces, steps=steps))
         sizes.append((total(candidate), candidate))
         after = settle(candidate.weights)
         if _finite(after):
-            candidate = rounded(after, with_gates_of(calibrated(after), traces))
+            candidate = _model(named, quantize(after, with_gates_of(calibrated(after), traces), steps=steps))
             sizes.append((total(candidate), candidate))
     return min(sizes, key=lambda one: one[0])[1]
+
+
+def _steps_that_pay(
+    traces: Traces, pixels: float, unfitted: float, total: Callable[[dict[str, Steps]], float]
+) -> dict[str, Steps]:
+    """Steps of layers, ever finer until ``total`` with them is less than ``unfitted`` and no longer falls."""
+    best, least = layer_steps(traces, pixels / COARSER), math.inf
+    for rung in range(RUNGS):
+        steps = layer_steps(traces, pixels / COARSER * FINER**rung)
+        try:
+            found = total(steps)
+        except InexactModel:
+            continue
+        if found < least:
+            best, least = steps, found
+        elif least < unfitted:
+            break
+    return best
 
 
 def _finite(model: MGCF) -> bool:

@@ -39,9 +39,10 @@ def steps_of(slopes: Float, variances: Float, pixels: float) -> Steps:
 def compensation(covariance: Float) -> Float:
     """Upper triangular U (in, in): an error e of input j's weight is made up for by ``e U[j, i] / U[j, j]`` less of each later
     one i, and ``1 / U[j, j]^2`` of the variance of input j is left (Cholesky's factor of the inverse)."""
-    size = len(covariance)
-    damped = covariance + np.eye(size) * (DAMPING * np.trace(covariance) / size + 1e-12)
-    factor: NDArray[Any] = np.linalg.cholesky(np.linalg.inv(damped)).T
+    values, vectors = np.linalg.eigh(covariance)
+    values = np.maximum(values, 0.0)  # where inputs hardly vary, rounding can leave some below
+    damped = values + DAMPING * values.mean() + 1e-12
+    factor: NDArray[Any] = np.linalg.cholesky((vectors / damped) @ vectors.T).T
     return factor
 
 

@@ -100,16 +100,16 @@ class Traces:
         return self.ranges[name].fraction(limit)
 
 
-def trace(model: MGCF, batches: list[tuple[Tensor, PlaneStats]], *, slopes: int = 0) -> Traces:
+def trace(model: MGCF, batches: list[tuple[Tensor, PlaneStats]], *, slopes: bool = False) -> Traces:
     """Run the float model on calibration crops, batches of levels (N, C, H, W) with their statistics, and sample every
-    activation that gets a fraction, and of the first ``slopes`` batches gradients too."""
+    activation that gets a fraction, and with ``slopes`` gradients too."""
     model = model.cpu().eval()
     traces, pixels = Traces(), 0
     sums: dict[str, Tensor] = {}
-    for number, (x, stats) in enumerate(batches):
-        with torch.set_grad_enabled(number < slopes):
+    for x, stats in batches:
+        with torch.set_grad_enabled(slopes):
             outputs, head, skip = _run(model, x, stats, traces)
-            if number >= slopes:
+            if not slopes:
                 continue
             pixels += x.shape[0] * x.shape[2] * x.shape[3]
             bits = mixture_bits(head, skip, x[:, : model.config.channels], stats, model.config)

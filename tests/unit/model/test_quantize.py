@@ -147,6 +147,18 @@ def test_an_input_that_others_tell_may_be_rounded_coarsely() -> None:
     assert np.allclose(variances_left(covariance), [1 - 0.99**2, 1.0, 4.0], rtol=0.03, atol=0.04)
 
 
+@pytest.mark.parametrize("level", [0.0, 1.0, 3e4])
+def test_inputs_that_do_not_vary_are_rounded_too(level: float) -> None:
+    seen = Inputs()
+    seen.add(torch.full((1000, 24), level) + torch.linspace(0, 1e-3, 24))
+    weight = np.random.default_rng(6).normal(0, 1, (8, 24))
+    steps = steps_of(np.ones(8), variances_left(seen.covariance), 1e6)
+    layer = quantize_linear(weight, np.zeros(8), 6, 4, 127, tables.ACT_MAX, inputs=seen, steps=steps)
+    unit = 2.0 ** -(layer.shift - 6 + 4)
+    before, after = weight @ seen.mean, (layer.weight @ seen.mean + layer.bias / 2**6) * unit
+    assert np.abs(after - before).max() <= 2**-5  # half of an output's unit
+
+
 def test_a_layer_is_rounded_to_its_steps() -> None:
     rng = np.random.default_rng(5)
     weight, bias = rng.normal(0, 1, (4, 40)), rng.normal(0, 1, 4)
@@ -168,7 +180,7 @@ def test_layers_that_matter_more_are_rounded_more_finely_and_the_file_takes_less
     model = float_model(tiny_models().for_channels(1).weights)  # type: ignore[union-attr]
     x = torch.from_numpy(picture(1, 3).astype(np.float32))[None]
     batches = [(x, PlaneStats.eight_bit(1))]
-    traces = trace(model, batches, slopes=1)
+    traces = trace(model, batches, slopes=True)
     parts = ("a", "v", "dw", "o", "up", "down")
     assert traces.slopes.keys() == {"embed", "head", *(f"{b}.{p}" for b in range(model.config.depth) for p in parts)}
     sizes = []
@@ -187,7 +199,7 @@ def test_gradients_are_those_of_the_code_by_the_outputs() -> None:
     model = float_model(tiny_models().for_channels(1).weights)  # type: ignore[union-attr]
     x = torch.from_numpy(picture(1, 3)[:, :1, :1].astype(np.float32))[None]
     stats = PlaneStats.eight_bit(1)
-    slopes = trace(model, [(x, stats)], slopes=1).slopes
+    slopes = trace(model, [(x, stats)], slopes=True).slopes
     model.zero_grad()
     (model.bits(x, stats).sum() * np.log(2)).backward()
     gradient = model.blocks[0].up.bias.grad.double().numpy()  # type: ignore[union-attr]
