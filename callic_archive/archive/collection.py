@@ -15,6 +15,7 @@ from pathlib import Path
 from callic_archive.archive.codecs import CodecPlan, Image
 from callic_archive.archive.content import WHOLE_BELOW, opened, read_source
 from callic_archive.archive.context import ContextFinder, read_beside
+from callic_archive.archive.duplicates import without_copies
 from callic_archive.archive.likeness import as_scenes
 from callic_archive.archive.reading import MODEL_SUFFIX
 from callic_archive.archive.sampling import outline_if_large, some_pieces
@@ -161,6 +162,9 @@ def take_sample(sources: list[Source], copies: Path | None = None) -> Sample:
     order = [source for source in sources if source.kind == "file" and source.size and source.link is None]
     total = sum(source.size for source in order)
     files = MOST_OF_SMALL if total <= SMALL else MOST_FILES
+    if total <= SMALL:
+        order = without_copies(order)  # as they are packed: once
+        total = sum(source.size for source in order)
     whole = len(order) <= files
     random.Random(SEED).shuffle(order)
     images: list[Image] = []

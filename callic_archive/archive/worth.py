@@ -35,8 +35,8 @@ WHOLE = 5_000_000  # pixels of a kind up to which the images themselves are code
 MOST_SAVED = 0.4  # of JPEG XL's size; where not even this would be enough, nothing is measured
 CROP_LOSS = 0.03  # of JPEG XL's code: what crops cost it more than whole images, beyond what they cost the model
 #: Of the learned code, what an adapter of the collection saves of unknown images (decision 0019: 4 to 6 %), and a model
-#: fitted to it; and of the model's bytes, what coarser weights save then (decision 0026).
-HOPED, HOPED_OF_FITTED, HOPED_OF_BYTES = 0.05, 0.10, 0.15
+#: fitted to it; and of the model's bytes, what coarser weights save then (decisions 0026, 0035).
+HOPED, HOPED_OF_FITTED, HOPED_OF_BYTES = 0.05, 0.10, 0.25
 #: The same of a model fitted to a family of images, which are unlike what the model knows, or they would be none.
 HOPED_OF_FAMILY = 0.25
 PRICELESS = 1e12  # bytes of a crop

@@ -289,12 +289,25 @@ def test_a_run_that_is_gone_on_with_keeps_its_verdict(plan: Weighed, tmp_path: P
 
 
 def test_samples_tell_whether_they_are_all_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in "abc":
-        write_pnm(tmp_path / "tree" / f"{name}.pgm", smooth(64, 64))
+    for number, name in enumerate("abc"):
+        write_pnm(tmp_path / "tree" / f"{name}.pgm", smooth(64, 64) + np.uint8(number))
     sources = scan((str(tmp_path / "tree"),)).sources
     assert take_sample(sources).whole
     monkeypatch.setattr("callic_archive.archive.collection.SAMPLE_BYTES", 64 * 64 * 2)
     assert not take_sample(sources).whole
+
+
+def test_copies_count_once_as_they_are_packed_once(tmp_path: Path) -> None:
+    image = noisy(64, 64)
+    other = image.copy()
+    other[20, 20] ^= 1  # of equal size, and equal where files are looked at first
+    for number in range(6):
+        write_pnm(tmp_path / "tree" / f"{number}.pgm", image)
+    write_pnm(tmp_path / "tree" / "other.pgm", other)
+    sample = take_sample(scan((str(tmp_path / "tree"),)).sources)
+    assert sample.whole
+    assert sample.total_pixels == sample.pixels == 2 * 64 * 64
+    assert sorted(image.tobytes() for image in sample.images) == sorted((image.tobytes(), other.tobytes()))
 
 
 @pytest.mark.parametrize("shape", [(70, 300), (70, 300, 3), (70, 300, 4), (70, 300, 2)])
