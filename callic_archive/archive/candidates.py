@@ -34,6 +34,7 @@ PROBED_FROM = 4 * BLOCKS * SIDE * SIDE  # pixels from which the model is tried o
 HOPELESS = 1.3  # times JPEG XL's size of the sample, from which the model does not see the whole image
 CLOSE = 2.0  # times the model's size, up to which JPEG XL at effort 7 is followed by effort 9
 MOST = 512 << 20  # bytes of samples that are given to a library
+BLANK = 16 << 10  # bytes of samples that filtered Zstandard codes in one, beyond a thousand of them: nothing is worth a search
 OWN = 24  # bytes by which a foreign coding must beat filtered Zstandard: that needs no further library
 
 
@@ -114,6 +115,10 @@ def smallest(image: Image, codec: Codec) -> Coded:
     look = look_at(image)
     channels = image.shape[2] if image.ndim == 3 else 1
     tiny = image.nbytes <= TINY
+    if look.colours == 1 and image.nbytes > SIMPLE:
+        blank = _own(image)
+        if _size(blank) <= 1000 + image.nbytes // BLANK:
+            return blank
     if not tiny and (image.nbytes > MOST or not look.drawn(channels)):
         found = _if_modelled(image, codec)
         return found if found is not None else _drawn(image, codec, tiny)

@@ -114,6 +114,30 @@ def test_a_large_drawn_image_does_not_see_the_model_where_a_sample_says_no(
     assert sum(asked) < image.size / 8
 
 
+@pytest.mark.parametrize("shape", [(3000, 4000, 3), (3000, 4000)])
+def test_a_large_blank_image_is_not_searched(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute of JPEG XL at its highest effort for bytes that fit into a packet anyway."""
+    monkeypatch.setattr(candidates, "_foreign", lambda *args: pytest.fail("a library was asked"))
+    image = np.full(shape, 255, np.uint8)
+    image[1700, 2100] = 7  # a speck
+    coded = candidates.smallest(image, CODEC)
+    assert (coded.coding, coded.proven) == ("samples", True)
+    assert len(coded.payload) < 4000
+    assert np.array_equal(image_coding.decode_samples(coded.payload, image.shape, "uint8"), image)
+
+
+def test_a_large_image_that_is_not_blank_where_it_was_not_looked_at_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(candidates, "_foreign", lambda image, coding, effort: asked.append(coding))
+    image = np.zeros((3000, 4000), np.uint8)
+    for top, left in zip(*np.nonzero(RNG.random((3000, 4000)) < 0.01), strict=True):
+        image[top, left] = 1
+    for block in candidates._blocks(image):
+        block[:] = 0
+    candidates.smallest(image, CODEC)
+    assert asked == ["jpegxl"]
+
+
 def test_without_the_library_the_rest_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object, **__: object) -> bytes:
         raise ForeignCodecMissing("not here")
