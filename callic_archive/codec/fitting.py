@@ -58,6 +58,8 @@ SOME_STEPS, STEPS_PER_MEGAPIXEL, MOST_STEPS, MOST_PER_MEGAPIXEL = 800, 300.0, 48
 #: How coarsely is tried: as would pay if fewer pixels were coded, by this factor, as what is trained on afterwards bears more;
 #: then ever more finely, as where images are so simple that a model is sure of itself small errors cost more than is foreseen.
 COARSER, FINER, RUNGS = 1.25, 3.2, 7
+#: What finer steps must save of code and model, as settling makes up for about as much.
+SAVED = 0.0025
 #: Crops of calibration: batches and crops a batch.
 CALIBRATION = (6, 8)
 #: Images whose sampled blocks say what a model is worth.
@@ -372,7 +374,7 @@ def _rounded(
 def _steps_that_pay(
     traces: Traces, pixels: float, unfitted: float, total: Callable[[dict[str, Steps]], float]
 ) -> dict[str, Steps]:
-    """Steps of layers, ever finer until ``total`` with them is less than ``unfitted`` and no longer falls."""
+    """Steps of layers, ever finer until ``total`` with them is less than ``unfitted`` and hardly falls any more."""
     best, least = layer_steps(traces, pixels / COARSER), math.inf
     for rung in range(RUNGS):
         steps = layer_steps(traces, pixels / COARSER * FINER**rung)
@@ -380,7 +382,7 @@ def _steps_that_pay(
             found = total(steps)
         except InexactModel:
             continue
-        if found < least:
+        if found < (1 - SAVED) * least:
             best, least = steps, found
         elif least < unfitted:
             break
