@@ -368,7 +368,7 @@ class UnknownBytes(ContainerError):
 
 
 class IndexDamaged(ContainerError):
-    """The index file is not one complete Zstandard frame of JSON lines."""
+    """The index file is not one complete Zstandard frame of JSON lines, or lines of it are missing."""
 
     code = "E420"
 

@@ -371,15 +371,19 @@ def check_archive(root: Path) -> None:
 
 
 def contents_of(rows: Iterator[dict[str, Any]], contents: Contents | None = None) -> Contents:
-    """Sort the lines of an index by what they are. A line that is not valid costs its entry alone.
+    """Sort the lines of an index by what they are. A line that is not valid costs its entry alone; where lines are
+    lost nobody can tell whose, so the whole index is damaged.
 
-    Given ``contents``, what came before a failure of ``rows`` is there.
+    Given ``contents``, what came before a failure is there. Raises NotAnArchive, IndexDamaged, and what ``rows`` does.
     """
     contents = Contents() if contents is None else contents
     seen: set[str] = set()
-    for row in rows:
+    heads: list[int] = []  # numbers of the lines that tell of the whole archive
+    entries = 0
+    for number, row in enumerate(rows):
         kind = row.get("kind")
         if kind == "archive":
+            heads.append(number)
             contents.header = row
             if row.get("format_version") != FORMAT_VERSION:
                 raise NotAnArchive(
@@ -389,6 +393,7 @@ def contents_of(rows: Iterator[dict[str, Any]], contents: Contents | None = None
         elif kind == "adapter":
             contents.adapters[str(row.get("sha256"))] = RecordRef.from_json(row.get("record"))
         else:
+            entries += 1
             try:
                 entry = Entry.from_json(row)
                 if entry.path in seen:
@@ -398,6 +403,12 @@ def contents_of(rows: Iterator[dict[str, Any]], contents: Contents | None = None
             except EntryDamaged as error:
                 shown = str(row.get("path", "?"))
                 contents.problems.append(Problem.of(shown, error, kept=False))
+    if heads != [0]:
+        raise IndexDamaged("its first line, and no other, must tell of the archive as a whole")
+    if entries != contents.header.get("entries"):
+        raise IndexDamaged(
+            f"its first line tells of {contents.header.get('entries')!r} entries, and it has lines of {entries}"
+        )
     return contents
 
 

@@ -17,7 +17,7 @@ import zstandard
 from callic_archive.access.chunk_frame import FrameOptions, decode_chunk, encode_chunk
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.entry_record import DICTIONARY, decode_entry
-from callic_archive.archive.reading import contents_of
+from callic_archive.archive.reading import FORMAT_VERSION, contents_of
 from callic_archive.codec.adapter_syntax import read_adapter
 from callic_archive.codec.decoder import decode_image, decode_plane
 from callic_archive.codec.encoder import EncodeOptions, encode_image
@@ -169,7 +169,10 @@ def rows(data: bytes) -> str:
         return "no JSON"
     if not isinstance(found, dict):
         return "no row"
-    return settled(lambda: str(len(contents_of(iter([found])).entries)))
+    if found.get("kind") == "archive":
+        return settled(lambda: str(contents_of(iter([found])).header))
+    first = {"kind": "archive", "format_version": FORMAT_VERSION, "entries": int(found.get("kind") != "adapter")}
+    return settled(lambda: str(len(contents_of(iter([first, found])).entries)))
 
 
 def row_seeds() -> list[bytes]:
