@@ -60,12 +60,10 @@ class Survey:
     @property
     def unknown(self) -> int | None:
         """Entries that the archive once had and of which nothing is left; None when nobody can tell."""
-        count = self.contents.header.get("entries")
         if self.index_whole:
             return 0
-        if isinstance(count, int) and count >= 0:
-            return max(0, count - len(self.contents.entries) - len(self.damaged))
-        return None
+        header = self.contents.header
+        return None if header is None else max(0, header.entries - len(self.contents.entries) - len(self.damaged))
 
 
 def survey(root: Path, progress: Callable[[int], None] = lambda size: None) -> Survey:
