@@ -94,8 +94,10 @@ def _salvage(
         how: dict[str, Any] = {"plan": plan, "resources": resources, "watch": watch, "tick": progress.state}
         with Archive(found.root, plan, contents=found.contents) as opened:
             if as_archive:
-                check(opened, files, full=True, **how)
-                failed = {entry.path for entry in losses.failed}
+                refused = check(opened, entries, full=True, **how)
+                for problem in refused:
+                    losses.plain(problem)
+                failed = {entry.path for entry in losses.failed} | {problem.path for problem in refused}
                 progress.stage("copying records")
                 regather(opened, [entry for entry in entries if entry.path not in failed], output)
                 for entry in [*found.damaged, *losses.failed]:

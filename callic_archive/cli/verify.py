@@ -94,15 +94,16 @@ def _verify(
                 report.detail(f"{report.shown(restored.entry.path)}: {restored.entry.fidelity}")
 
         try:
-            check(
+            for problem in check(
                 opened,
-                files,
+                entries,
                 plan=plan,
                 full=full,
                 resources=resources,
                 watch=watch,
                 tick=progress.state,
-            )
+            ):
+                report.problem(problem)
             if against is not None:
                 progress.files = progress.bytes = 0
                 progress.stage("comparing with the tree")

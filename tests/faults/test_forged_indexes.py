@@ -139,3 +139,49 @@ def test_settings_cannot_pretend_to_be_other_lines(archive: Path) -> None:
     ran = run("info", archive)
     assert ran.code == 0
     assert sum(line.startswith("files ") for line in ran.out.splitlines()) == 1
+
+
+def entry(path: str, /, **fields: object) -> Callable[[list[Row]], list[Row]]:
+    """The line of one entry with other fields."""
+
+    def change(rows: list[Row]) -> list[Row]:
+        assert path in [row.get("path") for row in rows]
+        return [{**row, **fields} if row.get("path") == path else row for row in rows]
+
+    return change
+
+
+NOTES, LINK = "tree/notes.txt", "tree/link"
+REFUSED: dict[str, tuple[Callable[[list[Row]], list[Row]], str]] = {
+    "another name of nothing": (entry(NOTES, link="tree/nothing"), NOTES),
+    "another name of itself": (entry(NOTES, link=NOTES), NOTES),
+    "another name of a folder": (entry(NOTES, link="tree/void"), NOTES),
+    "another name of another file": (entry(NOTES, link="tree/script"), NOTES),
+    "a file outside": (entry(NOTES, path="../evil"), "../evil"),
+    "a folder outside": (entry("tree/void/deeper", path="/evil"), "/evil"),
+    "a link outside": (entry(LINK, path="tree//evil"), "tree//evil"),
+    "a file through a link": (entry(NOTES, path=f"{LINK}/evil"), f"{LINK}/evil"),
+    "a folder through a file": (entry("tree/void/deeper", path=f"{NOTES}/evil"), f"{NOTES}/evil"),
+    "a link to nothing": (entry(LINK, target=""), LINK),
+    "a link to NUL": (entry(LINK, target="a\0b"), LINK),
+}
+
+
+@pytest.mark.parametrize("forged", REFUSED)
+def test_what_unpack_refuses_verify_finds(archive: Path, tmp_path: Path, forged: str) -> None:
+    change, path = REFUSED[forged]
+    forge(archive, change)
+    found = []
+    for words in (["verify"], ["verify", "--quick"], ["unpack", "-o", tmp_path / "deep" / "out"]):
+        ran = run(words[0], archive, *words[1:], "--json")
+        assert ran.code == 3, words
+        found.append([event for event in ran.events if event["event"] == "problem"])
+    (problem,) = found[0]
+    assert (problem["path"], problem["code"]) == (path, "E504")
+    for (other,) in found[1:]:
+        assert {**other, "verb": "verify"} == problem
+    assert not list(tmp_path.rglob("evil"))
+    new = tmp_path / "new.callic"
+    run("salvage", archive, "-o", new)
+    assert run("verify", new).code == 0
+    assert run("unpack", new, "-o", tmp_path / "again").code == 0
