@@ -7,7 +7,6 @@ Everything is written relative to directory descriptors and under a temporary na
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,11 +17,10 @@ from callic_archive.archive.entries import Entry
 from callic_archive.archive.reading import Archive, Contents, naming
 from callic_archive.archive.rejoining import check_whole, digest_of, judged, write_share
 from callic_archive.archive.scan import Problem, Selection
-from callic_archive.container.fs import ExtractionRoot, Identity, finish_file, safe_join
+from callic_archive.container.fs import ExtractionRoot, Identity, finish_file
 from callic_archive.errors import (
     CallicError,
     ContainerError,
-    DestinationExists,
     DigestMismatch,
     EnvironmentFailure,
     LinkNotKept,
@@ -31,11 +29,8 @@ from callic_archive.errors import (
     RestoreFailed,
     TargetExists,
     UnsafeEntry,
-    UsageError,
     WriteFailure,
 )
-
-_SHOWN = 3  # existing files named in a refusal
 
 
 @dataclass(frozen=True)
@@ -107,35 +102,6 @@ def _parents(path: str) -> Iterable[str]:
     while "/" in path:
         path = path.rsplit("/", 1)[0]
         yield path
-
-
-def check_destination(
-    entries: Iterable[Entry], destination: Path, advice: str = "unpack to an empty folder, or allow it with --overwrite"
-) -> None:
-    """Raise DestinationExists, with ``advice``, when a file or link that would be written is there already."""
-    found = []
-    for entry in entries:
-        if entry.kind != "directory":
-            try:
-                path = safe_join(destination, entry.path)
-            except ContainerError:
-                continue  # refused later, by name
-            if os.path.lexists(path):
-                found.append(str(path))
-    if found:
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        error = DestinationExists(
-            f"{', '.join(found[:_SHOWN])}{more} exist already and are not replaced; {advice}"
-        )
-        error.paths = tuple(found[:_SHOWN])
-        raise error
-
-
-def check_outside(archive: Path, destination: Path) -> None:
-    """Raise UsageError where files would be restored into the archive itself."""
-    root, place = os.path.realpath(archive), os.path.realpath(destination)
-    if place == root or place.startswith(root + os.sep):
-        raise UsageError(f"{destination} lies in the archive itself; nothing is written there")
 
 
 _archives: dict[str, Archive] = {}

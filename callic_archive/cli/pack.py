@@ -111,6 +111,7 @@ def _pack(
     no_bands: bool,
     no_verify: bool,
 ) -> None:
+    from callic_archive.archive.destinations import check_outside
     from callic_archive.archive.effort import effort_of
     from callic_archive.archive.listed import read_list, usable
     from callic_archive.archive.packed import PackOptions
@@ -141,6 +142,7 @@ def _pack(
     staging = None if output is None else Staging(output.parent / output.name if output.name else output)
     if staging is not None:
         staging.check()
+        check_outside(staging.destination)
     selection = Selection(include, exclude)
     if not sources and files_from is None:
         raise UsageError("nothing to pack: name a SOURCE, or a list of paths with --files-from")

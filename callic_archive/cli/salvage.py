@@ -54,12 +54,12 @@ def _salvage(
     workers: int | None,
     loss_report: Path | None,
 ) -> None:
+    from callic_archive.archive.destinations import check_destination, check_outside
     from callic_archive.archive.fragments import Fragments, of_entry, of_orphans
     from callic_archive.archive.reading import Archive
     from callic_archive.archive.regathering import regather
     from callic_archive.archive.salvaging import survey
     from callic_archive.archive.staging import Staging
-    from callic_archive.archive.unpacking import check_destination
     from callic_archive.cli.progress import Progress
     from callic_archive.cli.resources import resources_of
     from callic_archive.container.fs import ExtractionRoot
@@ -67,9 +67,12 @@ def _salvage(
     from callic_archive.scheduling.read import verify as check
 
     as_archive = output.name.endswith(ARCHIVE_SUFFIX)
+    report.hide(archive, output, *([loss_report] if loss_report is not None else []))
     if as_archive:
         Staging(output).check()
-    report.hide(archive, output)
+    for place in (output, loss_report):
+        if place is not None:
+            check_outside(place, archive)
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=None)
     plan = _lenient(resources.gpus > 0)
     losses = _Losses(report)

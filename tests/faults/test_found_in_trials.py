@@ -151,6 +151,34 @@ def test_nothing_is_restored_into_the_archive(archive: Path, inside: str) -> Non
     assert sorted(archive.rglob("*")) == before
 
 
+@pytest.mark.parametrize("inside", ["y", "data/z", "data/models/new.callic"])
+@pytest.mark.parametrize("verb", ["pack", "train", "unpack", "salvage", "report"])
+def test_nothing_is_written_into_any_archive(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, inside: str
+) -> None:
+    assert run("pack", tmp_path / "Smith", "-o", tmp_path / "other.callic").code == 0
+    (archive / "data" / "models").mkdir()
+    before = snapshot(archive)
+    (tmp_path / "other name").symlink_to(archive)
+    monkeypatch.chdir(archive / "data")
+    for place in (archive / inside, tmp_path / "other name" / inside, Path("..") / inside):
+        words = [tmp_path / ("Smith" if verb in ("pack", "train") else "other.callic")]
+        words += ["-o", tmp_path / "out", "--report", place] if verb == "report" else ["-o", place]
+        ran = run("salvage" if verb == "report" else verb, *words, "--json")
+        assert (ran.code, ran.summary["error"]["code"]) == (2, "E001")
+        assert "lies in the archive" in ran.err
+    assert snapshot(archive) == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_into_an_unfinished_archive(archive: Path, tmp_path: Path) -> None:
+    archive.rename(tmp_path / "z.callic.partial")
+    (tmp_path / "z.callic.partial/data/index.jsonl.zst").unlink()
+    ran = run("pack", tmp_path / "Smith", "-o", tmp_path / "z.callic.partial" / "y")
+    assert ran.code == 2
+    assert "lies in the archive" in ran.err
+
+
 def test_an_archive_within_its_source_is_told_of(tmp_path: Path, archive: Path) -> None:
     inside = tmp_path / "Smith" / "in.callic"
     ran = run("pack", tmp_path / "Smith", "-o", inside)

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from callic_archive.archive.comparing import Scope, compare_with
+from callic_archive.archive.destinations import check_destination
 from callic_archive.archive.digests import content_sha256
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.reading import INDEX
-from callic_archive.archive.unpacking import Restored, check_destination
+from callic_archive.archive.unpacking import Restored
 from callic_archive.archive.verifying import verify_bag
 from callic_archive.container.index import read_index, write_index
 from callic_archive.errors import DestinationExists, DigestMismatch, EntryDamaged, MissingPath, NotAnArchive
