@@ -498,7 +498,7 @@ class RestoreFailed(ArchiveError):
 
 
 class LinkNotKept(ArchiveError):
-    """A further name of a file came back as a copy, because the destination has no hard links."""
+    """A further name of a file or link came back as a copy, because the destination has no hard links."""
 
     code = "E507"
     exit_code = 1

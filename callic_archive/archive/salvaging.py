@@ -212,7 +212,7 @@ def _choose(indexed: dict[str, Entry], found: dict[str, list[Entry]], result: Su
 def relinked(entries: Iterable[Entry]) -> list[Entry]:
     """Entries with those links alone whose first name is among them; others come back on their own."""
     entries = list(entries)
-    known = {entry.path: entry for entry in entries if entry.kind == "file" and entry.link is None}
+    known = {entry.path: entry for entry in entries if entry.link is None}
     result = []
     for entry in entries:
         leader = known.get(entry.link or "")

@@ -252,8 +252,7 @@ def restore_links(
             if done.identity is not None and leader is None:
                 there[entry.link or ""] = (entry.path, done.identity)
             if refused is not None and done.problem is None:
-                text = f"it is another name of {entry.link!r}, but came back as a copy: {refused}"
-                done = replace(done, problem=Problem.of(entry.path, LinkNotKept(text), kept=True))
+                done = replace(done, problem=Problem.of(entry.path, _not_kept(entry, refused), kept=True))
             watch(done)
 
 
@@ -266,6 +265,8 @@ def restore_rest(job: UnpackJob, entries: Sequence[Entry]) -> list[Problem]:
         def attempt(entry: Entry, step: Callable[[], None]) -> None:
             try:
                 step()
+            except LinkNotKept as error:
+                problems.append(Problem.of(entry.path, error, kept=True))
             except CallicError as error:
                 if ends_run(error):
                     raise
@@ -273,9 +274,10 @@ def restore_rest(job: UnpackJob, entries: Sequence[Entry]) -> list[Problem]:
 
         for entry in folders:
             attempt(entry, partial(root.make_directory, entry.path))
-        for entry in entries:
-            if entry.kind == "symlink":
-                attempt(entry, partial(_link, root, entry, job.overwrite))
+        links = [entry for entry in entries if entry.kind == "symlink"]
+        made: dict[str, tuple[str, Identity]] = {}  # by first name: the name under which a link was made, and who it is
+        for entry in sorted(links, key=lambda link: link.link is not None):
+            attempt(entry, partial(_link, root, entry, job.overwrite, made))
         refused = {problem.path for problem in problems}
         for entry in sorted(folders, key=lambda folder: -folder.path.count("/")):
             if entry.path not in refused:
@@ -284,9 +286,27 @@ def restore_rest(job: UnpackJob, entries: Sequence[Entry]) -> list[Problem]:
     return problems
 
 
-def _link(root: ExtractionRoot, entry: Entry, overwrite: bool) -> None:
+def _link(
+    root: ExtractionRoot, entry: Entry, overwrite: bool, made: dict[str, tuple[str, Identity]]
+) -> None:
+    """Make a symbolic link, or give one that was ``made`` a further name."""
+    first = entry.link or entry.path
+    refused: CallicError | None = None
+    if first in made:
+        try:
+            root.make_hardlink(entry.path, *made[first], symbolic=True, overwrite=overwrite)
+            return
+        except WriteFailure as error:
+            refused = error
     root.make_symlink(entry.path, entry.target or "", overwrite=overwrite)
     root.set_metadata(entry.path, mtime_ns=entry.mtime_ns)
+    if refused is not None:
+        raise _not_kept(entry, refused)
+    made[first] = entry.path, root.identify(entry.path)
+
+
+def _not_kept(entry: Entry, refused: CallicError) -> LinkNotKept:
+    return LinkNotKept(f"it is another name of {entry.link!r}, but came back as a copy: {refused}")
 
 
 def ends_run(error: CallicError) -> bool:
