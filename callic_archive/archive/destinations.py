@@ -10,7 +10,7 @@ from callic_archive.archive.entries import Entry
 from callic_archive.archive.reading import INDEX
 from callic_archive.archive.unfinished import PARTIAL
 from callic_archive.container.fs import safe_join
-from callic_archive.errors import ContainerError, DestinationExists, UsageError
+from callic_archive.errors import ContainerError, DestinationExists, MissingPath, UsageError
 
 _SHOWN = 3  # existing files named in a refusal
 _SIGNS = (INDEX, "shard-00000.cla", f"shard-00000.cla{PARTIAL}")  # one of them lies in the folder data of each archive
@@ -26,6 +26,14 @@ def check_outside(path: Path, archive: Path | None = None) -> None:
             error = UsageError(f"{path} lies in the archive {folder} itself, where nothing is written; choose another place")
             error.paths = (str(folder),)
             raise error
+
+
+def check_file(path: Path) -> None:
+    """Raise UsageError or MissingPath where no file can be written at ``path``."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file in it: {path / 'NAME'}")
+    if not path.parent.is_dir():
+        raise MissingPath(f"{path.parent} is no folder, so {path.name} cannot be written in it")
 
 
 def check_destination(

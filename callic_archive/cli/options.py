@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -23,6 +24,16 @@ class Common:
     debug: bool
     redact_paths: bool
     progress_interval: float
+
+
+class PathOf(click.Path):
+    """A path. An empty one is none: it would stand for the current folder, which nobody means who wrote ``"$NAME"``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse an empty path."""
+        if not os.fspath(value):
+            self.fail("a path is empty; the current folder is .", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 _COMMON = [
@@ -61,7 +72,7 @@ def common_options(function: F) -> F:
     return collected  # type: ignore[return-value]
 
 
-archive_argument = click.argument("archive", type=click.Path(path_type=Path))
+archive_argument = click.argument("archive", type=PathOf(path_type=Path))
 patterns_argument = click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
 
 # -- resources -----------------------------------------------------------------------------------------------
@@ -86,11 +97,11 @@ scheduler_option = click.option(
 
 # -- pack ----------------------------------------------------------------------------------------------------
 
-sources_argument = click.argument("sources", nargs=-1, metavar="SOURCE...", type=click.Path())
+sources_argument = click.argument("sources", nargs=-1, metavar="SOURCE...", type=PathOf())
 files_from_option = click.option(
     "--files-from",
     metavar="FILE",
-    type=click.Path(allow_dash=True),
+    type=PathOf(allow_dash=True),
     help="Also pack the paths that FILE lists, under these paths; - is standard input.",
 )
 null_option = click.option("--null", is_flag=True, help="Paths in the list end with NUL bytes, not lines.")
@@ -101,7 +112,7 @@ output_option = click.option(
     "-o",
     "--output",
     metavar="ARCHIVE",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="The archive to make, a folder; required but for --dry-run. An unfinished ARCHIVE.partial beside it is gone on with.",
 )
 effort_option = click.option(
@@ -140,7 +151,7 @@ outside_models_option = click.option(
     "models",
     multiple=True,
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="A model that the ARCHIVE was packed without; may be repeated.",
 )
 steps_option = click.option(
@@ -185,7 +196,7 @@ model_output_option = click.option(
     "--output",
     required=True,
     metavar="MODEL",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="The model file to make. An unfinished MODEL.partial beside it is gone on with.",
 )
 base_option = click.option(
@@ -226,7 +237,7 @@ directory_option = click.option(
     "--output",
     required=True,
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="Where to restore the tree.",
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
@@ -246,7 +257,7 @@ depth_option = click.option(
 against_option = click.option(
     "--against",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="Also compare with the tree in DIR, the folder that holds what was packed.",
 )
 contents_only_option = click.option(
@@ -259,7 +270,7 @@ subset_option = click.option(
     metavar="N/M|P%",
     help="Check part N of M alone, or P percent: each day the next part.",
 )
-tree_argument = click.argument("tree", metavar="DIR", type=click.Path(path_type=Path))
+tree_argument = click.argument("tree", metavar="DIR", type=PathOf(path_type=Path))
 
 # -- salvage -------------------------------------------------------------------------------------------------
 
@@ -268,13 +279,13 @@ salvaged_option = click.option(
     "--output",
     required=True,
     metavar="DIR|NEW.callic",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="Where to restore what is left; a name that ends in .callic: a new archive of it.",
 )
 loss_report_option = click.option(
     "--report",
     "loss_report",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="Also write what came back and what is lost to FILE, as JSON.",
 )

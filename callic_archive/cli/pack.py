@@ -139,7 +139,7 @@ def _pack(
     )
     if output is None and not dry_run:
         raise UsageError("name the archive to make: -o ARCHIVE")
-    staging = None if output is None else Staging(output.parent / output.name if output.name else output)
+    staging = None if output is None else Staging(output)
     if staging is not None:
         staging.check()
         check_outside(staging.destination)

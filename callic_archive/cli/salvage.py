@@ -54,7 +54,7 @@ def _salvage(
     workers: int | None,
     loss_report: Path | None,
 ) -> None:
-    from callic_archive.archive.destinations import check_destination, check_outside
+    from callic_archive.archive.destinations import check_destination, check_file, check_outside
     from callic_archive.archive.fragments import Fragments, of_entry, of_orphans
     from callic_archive.archive.reading import Archive
     from callic_archive.archive.regathering import regather
@@ -70,9 +70,10 @@ def _salvage(
     report.hide(archive, output, *([loss_report] if loss_report is not None else []))
     if as_archive:
         Staging(output).check()
-    for place in (output, loss_report):
-        if place is not None:
-            check_outside(place, archive)
+    check_outside(output, archive)
+    if loss_report is not None:
+        check_outside(loss_report, archive)
+        check_file(loss_report)
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=None)
     plan = _lenient(resources.gpus > 0)
     losses = _Losses(report)

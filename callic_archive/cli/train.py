@@ -88,7 +88,7 @@ def _train(
 
     report.hide(output, *sources, *([base] if base else []))
     on_gpu = resources_of(device=device, gpus=None, workers=None, scheduler=None).gpus > 0
-    folder = TrainingFolder(output.parent / output.name if output.name else output)
+    folder = TrainingFolder(output)
     folder.check()
     check_outside(output)
     start = find_model(base).model if base else None

@@ -174,6 +174,56 @@ def test_2_wrong_words(words: list[str], text: str) -> None:
     assert text in with_json.summary["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pack", "tree", "-o", ""],
+        ["pack", "", "-o", "y.callic"],
+        ["pack", "--files-from", "", "-o", "y.callic"],
+        ["train", "tree", "-o", ""],
+        ["unpack", "x.callic", "-o", ""],
+        ["salvage", "x.callic", "-o", ""],
+        ["salvage", "x.callic", "-o", "out", "--report", ""],
+        ["verify", ""],
+        ["verify", "x.callic", "--against", ""],
+        ["diff", "x.callic", ""],
+        ["models", "list", ""],
+    ],
+)
+def test_2_an_empty_path_is_no_folder(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(tmp_path)
+    ran = run(*words, "--json")
+    assert ran.code == 2
+    assert ran.summary["error"]["code"] == "E001"
+    assert "a path is empty" in ran.err
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", [".", "/", "./", "tree/.."])
+@pytest.mark.parametrize("verb", ["pack", "train", "report"])
+def test_2_a_folder_is_no_name_of_what_is_to_be_made(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(tmp_path)
+    words = ["salvage", archive, "-o", "out", "--report"] if verb == "report" else [verb, "tree", "-o"]
+    ran = run(*words, place, "--json")
+    assert ran.code == 2
+    assert ran.summary["error"]["code"] in ("E001", "E003")
+    assert "unexpected" not in ran.err
+    assert snapshot(tmp_path) == before
+
+
+def test_2_a_report_in_no_folder(archive: Path, tmp_path: Path) -> None:
+    ran = run("salvage", archive, "-o", tmp_path / "out", "--report", tmp_path / "none" / "report.json")
+    assert ran.code == 2
+    assert "is no folder" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("verb", ["unpack", "verify", "list", "info"])
 def test_2_a_missing_archive(verb: str, tmp_path: Path) -> None:
     ran = run(
