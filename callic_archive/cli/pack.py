@@ -147,6 +147,8 @@ def _pack(
     if not sources and files_from is None:
         raise UsageError("nothing to pack: name a SOURCE, or a list of paths with --files-from")
     names = read_list(files_from, sys.stdin.buffer, null=null) if files_from is not None else []
+    if not sources and all(os.path.normpath(name) == "." for name in names):
+        raise UsageError(f"nothing to pack: the list {report.shown(files_from or '')} names nothing")
     listed, refused = usable(names)
     with Progress(report, common, "found") as progress:
         progress.stage("looking for files")
