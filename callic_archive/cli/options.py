@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +35,22 @@ class PathOf(click.Path):
         if not os.fspath(value):
             self.fail("a path is empty; the current folder is .", param, ctx)
         return super().convert(value, param, ctx)
+
+
+def chosen(**flags: bool) -> str | None:
+    """Which of ``flags`` that exclude each other is set; one of the command line wins over one of a variable.
+
+    Raises UsageError where several are.
+    """
+    from callic_archive.errors import UsageError
+
+    source = click.get_current_context().get_parameter_source
+    found = [name for name, on in flags.items() if on]
+    if len(found) > 1:
+        found = [name for name in found if source(name) is ParameterSource.COMMANDLINE] or found
+    if len(found) > 1:
+        raise UsageError(f"{' and '.join(f'--{name}' for name in found)} exclude each other; give one of them")
+    return found[0] if found else None
 
 
 _COMMON = [
@@ -248,12 +265,8 @@ region_option = click.option(
 )
 path_argument = click.argument("path")
 force_option = click.option("--force", is_flag=True, help="Write to a terminal even what is no text.")
-depth_option = click.option(
-    "--full/--quick",
-    "full",
-    default=True,
-    help="Decode every entry and compare (default), or checksums of files and records only.",
-)
+full_option = click.option("--full", is_flag=True, help="Decode every entry and compare (default).")
+quick_option = click.option("--quick", is_flag=True, help="Check checksums of files and records only.")
 against_option = click.option(
     "--against",
     metavar="DIR",

@@ -162,6 +162,8 @@ def test_1_a_bug_in_the_codec_costs_one_file(
         (["unpack", "x"], "Missing option"),
         (["verify", "x", "--deep"], "--deep"),
         (["sing"], "sing"),
+        (["verify", "x", "--quick", "--full"], "--full and --quick exclude each other"),
+        (["verify", "x", "--contents-only"], "--against"),
     ],
 )
 def test_2_wrong_words(words: list[str], text: str) -> None:
@@ -222,6 +224,15 @@ def test_2_a_report_in_no_folder(archive: Path, tmp_path: Path) -> None:
     assert ran.code == 2
     assert "is no folder" in ran.err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_option_of_the_command_line_wins_over_a_variable(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLIC_ARCHIVE_VERIFY_QUICK", "1")
+    assert run("verify", archive, "--json").summary["depth"] == "quick"
+    assert run("verify", archive, "--full", "--json").summary["depth"] == "full"
+    monkeypatch.setenv("CALLIC_ARCHIVE_VERIFY_FULL", "1")
+    assert run("verify", archive, "--quick", "--json").summary["depth"] == "quick"
+    assert run("verify", archive).code == 2
 
 
 @pytest.mark.parametrize("verb", ["unpack", "verify", "list", "info"])
