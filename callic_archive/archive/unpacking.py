@@ -27,6 +27,7 @@ from callic_archive.errors import (
     NoSuchEntry,
     ReadFailure,
     RestoreFailed,
+    SymlinkInPath,
     TargetExists,
     UnsafeEntry,
     WriteFailure,
@@ -318,7 +319,7 @@ def ends_run(error: CallicError) -> bool:
 
 def failed(entry: Entry, error: CallicError) -> Problem:
     """The problem of an entry that was not restored."""
-    if isinstance(error, (TargetExists, WriteFailure)):
+    if isinstance(error, (SymlinkInPath, TargetExists, WriteFailure)):  # of the destination: see ``refusals``
         error = RestoreFailed(str(error))
     elif isinstance(error, ContainerError):
         error = UnsafeEntry(str(error))

@@ -54,7 +54,7 @@ def _salvage(
     workers: int | None,
     loss_report: Path | None,
 ) -> None:
-    from callic_archive.archive.destinations import check_destination, check_file, check_outside
+    from callic_archive.archive.destinations import check_destination, check_file, check_folder, check_outside
     from callic_archive.archive.fragments import Fragments, of_entry, of_orphans
     from callic_archive.archive.reading import Archive
     from callic_archive.archive.regathering import regather
@@ -70,6 +70,8 @@ def _salvage(
     report.hide(archive, output, *([loss_report] if loss_report is not None else []))
     if as_archive:
         Staging(output).check()
+    else:
+        check_folder(output)
     check_outside(output, archive)
     if loss_report is not None:
         check_outside(loss_report, archive)
@@ -84,7 +86,7 @@ def _salvage(
             report.problem(problem)
         if not as_archive:
             advice = "salvage to an empty folder; one that was stopped is begun anew in another"
-            check_destination(found.contents.entries, output, advice)
+            check_destination(found.contents.entries, output, advice=advice)
         progress.files = progress.bytes = 0
         entries = found.contents.entries
         files = [entry for entry in entries if entry.kind == "file"]

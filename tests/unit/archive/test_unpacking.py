@@ -103,7 +103,7 @@ def test_existing_files_are_refused_and_replaced_only_when_asked(packed: Path, t
     out = tmp_path / "out"
     (out / "tree").mkdir(parents=True)
     (out / "tree" / "notes.txt").write_text("mine")
-    with open_archive(packed) as opened, pytest.raises(DestinationExists, match=r"notes\.txt exist already"):
+    with open_archive(packed) as opened, pytest.raises(DestinationExists, match=r"notes\.txt is there already"):
         check_destination(opened.entries, out)
     _, codes = restore(packed, out)
     assert codes == ["E506"]
