@@ -368,7 +368,7 @@ class UnknownBytes(ContainerError):
 
 
 class IndexDamaged(ContainerError):
-    """The index file is not one complete Zstandard frame of JSON lines."""
+    """The index file is not one complete Zstandard frame of JSON lines, or lines of it are missing."""
 
     code = "E420"
 
@@ -498,7 +498,7 @@ class RestoreFailed(ArchiveError):
 
 
 class LinkNotKept(ArchiveError):
-    """A further name of a file came back as a copy, because the destination has no hard links."""
+    """A further name of a file or link came back as a copy, because the destination has no hard links."""
 
     code = "E507"
     exit_code = 1

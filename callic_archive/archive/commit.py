@@ -15,7 +15,8 @@ from typing import Any
 from callic_archive import __version__
 from callic_archive.archive.codecs import CodecPlan
 from callic_archive.archive.entries import Entry
-from callic_archive.archive.reading import COPIES, FORMAT_VERSION, INDEX, MODEL_SUFFIX
+from callic_archive.archive.header import FORMAT_VERSION, Header
+from callic_archive.archive.reading import COPIES, INDEX, MODEL_SUFFIX
 from callic_archive.archive.specification import (
     SPECIFICATION,
     opening_text,
@@ -78,21 +79,19 @@ def finish(
     for name, text in (("FORMAT.md", opening_text().encode()), (SPECIFICATION, specification_packed(topics))):
         atomic_write(staging.data / name, text)
         hashes[f"data/{name}"] = hashlib.sha256(text).hexdigest()
-    header = {
-        "kind": "archive",
-        "format_version": FORMAT_VERSION,
-        "software": f"callic-archive {__version__}",
-        "packed_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "entries": len(rows),
-        **({"models_outside": list(outside)} if outside else {}),
-        "settings": {k: v for k, v in settings.items() if k not in _UNTOLD},
-    }
+    header = Header(
+        software=f"callic-archive {__version__}",
+        packed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        entries=len(rows),
+        settings={k: v for k, v in settings.items() if k not in _UNTOLD},
+        models_outside=outside,
+    )
     shared: list[dict[str, Any]] = [
         {"kind": "adapter", "sha256": digest, "record": ref.as_json()}
         for digest, ref in sorted(adapters.items())
         if digest in used
     ]
-    index = write_index(staging.data / INDEX, [header, *shared, *(row.as_json() for row in rows)])
+    index = write_index(staging.data / INDEX, [header.as_json(), *shared, *(row.as_json() for row in rows)])
     hashes[f"data/{INDEX}"] = index.sha256
     info = {
         "Bag-Software-Agent": f"callic-archive {__version__}",

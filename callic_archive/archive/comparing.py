@@ -95,18 +95,19 @@ class _Links:
         all.
         """
         source = self._there[entry.path]
-        if entry.kind != "file" or source.kind != "file":
+        if entry.kind != source.kind or entry.kind == "directory":
             return None
+        one = "one file" if entry.kind == "file" else "one link"
         if entry.link is not None:
             leader = self._there.get(entry.link)
             if leader is None or leader.identity != source.identity:
-                return f"it is one file with {entry.link!r} in the archive, and not in the tree"
+                return f"it is {one} with {entry.link!r} in the archive, and not in the tree"
             return None
         if source.names < 2:
             return None
         other = self._leaders.setdefault(source.identity, entry)
         if other is not entry:
-            return f"it is one file with {other.path!r} in the tree, and not in the archive"
+            return f"it is {one} with {other.path!r} in the tree, and not in the archive"
         return None
 
 

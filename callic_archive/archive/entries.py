@@ -50,7 +50,7 @@ class Entry:
     problem: tuple[str, str] | None = None  # error code and sentence, where packing had to fall back
     reason: str | None = None  # a code of ``images.reasons``: why an image file is stored verbatim
     extents: Extents | None = None  # where the file has data; all else of it is a hole
-    link: str | None = None  # path of the entry that is another name of the same file
+    link: str | None = None  # path of the entry that is another name of the same file or symbolic link
     pieces: tuple[PieceRow, ...] = ()  # of a file that was cut into pieces
 
     @property
@@ -147,7 +147,8 @@ class Entry:
             problem = row["problem"]
             entry = replace(entry, problem=(str(problem["code"]), str(problem["message"])))
         if kind == "symlink":
-            return replace(entry, target=name_from_json(row, "target"))
+            link = name_from_json(row, "link") if "link" in row else None
+            return replace(entry, target=name_from_json(row, "target"), link=link)
         if kind == "directory":
             return entry
         method = one_of(row, "method", _METHODS)

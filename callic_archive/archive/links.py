@@ -1,14 +1,11 @@
-"""Which file brings back which names: hard links of a selection, and names that a destination mixes up.
-
-An index may be hostile. A link to anything but a file of the same index, with the same content, is refused.
-"""
+"""Which file brings back which names: hard links of a selection, and names that a destination mixes up."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,21 +18,19 @@ from callic_archive.errors import UnsafeEntry
 
 @dataclass(frozen=True)
 class LinkPlan:
-    """What is written, what is linked to it afterwards, and what is refused."""
+    """What is written, and what is linked to it afterwards."""
 
     files: tuple[Entry, ...]
     links: tuple[Entry, ...]  # each with the path of one of ``files``
-    refused: tuple[Problem, ...] = ()
 
 
-def plan_links(wanted: Iterable[Entry], known: Mapping[str, Entry]) -> LinkPlan:
-    """Sort files by how they come back. ``known`` are all entries of the archive by path.
+def plan_links(wanted: Iterable[Entry]) -> LinkPlan:
+    """Sort files by how they come back; none is among them that is refused (``refusals``).
 
     Where the first name of a file is not wanted, the next one that is takes its place.
     """
     files: list[Entry] = []
     links: list[Entry] = []
-    refused: list[Problem] = []
     leaders: dict[str, str] = {}
     wanted = [entry for entry in wanted if entry.kind == "file"]
     for entry in wanted:
@@ -45,24 +40,12 @@ def plan_links(wanted: Iterable[Entry], known: Mapping[str, Entry]) -> LinkPlan:
     for entry in wanted:
         if entry.link is None:
             continue
-        wrong = _wrong(entry, known.get(entry.link))
-        if wrong is not None:
-            error = UnsafeEntry(f"it claims to be another name of {entry.link!r}, {wrong}; it is refused")
-            refused.append(Problem.of(entry.path, error, kept=False))
-        elif entry.link in leaders:
+        if entry.link in leaders:
             links.append(replace(entry, link=leaders[entry.link]))
         else:
             leaders[entry.link] = entry.path
             files.append(replace(entry, link=None))
-    return LinkPlan(tuple(files), tuple(links), tuple(refused))
-
-
-def _wrong(entry: Entry, leader: Entry | None) -> str | None:
-    if leader is None or leader.kind != "file":
-        return "which is no file of this archive"
-    if leader.link is not None:
-        return "which is itself another name"
-    return None if is_other_name(entry, leader) else "which is another file"
+    return LinkPlan(tuple(files), tuple(links))
 
 
 def is_other_name(entry: Entry, leader: Entry) -> bool:

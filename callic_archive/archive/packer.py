@@ -399,7 +399,7 @@ def abandon_packers(token: str) -> None:
 def write_plain(sink: ShardSink, sources: Iterable[Source]) -> list[Entry]:
     """ENTRY records of folders and links, which have no content."""
     return [
-        sink.write(Entry(s.path, s.kind, s.mode, s.mtime_ns, target=s.target))
+        sink.write(Entry(s.path, s.kind, s.mode, s.mtime_ns, target=s.target, link=s.link))
         for s in sources
         if s.kind != "file"
     ]

@@ -23,9 +23,10 @@ from callic_archive.archive.codecs import Box, Decoder, DecoderPlan, Image
 from callic_archive.archive.digests import content_sha256
 from callic_archive.archive.entries import Entry, with_whole_digests
 from callic_archive.archive.entry_record import decode_entry
+from callic_archive.archive.header import Header
 from callic_archive.archive.image_coding import decode_image
 from callic_archive.archive.learned_codec import model_is_whole
-from callic_archive.archive.parts import Base, Part, Place
+from callic_archive.archive.parts import Base, Part, Place, check_digest
 from callic_archive.archive.placing import Placing
 from callic_archive.archive.rejoining import image_of_pieces, restore_pieces
 from callic_archive.archive.scan import Problem
@@ -43,13 +44,13 @@ from callic_archive.errors import (
     EnvironmentFailure,
     ForeignCodecMissing,
     IndexDamaged,
+    IndexEntryInvalid,
     MissingPath,
     NotAnArchive,
     UnknownModel,
 )
 from callic_archive.images.source import Limits, Parsed, images_equal, parse_again, rebuild
 
-FORMAT_VERSION = 1
 INDEX = "index.jsonl.zst"
 MODEL_SUFFIX = ".model.xz"
 MODELS, COPIES = "models", "copies"  # folders of models, and of copies of them, in ``data``
@@ -59,7 +60,7 @@ MODELS, COPIES = "models", "copies"  # folders of models, and of copies of them,
 class Contents:
     """What the index says."""
 
-    header: dict[str, Any] = field(default_factory=dict)
+    header: Header | None = None  # where its line can be read
     entries: list[Entry] = field(default_factory=list)
     adapters: dict[str, RecordRef] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -106,8 +107,8 @@ class Archive:
         return self._contents.entries
 
     @property
-    def header(self) -> Mapping[str, Any]:
-        """The first line of the index."""
+    def header(self) -> Header | None:
+        """What the first line of the index says, where that could be read."""
         return self._contents.header
 
     @property
@@ -371,24 +372,31 @@ def check_archive(root: Path) -> None:
 
 
 def contents_of(rows: Iterator[dict[str, Any]], contents: Contents | None = None) -> Contents:
-    """Sort the lines of an index by what they are. A line that is not valid costs its entry alone.
+    """Sort the lines of an index by what they are. A line that is not valid costs its entry alone; where lines are
+    lost nobody can tell whose, so the whole index is damaged, as it is where a line that is of no entry is not valid.
 
-    Given ``contents``, what came before a failure of ``rows`` is there.
+    Given ``contents``, what can be read is there all the same. Raises NotAnArchive, IndexDamaged, IndexEntryInvalid,
+    and what ``rows`` does.
     """
     contents = Contents() if contents is None else contents
     seen: set[str] = set()
-    for row in rows:
+    heads: list[int] = []  # numbers of the lines that tell of the whole archive
+    entries = 0
+    fault: ContainerError | None = None
+    for number, row in enumerate(rows):
         kind = row.get("kind")
-        if kind == "archive":
-            contents.header = row
-            if row.get("format_version") != FORMAT_VERSION:
-                raise NotAnArchive(
-                    f"the archive has format version {row.get('format_version')!r}; this program reads "
-                    f"version {FORMAT_VERSION}. Use a newer callic-archive"
-                )
-        elif kind == "adapter":
-            contents.adapters[str(row.get("sha256"))] = RecordRef.from_json(row.get("record"))
+        if kind in ("archive", "adapter"):
+            try:
+                if kind == "archive":
+                    heads.append(number)
+                    contents.header = Header.from_json(row)
+                else:
+                    digest, ref = _adapter(row)
+                    contents.adapters[digest] = ref
+            except IndexEntryInvalid as error:
+                fault = fault or error
         else:
+            entries += 1
             try:
                 entry = Entry.from_json(row)
                 if entry.path in seen:
@@ -398,7 +406,22 @@ def contents_of(rows: Iterator[dict[str, Any]], contents: Contents | None = None
             except EntryDamaged as error:
                 shown = str(row.get("path", "?"))
                 contents.problems.append(Problem.of(shown, error, kept=False))
+    if fault is not None:
+        raise fault
+    if heads != [0]:
+        raise IndexDamaged("its first line, and no other, must tell of the archive as a whole")
+    if contents.header is not None and entries != contents.header.entries:
+        raise IndexDamaged(
+            f"its first line tells of {contents.header.entries} entries, and it has lines of {entries}"
+        )
     return contents
+
+
+def _adapter(row: Mapping[str, Any]) -> tuple[str, RecordRef]:
+    try:
+        return check_digest(row.get("sha256")), RecordRef.from_json(row.get("record"))
+    except ValueError as error:
+        raise IndexEntryInvalid(f"the line of an adapter is not valid: {error}") from error
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def regather(
         raise DestinationExists(
             f"{staging.root} is there from another run; remove it, or choose another name"
         )
-    settings = {**dict(archive.header.get("settings", {})), "salvaged": True}
+    settings = {**(archive.header.settings if archive.header is not None else {}), "salvaged": True}
     try:
         with staging:
             staging.open(settings)

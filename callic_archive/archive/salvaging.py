@@ -60,12 +60,10 @@ class Survey:
     @property
     def unknown(self) -> int | None:
         """Entries that the archive once had and of which nothing is left; None when nobody can tell."""
-        count = self.contents.header.get("entries")
         if self.index_whole:
             return 0
-        if isinstance(count, int) and count >= 0:
-            return max(0, count - len(self.contents.entries) - len(self.damaged))
-        return None
+        header = self.contents.header
+        return None if header is None else max(0, header.entries - len(self.contents.entries) - len(self.damaged))
 
 
 def survey(root: Path, progress: Callable[[int], None] = lambda size: None) -> Survey:
@@ -214,7 +212,7 @@ def _choose(indexed: dict[str, Entry], found: dict[str, list[Entry]], result: Su
 def relinked(entries: Iterable[Entry]) -> list[Entry]:
     """Entries with those links alone whose first name is among them; others come back on their own."""
     entries = list(entries)
-    known = {entry.path: entry for entry in entries if entry.kind == "file" and entry.link is None}
+    known = {entry.path: entry for entry in entries if entry.link is None}
     result = []
     for entry in entries:
         leader = known.get(entry.link or "")

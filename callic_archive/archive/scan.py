@@ -33,7 +33,7 @@ class Source:
     target: str | None = None  # of a symbolic link
     identity: tuple[int, int] = (0, 0)  # device and inode
     names: int = 1  # hard links that the file system counts
-    link: str | None = None  # path in the archive of the first name of the same file
+    link: str | None = None  # path in the archive of the first name of the same file or link
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +291,7 @@ def _source(path: str, file: str, kind: Kind, info: os.stat_result, target: str 
         info.st_size if kind == "file" else 0,
         target,
         (info.st_dev, info.st_ino),
-        info.st_nlink if kind == "file" else 1,
+        1 if kind == "directory" else info.st_nlink,
     )
 
 
@@ -310,14 +310,16 @@ def _distinct(sources: list[Source]) -> list[Source]:
 
 
 def _linked(sources: list[Source]) -> list[Source]:
-    """The same sources; of a file with several names all but the first name the first."""
-    first: dict[tuple[int, int], str] = {}
+    """The same sources; of a file, or symbolic link, with several names all but the first name the first."""
+    first: dict[tuple[int, int], Source] = {}
     result = []
     for source in sources:
         if source.names > 1:
-            leader = first.setdefault(source.identity, source.path)
-            if leader != source.path:
-                source = replace(source, link=leader)
+            leader = first.setdefault(source.identity, source)
+            # packing looks at files again, at links no more: of one that changed meanwhile nothing is promised
+            same = source.kind == "file" or (source.target, source.mtime_ns) == (leader.target, leader.mtime_ns)
+            if leader is not source and leader.kind == source.kind and same:
+                source = replace(source, link=leader.path)
         result.append(source)
     return result
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from callic_archive import __version__
 from callic_archive.archive.entries import Entry
-from callic_archive.archive.reading import FORMAT_VERSION
+from callic_archive.archive.header import FORMAT_VERSION
 from callic_archive.images.zarr_metadata import DOCUMENTS
 
 SPECIFICATION = "specification.md.bz2"

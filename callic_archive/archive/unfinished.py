@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from callic_archive.container.fs import writing
-from callic_archive.errors import DestinationExists, MissingPath, OtherRun
+from callic_archive.errors import DestinationExists, MissingPath, OtherRun, UsageError
 
 PARTIAL = ".partial"
 _ABSENT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
@@ -23,6 +23,9 @@ class UnfinishedFolder:
     """What is being made lies in ``root`` until it gets its name; a context manager that holds the folder's lock."""
 
     def __init__(self, destination: Path) -> None:
+        """Raises UsageError for a path without a name, such as ``.`` or ``/``."""
+        if not destination.name:
+            raise UsageError(f"{destination} is a folder that is there; name what is to be made in it: {destination / 'NAME'}")
         self.destination = destination
         self.root = destination.with_name(destination.name + PARTIAL)
         self._lock: int | None = None

@@ -7,7 +7,6 @@ Everything is written relative to directory descriptors and under a temporary na
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,24 +17,21 @@ from callic_archive.archive.entries import Entry
 from callic_archive.archive.reading import Archive, Contents, naming
 from callic_archive.archive.rejoining import check_whole, digest_of, judged, write_share
 from callic_archive.archive.scan import Problem, Selection
-from callic_archive.container.fs import ExtractionRoot, Identity, finish_file, safe_join
+from callic_archive.container.fs import ExtractionRoot, Identity, finish_file
 from callic_archive.errors import (
     CallicError,
     ContainerError,
-    DestinationExists,
     DigestMismatch,
     EnvironmentFailure,
     LinkNotKept,
     NoSuchEntry,
     ReadFailure,
     RestoreFailed,
+    SymlinkInPath,
     TargetExists,
     UnsafeEntry,
-    UsageError,
     WriteFailure,
 )
-
-_SHOWN = 3  # existing files named in a refusal
 
 
 @dataclass(frozen=True)
@@ -107,35 +103,6 @@ def _parents(path: str) -> Iterable[str]:
     while "/" in path:
         path = path.rsplit("/", 1)[0]
         yield path
-
-
-def check_destination(
-    entries: Iterable[Entry], destination: Path, advice: str = "unpack to an empty folder, or allow it with --overwrite"
-) -> None:
-    """Raise DestinationExists, with ``advice``, when a file or link that would be written is there already."""
-    found = []
-    for entry in entries:
-        if entry.kind != "directory":
-            try:
-                path = safe_join(destination, entry.path)
-            except ContainerError:
-                continue  # refused later, by name
-            if os.path.lexists(path):
-                found.append(str(path))
-    if found:
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        error = DestinationExists(
-            f"{', '.join(found[:_SHOWN])}{more} exist already and are not replaced; {advice}"
-        )
-        error.paths = tuple(found[:_SHOWN])
-        raise error
-
-
-def check_outside(archive: Path, destination: Path) -> None:
-    """Raise UsageError where files would be restored into the archive itself."""
-    root, place = os.path.realpath(archive), os.path.realpath(destination)
-    if place == root or place.startswith(root + os.sep):
-        raise UsageError(f"{destination} lies in the archive itself; nothing is written there")
 
 
 _archives: dict[str, Archive] = {}
@@ -286,8 +253,7 @@ def restore_links(
             if done.identity is not None and leader is None:
                 there[entry.link or ""] = (entry.path, done.identity)
             if refused is not None and done.problem is None:
-                text = f"it is another name of {entry.link!r}, but came back as a copy: {refused}"
-                done = replace(done, problem=Problem.of(entry.path, LinkNotKept(text), kept=True))
+                done = replace(done, problem=Problem.of(entry.path, _not_kept(entry, refused), kept=True))
             watch(done)
 
 
@@ -300,6 +266,8 @@ def restore_rest(job: UnpackJob, entries: Sequence[Entry]) -> list[Problem]:
         def attempt(entry: Entry, step: Callable[[], None]) -> None:
             try:
                 step()
+            except LinkNotKept as error:
+                problems.append(Problem.of(entry.path, error, kept=True))
             except CallicError as error:
                 if ends_run(error):
                     raise
@@ -307,9 +275,10 @@ def restore_rest(job: UnpackJob, entries: Sequence[Entry]) -> list[Problem]:
 
         for entry in folders:
             attempt(entry, partial(root.make_directory, entry.path))
-        for entry in entries:
-            if entry.kind == "symlink":
-                attempt(entry, partial(_link, root, entry, job.overwrite))
+        links = [entry for entry in entries if entry.kind == "symlink"]
+        made: dict[str, tuple[str, Identity]] = {}  # by first name: the name under which a link was made, and who it is
+        for entry in sorted(links, key=lambda link: link.link is not None):
+            attempt(entry, partial(_link, root, entry, job.overwrite, made))
         refused = {problem.path for problem in problems}
         for entry in sorted(folders, key=lambda folder: -folder.path.count("/")):
             if entry.path not in refused:
@@ -318,9 +287,27 @@ def restore_rest(job: UnpackJob, entries: Sequence[Entry]) -> list[Problem]:
     return problems
 
 
-def _link(root: ExtractionRoot, entry: Entry, overwrite: bool) -> None:
+def _link(
+    root: ExtractionRoot, entry: Entry, overwrite: bool, made: dict[str, tuple[str, Identity]]
+) -> None:
+    """Make a symbolic link, or give one that was ``made`` a further name."""
+    first = entry.link or entry.path
+    refused: CallicError | None = None
+    if first in made:
+        try:
+            root.make_hardlink(entry.path, *made[first], symbolic=True, overwrite=overwrite)
+            return
+        except WriteFailure as error:
+            refused = error
     root.make_symlink(entry.path, entry.target or "", overwrite=overwrite)
     root.set_metadata(entry.path, mtime_ns=entry.mtime_ns)
+    if refused is not None:
+        raise _not_kept(entry, refused)
+    made[first] = entry.path, root.identify(entry.path)
+
+
+def _not_kept(entry: Entry, refused: CallicError) -> LinkNotKept:
+    return LinkNotKept(f"it is another name of {entry.link!r}, but came back as a copy: {refused}")
 
 
 def ends_run(error: CallicError) -> bool:
@@ -332,7 +319,7 @@ def ends_run(error: CallicError) -> bool:
 
 def failed(entry: Entry, error: CallicError) -> Problem:
     """The problem of an entry that was not restored."""
-    if isinstance(error, (TargetExists, WriteFailure)):
+    if isinstance(error, (SymlinkInPath, TargetExists, WriteFailure)):  # of the destination: see ``refusals``
         error = RestoreFailed(str(error))
     elif isinstance(error, ContainerError):
         error = UnsafeEntry(str(error))

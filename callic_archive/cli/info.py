@@ -10,7 +10,7 @@ import click
 
 from callic_archive.cli import options
 from callic_archive.cli.options import Common
-from callic_archive.cli.report import Report, plural, size_text
+from callic_archive.cli.report import Report, one_line, plural, size_text
 from callic_archive.cli.running import run_verb
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _info(report: Report, *, archive: Path) -> None:
     with Archive(archive) as opened:
         for problem in opened.problems:
             report.problem(problem)
-        entries = opened.entries
+        entries, header = opened.entries, opened.header
         files = [entry for entry in entries if entry.kind == "file"]
         images = [entry for entry in files if entry.is_image]
         unique = {part.place: part for entry in files for part in entry.parts}
@@ -45,10 +45,10 @@ def _info(report: Report, *, archive: Path) -> None:
         stored = sum(place.stored for place in unique)
         fields: dict[str, Any] = {
             "archive": report.path(archive),
-            "format_version": opened.header.get("format_version"),
-            "software": opened.header.get("software"),
-            "packed_at": opened.header.get("packed_at"),
-            "settings": dict(opened.header.get("settings", {})),
+            "format_version": header.format_version if header is not None else None,
+            "software": header.software if header is not None else None,
+            "packed_at": header.packed_at if header is not None else None,
+            "settings": dict(header.settings) if header is not None else {},
             "files": len(files),
             "directories": sum(entry.kind == "directory" for entry in entries),
             "symlinks": sum(entry.kind == "symlink" for entry in entries),
@@ -64,14 +64,14 @@ def _info(report: Report, *, archive: Path) -> None:
             "models": [
                 {"sha256": path.name.split(".")[0], "bytes": path.stat().st_size} for path in opened.models()
             ],
-            "models_outside": list(opened.header.get("models_outside", ())),
+            "models_outside": list(header.models_outside) if header is not None else [],
             "adapters": sorted(opened.adapters),
         }
     report.event("archive", **fields)
     report.summary |= {"archive": fields["archive"]}
     if not report.as_json:
         for line in _lines(fields, len(images)):
-            report.text(line, always=True)
+            report.text(one_line(line), always=True)
 
 
 def _why(entry: Entry) -> str | None:
@@ -104,6 +104,6 @@ def _lines(f: dict[str, Any], images: int) -> list[str]:
         lines.append(f"settings     {', '.join(f'{name} {value}' for name, value in told.items())}")
     lines += [f"shard        {shard['name']}, {size_text(shard['bytes'])}" for shard in f["shards"]]
     lines += [f"model        {model['sha256'][:16]}, {size_text(model['bytes'])}" for model in f["models"]]
-    lines += [f"model        {str(digest)[:16]}, left out: needed to unpack" for digest in f["models_outside"]]
+    lines += [f"model        {digest[:16]}, left out: needed to unpack" for digest in f["models_outside"]]
     lines += [f"adapter      {digest[:16]}" for digest in f["adapters"]]
     return lines

@@ -53,12 +53,12 @@ def _list(report: Report, *, archive: Path, patterns: tuple[str, ...]) -> None:
 
 def _line(report: Report, entry: Entry) -> str:
     path = report.shown(entry.path)
+    link = f" = {report.shown(entry.link)}" if entry.link is not None else ""
     if entry.kind == "directory":
         return f"{'':>14} {'':>14} {'folder':8} {'':7}  {path}/"
     if entry.kind == "symlink":
         target = report.shown(entry.target or "")
-        return f"{'':>14} {'':>14} {'link':8} {'':7}  {path} -> {target}"
-    link = f" = {report.shown(entry.link)}" if entry.link is not None else ""
+        return f"{'':>14} {'':>14} {'link':8} {'':7}  {path} -> {target}{link}"
     why = entry.problem[0] if entry.problem is not None else entry.reason
     end = f"{link}  [{why}]" if why is not None else link
     return f"{entry.size:>14,} {entry.packed_size:>14,} {_kind(entry):8} {entry.fidelity:7}  {path}{end}"
@@ -94,10 +94,10 @@ def _fields(report: Report, entry: Entry) -> dict[str, Any]:
         }
         if entry.reason is not None:
             fields["reason"] = entry.reason
-        if entry.link is not None:
-            fields["link"] = report.path(entry.link)
         if entry.extents is not None:
             fields["holes"] = entry.size - sum(length for _, length in entry.extents)
+    if entry.link is not None:
+        fields["link"] = report.path(entry.link)
     if entry.problem is not None:
         fields["problem"] = {"code": entry.problem[0]}
     return fields

@@ -22,7 +22,7 @@ def models() -> None:
 
 
 @models.command("list")
-@click.argument("archive", required=False, type=click.Path(path_type=Path))
+@click.argument("archive", required=False, type=options.PathOf(path_type=Path))
 @options.common_options
 def list_models(common: Common, **values: Any) -> None:
     """List the models that ship, or those inside ARCHIVE.

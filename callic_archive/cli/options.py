@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,6 +25,32 @@ class Common:
     debug: bool
     redact_paths: bool
     progress_interval: float
+
+
+class PathOf(click.Path):
+    """A path. An empty one is none: it would stand for the current folder, which nobody means who wrote ``"$NAME"``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse an empty path."""
+        if not os.fspath(value):
+            self.fail("a path is empty; the current folder is .", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def chosen(**flags: bool) -> str | None:
+    """Which of ``flags`` that exclude each other is set; one of the command line wins over one of a variable.
+
+    Raises UsageError where several are.
+    """
+    from callic_archive.errors import UsageError
+
+    source = click.get_current_context().get_parameter_source
+    found = [name for name, on in flags.items() if on]
+    if len(found) > 1:
+        found = [name for name in found if source(name) is ParameterSource.COMMANDLINE] or found
+    if len(found) > 1:
+        raise UsageError(f"{' and '.join(f'--{name}' for name in found)} exclude each other; give one of them")
+    return found[0] if found else None
 
 
 _COMMON = [
@@ -61,7 +89,7 @@ def common_options(function: F) -> F:
     return collected  # type: ignore[return-value]
 
 
-archive_argument = click.argument("archive", type=click.Path(path_type=Path))
+archive_argument = click.argument("archive", type=PathOf(path_type=Path))
 patterns_argument = click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
 
 # -- resources -----------------------------------------------------------------------------------------------
@@ -86,11 +114,11 @@ scheduler_option = click.option(
 
 # -- pack ----------------------------------------------------------------------------------------------------
 
-sources_argument = click.argument("sources", nargs=-1, metavar="SOURCE...", type=click.Path())
+sources_argument = click.argument("sources", nargs=-1, metavar="SOURCE...", type=PathOf())
 files_from_option = click.option(
     "--files-from",
     metavar="FILE",
-    type=click.Path(allow_dash=True),
+    type=PathOf(allow_dash=True),
     help="Also pack the paths that FILE lists, under these paths; - is standard input.",
 )
 null_option = click.option("--null", is_flag=True, help="Paths in the list end with NUL bytes, not lines.")
@@ -101,7 +129,7 @@ output_option = click.option(
     "-o",
     "--output",
     metavar="ARCHIVE",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="The archive to make, a folder; required but for --dry-run. An unfinished ARCHIVE.partial beside it is gone on with.",
 )
 effort_option = click.option(
@@ -140,7 +168,7 @@ outside_models_option = click.option(
     "models",
     multiple=True,
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="A model that the ARCHIVE was packed without; may be repeated.",
 )
 steps_option = click.option(
@@ -185,7 +213,7 @@ model_output_option = click.option(
     "--output",
     required=True,
     metavar="MODEL",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="The model file to make. An unfinished MODEL.partial beside it is gone on with.",
 )
 base_option = click.option(
@@ -226,7 +254,7 @@ directory_option = click.option(
     "--output",
     required=True,
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="Where to restore the tree.",
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
@@ -237,16 +265,12 @@ region_option = click.option(
 )
 path_argument = click.argument("path")
 force_option = click.option("--force", is_flag=True, help="Write to a terminal even what is no text.")
-depth_option = click.option(
-    "--full/--quick",
-    "full",
-    default=True,
-    help="Decode every entry and compare (default), or checksums of files and records only.",
-)
+full_option = click.option("--full", is_flag=True, help="Decode every entry and compare (default).")
+quick_option = click.option("--quick", is_flag=True, help="Check checksums of files and records only.")
 against_option = click.option(
     "--against",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="Also compare with the tree in DIR, the folder that holds what was packed.",
 )
 contents_only_option = click.option(
@@ -259,7 +283,7 @@ subset_option = click.option(
     metavar="N/M|P%",
     help="Check part N of M alone, or P percent: each day the next part.",
 )
-tree_argument = click.argument("tree", metavar="DIR", type=click.Path(path_type=Path))
+tree_argument = click.argument("tree", metavar="DIR", type=PathOf(path_type=Path))
 
 # -- salvage -------------------------------------------------------------------------------------------------
 
@@ -268,13 +292,13 @@ salvaged_option = click.option(
     "--output",
     required=True,
     metavar="DIR|NEW.callic",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="Where to restore what is left; a name that ends in .callic: a new archive of it.",
 )
 loss_report_option = click.option(
     "--report",
     "loss_report",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=PathOf(path_type=Path),
     help="Also write what came back and what is lost to FILE, as JSON.",
 )

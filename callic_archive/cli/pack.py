@@ -111,6 +111,7 @@ def _pack(
     no_bands: bool,
     no_verify: bool,
 ) -> None:
+    from callic_archive.archive.destinations import check_outside
     from callic_archive.archive.effort import effort_of
     from callic_archive.archive.listed import read_list, usable
     from callic_archive.archive.packed import PackOptions
@@ -138,13 +139,16 @@ def _pack(
     )
     if output is None and not dry_run:
         raise UsageError("name the archive to make: -o ARCHIVE")
-    staging = None if output is None else Staging(output.parent / output.name if output.name else output)
+    staging = None if output is None else Staging(output)
     if staging is not None:
         staging.check()
+        check_outside(staging.destination)
     selection = Selection(include, exclude)
     if not sources and files_from is None:
         raise UsageError("nothing to pack: name a SOURCE, or a list of paths with --files-from")
     names = read_list(files_from, sys.stdin.buffer, null=null) if files_from is not None else []
+    if not sources and all(os.path.normpath(name) == "." for name in names):
+        raise UsageError(f"nothing to pack: the list {report.shown(files_from or '')} names nothing")
     listed, refused = usable(names)
     with Progress(report, common, "found") as progress:
         progress.stage("looking for files")

@@ -77,12 +77,12 @@ class Report:
         """A remark beside the results; kept back by ``--quiet``."""
         self.event("note", message=self.clean(line))
         if not self.quiet:
-            self._write(self.err, f"note: {_one_line(self.clean(line))}")
+            self._write(self.err, f"note: {one_line(self.clean(line))}")
 
     def detail(self, line: str) -> None:
         """A remark for ``--verbose`` alone."""
         if self.verbose:
-            self._write(self.err, _one_line(self.clean(line)))
+            self._write(self.err, one_line(self.clean(line)))
 
     def _write(self, stream: TextIO, line: str) -> None:
         line = printable(line)
@@ -107,7 +107,7 @@ class Report:
 
     def shown(self, path: str | os.PathLike[str]) -> str:
         """A path for a line of text: as ``path``, on one line whatever its name holds."""
-        return _one_line(self.path(path))
+        return one_line(self.path(path))
 
     def hide(self, *paths: str | os.PathLike[str]) -> None:
         """Paths of the command line, to be replaced wherever a message holds them."""
@@ -152,7 +152,7 @@ class Report:
         )
         self._told[problem.code] += 1
         if self._told.total() <= MOST_PROBLEMS or self.verbose:
-            self._write(self.err, f"{self.shown(problem.path)}: {_one_line(message)} [{problem.code}]")
+            self._write(self.err, f"{self.shown(problem.path)}: {one_line(message)} [{problem.code}]")
         elif self._told.total() == MOST_PROBLEMS + 1:
             self._write(self.err, "further problems are only counted; --verbose or --json shows them all")
 
@@ -161,7 +161,7 @@ class Report:
         self.exit_code = error.exit_code
         message = self.clean(str(error), *error.paths)
         self.summary["error"] = {"code": error.code, "message": message}
-        self._write(self.err, f"callic-archive {self.verb}: {_one_line(message)} [{error.code}]")
+        self._write(self.err, f"callic-archive {self.verb}: {one_line(message)} [{error.code}]")
         if self.debug:
             self._write(self.err, "".join(traceback.format_exception(error)).rstrip())
 
@@ -183,7 +183,7 @@ class Report:
         return self.exit_code
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """As ``printable``, with line feeds and tabs shown too: a name cannot pretend to be another message."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 

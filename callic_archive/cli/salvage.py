@@ -54,12 +54,12 @@ def _salvage(
     workers: int | None,
     loss_report: Path | None,
 ) -> None:
+    from callic_archive.archive.destinations import check_destination, check_file, check_folder, check_outside
     from callic_archive.archive.fragments import Fragments, of_entry, of_orphans
     from callic_archive.archive.reading import Archive
     from callic_archive.archive.regathering import regather
     from callic_archive.archive.salvaging import survey
     from callic_archive.archive.staging import Staging
-    from callic_archive.archive.unpacking import check_destination
     from callic_archive.cli.progress import Progress
     from callic_archive.cli.resources import resources_of
     from callic_archive.container.fs import ExtractionRoot
@@ -67,9 +67,15 @@ def _salvage(
     from callic_archive.scheduling.read import verify as check
 
     as_archive = output.name.endswith(ARCHIVE_SUFFIX)
+    report.hide(archive, output, *([loss_report] if loss_report is not None else []))
     if as_archive:
         Staging(output).check()
-    report.hide(archive, output)
+    else:
+        check_folder(output)
+    check_outside(output, archive)
+    if loss_report is not None:
+        check_outside(loss_report, archive)
+        check_file(loss_report)
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=None)
     plan = _lenient(resources.gpus > 0)
     losses = _Losses(report)
@@ -80,7 +86,7 @@ def _salvage(
             report.problem(problem)
         if not as_archive:
             advice = "salvage to an empty folder; one that was stopped is begun anew in another"
-            check_destination(found.contents.entries, output, advice)
+            check_destination(found.contents.entries, output, advice=advice)
         progress.files = progress.bytes = 0
         entries = found.contents.entries
         files = [entry for entry in entries if entry.kind == "file"]
@@ -94,8 +100,10 @@ def _salvage(
         how: dict[str, Any] = {"plan": plan, "resources": resources, "watch": watch, "tick": progress.state}
         with Archive(found.root, plan, contents=found.contents) as opened:
             if as_archive:
-                check(opened, files, full=True, **how)
-                failed = {entry.path for entry in losses.failed}
+                refused = check(opened, entries, full=True, **how)
+                for problem in refused:
+                    losses.plain(problem)
+                failed = {entry.path for entry in losses.failed} | {problem.path for problem in refused}
                 progress.stage("copying records")
                 regather(opened, [entry for entry in entries if entry.path not in failed], output)
                 for entry in [*found.damaged, *losses.failed]:

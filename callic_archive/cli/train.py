@@ -77,6 +77,7 @@ def _train(
     include: tuple[str, ...],
     exclude: tuple[str, ...],
 ) -> None:
+    from callic_archive.archive.destinations import check_outside
     from callic_archive.archive.scan import Selection, scan
     from callic_archive.cli.progress import Progress
     from callic_archive.cli.resources import resources_of
@@ -87,8 +88,9 @@ def _train(
 
     report.hide(output, *sources, *([base] if base else []))
     on_gpu = resources_of(device=device, gpus=None, workers=None, scheduler=None).gpus > 0
-    folder = TrainingFolder(output.parent / output.name if output.name else output)
+    folder = TrainingFolder(output)
     folder.check()
+    check_outside(output)
     start = find_model(base).model if base else None
     found = scan(sources, Selection(include, exclude), skip=folder.identities())
     for note in found.notes:

@@ -76,14 +76,16 @@ def _unpack(
     gpus: int | None,
     workers: int | None,
 ) -> None:
+    from callic_archive.archive.destinations import check_destination, check_folder, check_outside
     from callic_archive.archive.reading import Archive
-    from callic_archive.archive.unpacking import check_destination, check_outside, select
+    from callic_archive.archive.unpacking import select
     from callic_archive.cli.progress import Progress
     from callic_archive.cli.resources import resources_of
     from callic_archive.scheduling.read import unpack as restore
 
     report.hide(archive, output, *patterns)
-    check_outside(archive, output)
+    check_outside(output, archive)
+    check_folder(output)
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=None)
     plan = decoder_plan(resources.gpus > 0, models)
     if region is not None:
@@ -98,8 +100,7 @@ def _unpack(
         for problem in opened.problems:
             report.problem(problem)
         entries = select(opened.entries, patterns)
-        if not overwrite:
-            check_destination(entries, output)
+        check_destination(entries, output, overwrite=overwrite)
         files = [entry for entry in entries if entry.kind == "file"]
         progress.stage("restoring")
         progress.planned(len(files), sum(entry.size for entry in files))

@@ -16,7 +16,8 @@ from callic_archive.cli.running import run_verb
 
 @click.command(short_help="Check that an ARCHIVE is what was packed.")
 @options.archive_argument
-@options.depth_option
+@options.full_option
+@options.quick_option
 @options.against_option
 @options.contents_only_option
 @options.subset_option
@@ -40,6 +41,7 @@ def _verify(
     *,
     archive: Path,
     full: bool,
+    quick: bool,
     against: Path | None,
     contents_only: bool,
     subset: str | None,
@@ -55,10 +57,13 @@ def _verify(
     from callic_archive.cli.progress import Progress
     from callic_archive.cli.resources import resources_of
     from callic_archive.cli.unpack import decoder_plan
-    from callic_archive.errors import MissingPath
+    from callic_archive.errors import MissingPath, UsageError
     from callic_archive.scheduling.read import verify as check
 
     report.hide(archive, *([against] if against else []))
+    full = options.chosen(full=full, quick=quick) != "quick"
+    if contents_only and against is None:
+        raise UsageError("--contents-only says how to compare with a folder; name it with --against DIR")
     if against is not None and not against.is_dir():
         raise MissingPath(f"{against} is no folder to compare with")
     part = None if subset is None else parse_subset(subset, datetime.date.today())
@@ -94,15 +99,16 @@ def _verify(
                 report.detail(f"{report.shown(restored.entry.path)}: {restored.entry.fidelity}")
 
         try:
-            check(
+            for problem in check(
                 opened,
-                files,
+                entries,
                 plan=plan,
                 full=full,
                 resources=resources,
                 watch=watch,
                 tick=progress.state,
-            )
+            ):
+                report.problem(problem)
             if against is not None:
                 progress.files = progress.bytes = 0
                 progress.stage("comparing with the tree")

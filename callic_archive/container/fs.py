@@ -403,9 +403,16 @@ class ExtractionRoot:
             return
         os.unlink(temporary, dir_fd=parent)
 
-    def make_hardlink(self, path: str, existing: str, identity: Identity, *, overwrite: bool = False) -> None:
-        """Give the file at ``existing`` a further name, if it is the one of this ``identity``, which the caller
-        wrote.
+    def identify(self, path: str) -> Identity:
+        """Who the file or symbolic link at ``path`` is, which the caller has just made."""
+        with self._parent(path, create=False) as (parent, name), writing(path):
+            return identity_of(os.lstat(name, dir_fd=parent))
+
+    def make_hardlink(
+        self, path: str, existing: str, identity: Identity, *, symbolic: bool = False, overwrite: bool = False
+    ) -> None:
+        """Give the file at ``existing``, or the link if it is ``symbolic``, a further name, if it is the one of this
+        ``identity``, which the caller wrote.
 
         Raises UnsafePath when anything else lies at ``existing`` by now: links are how rights to foreign files
         would be gained. WriteFailure may mean that the file system has no hard links.
@@ -419,7 +426,8 @@ class ExtractionRoot:
             try:
                 with writing(path):
                     found = os.lstat(temporary, dir_fd=parent)  # of the link: what was linked is judged
-                    if not stat.S_ISREG(found.st_mode) or identity_of(found) != identity:
+                    kind = stat.S_IFLNK if symbolic else stat.S_IFREG
+                    if stat.S_IFMT(found.st_mode) != kind or identity_of(found) != identity:
                         raise UnsafePath(f"{existing!r} is not the file any more that was written there")
                     self._give_name(parent, temporary, name, path, overwrite)
             finally:  # renaming one name of a file to another does nothing

@@ -17,6 +17,7 @@ from callic_archive.archive.entries import Entry, shares_of
 from callic_archive.archive.links import plan_links, without_mixed_up
 from callic_archive.archive.parts import Place
 from callic_archive.archive.reading import Archive, Contents
+from callic_archive.archive.refusals import refusals
 from callic_archive.archive.rejoining import check_whole
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.unpacking import (
@@ -114,12 +115,10 @@ def unpack(
 
     Raises StoppedEarly and EnvironmentFailure; what was restored until then stays.
     """
-    entries, problems = without_mixed_up(entries, destination)
-    links = plan_links(entries, {entry.path: entry for entry in archive.entries})
-    refused = {problem.path: problem for problem in links.refused}
-    for entry in entries:
-        if entry.path in refused:
-            watch(Restored(entry, None, refused[entry.path]))
+    entries, problems = _without_refused(archive, entries, watch)
+    entries, mixed_up = without_mixed_up(entries, destination)
+    problems += mixed_up
+    links = plan_links(entries)
     leaders = {entry.link for entry in links.links}
     written: dict[str, Identity] = {}
     killers: dict[str, Problem] = {}  # another name of such a file must not be decoded here
@@ -163,8 +162,12 @@ def verify(
     resources: Resources,
     watch: Callable[[Restored], None],
     tick: Callable[[int, int], None],
-) -> None:
-    """Check the files among ``entries``; ``watch`` hears of each. Raises StoppedEarly and EnvironmentFailure."""
+) -> list[Problem]:
+    """Check ``entries``; what is wrong with folders and links (files: ``watch``, which hears of each).
+
+    Raises StoppedEarly and EnvironmentFailure.
+    """
+    entries, problems = _without_refused(archive, entries, watch)
     files = []
     for entry in entries:
         if entry.kind == "file":
@@ -180,6 +183,24 @@ def verify(
         with _stoppable(read, "run the same command again") as stop:
             pays = _cluster_pays(resources, batches, seconds)
             crew.run(task, batches, pays, merging, tick, stop)
+    return problems
+
+
+def _without_refused(
+    archive: Archive, entries: Sequence[Entry], watch: Callable[[Restored], None]
+) -> tuple[list[Entry], list[Problem]]:
+    """Entries that some destination could take. Of the others ``watch`` hears the files; the problems of the rest."""
+    refused = refusals(archive.entries)
+    kept, problems = [], []
+    for entry in entries:
+        problem = refused.get(entry.path)
+        if problem is None:
+            kept.append(entry)
+        elif entry.kind == "file":
+            watch(Restored(entry, None, problem))
+        else:
+            problems.append(problem)
+    return kept, problems
 
 
 def _spread(files: Iterable[Entry], resources: Resources) -> list[tuple[Entry, list[Entry]]]:

@@ -162,6 +162,8 @@ def test_1_a_bug_in_the_codec_costs_one_file(
         (["unpack", "x"], "Missing option"),
         (["verify", "x", "--deep"], "--deep"),
         (["sing"], "sing"),
+        (["verify", "x", "--quick", "--full"], "--full and --quick exclude each other"),
+        (["verify", "x", "--contents-only"], "--against"),
     ],
 )
 def test_2_wrong_words(words: list[str], text: str) -> None:
@@ -172,6 +174,65 @@ def test_2_wrong_words(words: list[str], text: str) -> None:
     assert with_json.code == 2
     assert with_json.summary["exit_code"] == 2
     assert text in with_json.summary["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pack", "tree", "-o", ""],
+        ["pack", "", "-o", "y.callic"],
+        ["pack", "--files-from", "", "-o", "y.callic"],
+        ["train", "tree", "-o", ""],
+        ["unpack", "x.callic", "-o", ""],
+        ["salvage", "x.callic", "-o", ""],
+        ["salvage", "x.callic", "-o", "out", "--report", ""],
+        ["verify", ""],
+        ["verify", "x.callic", "--against", ""],
+        ["diff", "x.callic", ""],
+        ["models", "list", ""],
+    ],
+)
+def test_2_an_empty_path_is_no_folder(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(tmp_path)
+    ran = run(*words, "--json")
+    assert ran.code == 2
+    assert ran.summary["error"]["code"] == "E001"
+    assert "a path is empty" in ran.err
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", [".", "/", "./", "tree/.."])
+@pytest.mark.parametrize("verb", ["pack", "train", "report"])
+def test_2_a_folder_is_no_name_of_what_is_to_be_made(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(tmp_path)
+    words = ["salvage", archive, "-o", "out", "--report"] if verb == "report" else [verb, "tree", "-o"]
+    ran = run(*words, place, "--json")
+    assert ran.code == 2
+    assert ran.summary["error"]["code"] in ("E001", "E003")
+    assert "unexpected" not in ran.err
+    assert snapshot(tmp_path) == before
+
+
+def test_2_a_report_in_no_folder(archive: Path, tmp_path: Path) -> None:
+    ran = run("salvage", archive, "-o", tmp_path / "out", "--report", tmp_path / "none" / "report.json")
+    assert ran.code == 2
+    assert "is no folder" in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_of_the_command_line_wins_over_a_variable(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLIC_ARCHIVE_VERIFY_QUICK", "1")
+    assert run("verify", archive, "--json").summary["depth"] == "quick"
+    assert run("verify", archive, "--full", "--json").summary["depth"] == "full"
+    monkeypatch.setenv("CALLIC_ARCHIVE_VERIFY_FULL", "1")
+    assert run("verify", archive, "--quick", "--json").summary["depth"] == "quick"
+    assert run("verify", archive).code == 2
 
 
 @pytest.mark.parametrize("verb", ["unpack", "verify", "list", "info"])

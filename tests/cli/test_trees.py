@@ -119,6 +119,19 @@ def test_another_list_is_another_run(tree: Path, tmp_path: Path, monkeypatch: py
     assert run("pack", "--files-from", "list", "-o", "x.callic").code == 0
 
 
+@pytest.mark.parametrize(
+    ("text", "more"), [("", []), ("\n\n", []), ("\0", ["--null"]), ("./\n.\n", []), ("", ["--dry-run"])]
+)
+def test_a_list_that_names_nothing_is_a_mistake(tree: Path, tmp_path: Path, text: str, more: list[str]) -> None:
+    (tmp_path / "list").write_text(text)
+    words = ("pack", "--files-from", tmp_path / "list", "-o", tmp_path / "x.callic", *more)
+    ran = run(*words, "--json")
+    assert (ran.code, ran.summary["error"]["code"]) == (2, "E001")
+    assert f"list {tmp_path / 'list'} names nothing" in ran.err
+    assert not list(tmp_path.glob("x.callic*"))
+    assert run(*words, tree).code == 0  # beside a SOURCE it adds nothing
+
+
 def test_a_missing_list_and_no_source(tmp_path: Path) -> None:
     assert run("pack", "--files-from", tmp_path / "none", "-o", tmp_path / "x.callic").code == 2
     assert run("pack", "-o", tmp_path / "x.callic").code == 2

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
+from callic_archive.cli.progress import Progress
 from tests.command import ROOT, run, use_double
 from tests.trees import grainy, smooth, snapshot, write_pnm
 
@@ -149,6 +150,92 @@ def test_nothing_is_restored_into_the_archive(archive: Path, inside: str) -> Non
     assert ran.code == 2
     assert "itself" in ran.err
     assert sorted(archive.rglob("*")) == before
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"], ["--region", "0,0,1,1"], ["salvage"]])
+@pytest.mark.parametrize("below", ["", "x/y"])
+def test_a_file_is_no_destination(archive: Path, tmp_path: Path, more: list[str], below: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    verb, more = ("salvage", []) if more == ["salvage"] else ("unpack", more)
+    for name in ("file", "dangling"):
+        ran = run(verb, archive, "-o", tmp_path / name / below, *more, "--json")
+        assert (ran.code, ran.summary["error"]["code"]) == (2, "E001")
+        assert f"{name} is no folder" in ran.err
+        assert str(tmp_path) not in run(verb, archive, "-o", tmp_path / name / below, *more, "--redact-paths").err
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "file"])
+def test_what_lies_where_a_folder_would_be_is_no_damage(
+    tmp_path: Path, archive: Path, overwrite: list[str], kind: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    if kind == "file":
+        (tmp_path / "out" / "Smith").write_text("mine")
+    else:
+        (tmp_path / "out" / "Smith").symlink_to(tmp_path / ("elsewhere" if kind == "link" else "nowhere"))
+    before = snapshot(tmp_path)
+    ran = run("unpack", archive, "-o", tmp_path / "out", *overwrite, "--json")
+    assert (ran.code, ran.summary["error"]["code"]) == (2, "E003")
+    assert f"{tmp_path / 'out' / 'Smith'} is no folder" in ran.err
+    assert run("salvage", archive, "-o", tmp_path / "out").code == 2
+    assert snapshot(tmp_path) == before
+    (tmp_path / "link to out").symlink_to("elsewhere")  # the destination itself may be a link
+    assert run("unpack", archive, "-o", tmp_path / "link to out", *overwrite).code == 0
+
+
+def test_a_link_that_appears_on_the_way_is_no_damage(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    real = Progress.stage
+
+    def planting(self: Progress, name: str) -> None:
+        if name == "restoring":
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "Smith").symlink_to(tmp_path / "elsewhere")
+        real(self, name)
+
+    monkeypatch.setattr(Progress, "stage", planting)
+    ran = run("unpack", archive, "-o", tmp_path / "out", "--json")
+    assert ran.code == 1
+    assert {e["path"]: e["code"] for e in ran.events if e["event"] == "problem"} == {
+        "Smith": "E506",
+        "Smith/notes.txt": "E506",
+    }
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("inside", ["y", "data/z", "data/models/new.callic"])
+@pytest.mark.parametrize("verb", ["pack", "train", "unpack", "salvage", "report"])
+def test_nothing_is_written_into_any_archive(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, inside: str
+) -> None:
+    assert run("pack", tmp_path / "Smith", "-o", tmp_path / "other.callic").code == 0
+    (archive / "data" / "models").mkdir()
+    before = snapshot(archive)
+    (tmp_path / "other name").symlink_to(archive)
+    monkeypatch.chdir(archive / "data")
+    for place in (archive / inside, tmp_path / "other name" / inside, Path("..") / inside):
+        words = [tmp_path / ("Smith" if verb in ("pack", "train") else "other.callic")]
+        words += ["-o", tmp_path / "out", "--report", place] if verb == "report" else ["-o", place]
+        ran = run("salvage" if verb == "report" else verb, *words, "--json")
+        assert (ran.code, ran.summary["error"]["code"]) == (2, "E001")
+        assert "lies in the archive" in ran.err
+    assert snapshot(archive) == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_into_an_unfinished_archive(archive: Path, tmp_path: Path) -> None:
+    archive.rename(tmp_path / "z.callic.partial")
+    (tmp_path / "z.callic.partial/data/index.jsonl.zst").unlink()
+    ran = run("pack", tmp_path / "Smith", "-o", tmp_path / "z.callic.partial" / "y")
+    assert ran.code == 2
+    assert "lies in the archive" in ran.err
 
 
 def test_an_archive_within_its_source_is_told_of(tmp_path: Path, archive: Path) -> None:

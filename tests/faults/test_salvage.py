@@ -321,7 +321,8 @@ def test_what_is_left_becomes_a_new_archive(archive: Path, tmp_path: Path, index
     assert snapshot(tmp_path / "out" / "tree") == whole
     assert (tmp_path / "out/tree/again.txt").samefile(tmp_path / "out/tree/notes.txt")
     with open_archive(tmp_path / "new.callic") as new, open_archive(archive) as old:
-        assert new.header["settings"]["salvaged"] is True
+        assert new.header is not None
+        assert new.header.settings["salvaged"] is True
         assert sum(p.stat().st_size for p in new.shards()) <= sum(p.stat().st_size for p in old.shards())
     assert run("salvage", archive, "-o", tmp_path / "new.callic").code == 2
     # what was made is there without its index, too: nothing hangs on the index alone

@@ -95,7 +95,7 @@ def archive() -> Path:
 @lru_cache(maxsize=1)
 def _opened() -> tuple[ReadJob, Archive]:
     opened = open_archive(archive())
-    contents = Contents(dict(opened.header), [], dict(opened.adapters))
+    contents = Contents(opened.header, [], dict(opened.adapters))
     return ReadJob("fuzzing", archive(), DeflatePlan(), contents, folder() / "never"), opened
 
 

@@ -16,9 +16,10 @@ from callic_archive.archive.candidates import learned
 from callic_archive.archive.content import OpenFile, read_source
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.entry_record import decode_entry
+from callic_archive.archive.header import FORMAT_VERSION
 from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.packer import Packer
-from callic_archive.archive.reading import FORMAT_VERSION, INDEX
+from callic_archive.archive.reading import INDEX
 from callic_archive.archive.scan import Selection
 from callic_archive.archive.staging import Staging, claim_shard
 from callic_archive.archive.unpacking import select

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from callic_archive.archive.comparing import Scope, compare_with
+from callic_archive.archive.destinations import check_destination
 from callic_archive.archive.digests import content_sha256
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.reading import INDEX
-from callic_archive.archive.unpacking import Restored, check_destination
+from callic_archive.archive.unpacking import Restored
 from callic_archive.archive.verifying import verify_bag
 from callic_archive.container.index import read_index, write_index
 from callic_archive.errors import DestinationExists, DigestMismatch, EntryDamaged, MissingPath, NotAnArchive
@@ -102,7 +103,7 @@ def test_existing_files_are_refused_and_replaced_only_when_asked(packed: Path, t
     out = tmp_path / "out"
     (out / "tree").mkdir(parents=True)
     (out / "tree" / "notes.txt").write_text("mine")
-    with open_archive(packed) as opened, pytest.raises(DestinationExists, match=r"notes\.txt exist already"):
+    with open_archive(packed) as opened, pytest.raises(DestinationExists, match=r"notes\.txt is there already"):
         check_destination(opened.entries, out)
     _, codes = restore(packed, out)
     assert codes == ["E506"]

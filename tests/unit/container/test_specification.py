@@ -13,6 +13,7 @@ import pytest
 from callic_archive import errors
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.entry_record import DICTIONARY
+from callic_archive.archive.header import Header
 from callic_archive.archive.parts import Base, Part, Place
 from callic_archive.container import layout
 from callic_archive.container.index import MAX_LINE, MAX_TOTAL
@@ -137,17 +138,17 @@ def test_adapters_and_references_fit_the_schema() -> None:
 
 def test_the_first_line_fits_the_schema() -> None:
     check = validator("archive.schema.json")
-    row = {
-        "kind": "archive",
-        "format_version": 1,
-        "software": "callic-archive 0.1.0",
-        "packed_at": "2026-01-02T03:04:05+00:00",
-        "entries": 3,
-        "settings": {"coder": "range"},
-    }
+    header = Header("callic-archive 0.1.0", "2026-01-02T03:04:05+00:00", 3, {"coder": "range"}, (DIGEST,))
+    row = header.as_json()
     check.validate(row)
-    for field in row:
+    assert Header.from_json(row) == header
+    check.validate(replace(header, models_outside=()).as_json())
+    for field in row.keys() - {"models_outside"}:
         assert not check.is_valid({k: v for k, v in row.items() if k != field}), field
+    for field in row.keys() - {"kind", "format_version"}:
+        assert not check.is_valid({**row, field: None}), field
+        with pytest.raises(errors.IndexEntryInvalid, match=field):
+            Header.from_json({**row, field: None})
 
 
 def test_the_page_on_the_archive_has_the_preset_dictionary() -> None:
