@@ -23,7 +23,7 @@ SPECIFICATION = "specification.md.bz2"
 #: Bytes of content from which an archive carries the roomy sections too: there they are a thousandth of it.
 ROOMY = 4 << 20
 #: What sections can be for. ``writing``: what packers do and readers need not know, which no archive carries. ``roomy``: what
-#: tells nothing that reading a sound archive takes, such as proofs and examples, which small archives do without.
+#: tells nothing that reading a sound archive takes, such as proofs, examples and what salvage reads, which small ones do without.
 TOPICS = frozenset({
     *("adapters", "content", "conventional", "differences", "frames", "image", "jpegs", "learned", "lzw", "members"),
     *("packings", "pieces", "png", "reasons", "roomy", "torchac", "writing", "zarr"),
