@@ -335,7 +335,7 @@ def test_a_wide_triple_needs_no_model_of_three_planes() -> None:
 @pytest.mark.skipif(not (SHARED / "eval/mr").is_dir(), reason="needs the shared images (set CALLIC_SHARED)")
 def test_ten_slices_of_an_mr_series_earn_the_tiny_model_for_gray_planes_alone() -> None:
     sample = take_sample(scan((str(SHARED / "eval/mr"),)).sources)
-    assert len(sample.images) == 10
+    assert len(sample.images) == 9  # one is there twice
     found = judge(CallicPlan(adapt="model", learned="auto"), sample)
     assert [model.name for model in ModelSet.default() if model.digest not in found.declined] == ["gray16-tiny"]
     assert found.smaller
