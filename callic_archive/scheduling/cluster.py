@@ -12,7 +12,7 @@ from typing import Any
 
 from callic_archive.errors import ClusterFailed
 from callic_archive.scheduling.devices import gpu_names
-from callic_archive.scheduling.signals import ignore_in_worker
+from callic_archive.scheduling.signals import ignore_in_worker, kept_from_children, postponed
 
 START_TIMEOUT = 120.0  # seconds until worker processes must have come up
 CONNECT_TIMEOUT = 30.0  # seconds until a running scheduler must have answered
@@ -77,58 +77,75 @@ def local_cluster(workers: int, *, threads: int, gpus: int = 0) -> Iterator[Any]
     Processes are spawned, never forked; each has ``threads`` threads for numerical libraries. Raises
     ClusterFailed.
     """
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    stack = ExitStack()
+    try:
+        with postponed():  # half a cluster cannot be ended in good order
+            client = _start(stack, workers, threads, gpus)
+        yield client
+    finally:
+        with postponed():
+            stack.close()
+
+
+def _start(stack: ExitStack, workers: int, threads: int, gpus: int) -> Any:
+    """The client of a cluster that ends with ``stack``."""
+    from multiprocessing import resource_tracker
+
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
+    from distributed.utils import LoopRunner
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     names: list[str | None] = [*gpu_names(gpus)] if gpus else [None] * workers
     memory = _memory_share(len(names))
-    with ExitStack() as stack:
-        stack.enter_context(dask.config.set(_config(threads)))
-        scratch = stack.enter_context(
-            tempfile.TemporaryDirectory(prefix="callic-", ignore_cleanup_errors=True)
-        )
-        spec = {
-            number: {
-                "cls": Nanny,
-                "options": {
-                    "host": "127.0.0.1",
-                    "protocol": "tcp://",
-                    "nthreads": 1,
-                    "memory_limit": memory,
-                    "dashboard": False,
-                    "local_directory": scratch,
-                    "silence_logs": logging.CRITICAL,
-                    "env": worker_environment(threads) | ({"CUDA_VISIBLE_DEVICES": name} if name else {}),
-                    "resources": {"GPU": 1} if name else {},
-                },
-            }
-            for number, name in enumerate(names)
-        }
-        scheduler = {
-            "cls": Scheduler,
-            # its status page would take a fixed port, and warn of every other run on this machine
+    stack.enter_context(dask.config.set(_config(threads)))
+    scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="callic-", ignore_cleanup_errors=True))
+    loop = LoopRunner()
+    with kept_from_children():
+        loop.start()  # the thread that starts the workers
+        resource_tracker.ensure_running()  # a process of the interpreter's own, which they need
+    stack.callback(loop.stop)
+    spec = {
+        number: {
+            "cls": Nanny,
             "options": {
                 "host": "127.0.0.1",
                 "protocol": "tcp://",
-                "port": 0,
+                "nthreads": 1,
+                "memory_limit": memory,
                 "dashboard": False,
-                "dashboard_address": "127.0.0.1:0",
+                "local_directory": scratch,
+                "silence_logs": logging.CRITICAL,
+                "env": worker_environment(threads) | ({"CUDA_VISIBLE_DEVICES": name} if name else {}),
+                "resources": {"GPU": 1} if name else {},
             },
         }
-        try:
-            cluster = stack.enter_context(
-                SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.CRITICAL)
-            )
-            client = stack.enter_context(Client(cluster, set_as_default=False, timeout=START_TIMEOUT))
-            client.wait_for_workers(len(names), timeout=START_TIMEOUT)
-            client.register_plugin(_worker_setup())
-        except (TimeoutError, OSError, RuntimeError) as error:
-            raise ClusterFailed(
-                f"the worker processes did not start ({type(error).__name__}: {error}); "
-                "try --workers 1, or see `callic-archive doctor`"
-            ) from error
-        yield client
+        for number, name in enumerate(names)
+    }
+    scheduler = {
+        "cls": Scheduler,
+        # its status page would take a fixed port, and warn of every other run on this machine
+        "options": {
+            "host": "127.0.0.1",
+            "protocol": "tcp://",
+            "port": 0,
+            "dashboard": False,
+            "dashboard_address": "127.0.0.1:0",
+        },
+    }
+    try:
+        cluster = stack.enter_context(
+            SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.CRITICAL, loop=loop.loop)
+        )
+        client = stack.enter_context(Client(cluster, set_as_default=False, timeout=START_TIMEOUT))
+        client.wait_for_workers(len(names), timeout=START_TIMEOUT)
+        client.register_plugin(_worker_setup())
+    except (TimeoutError, OSError, RuntimeError) as error:
+        raise ClusterFailed(
+            f"the worker processes did not start ({type(error).__name__}: {error}); "
+            "try --workers 1, or see `callic-archive doctor`"
+        ) from error
+    return client
 
 
 @contextmanager
