@@ -79,14 +79,14 @@ def _train(
 ) -> None:
     from callic_archive.archive.scan import Selection, scan
     from callic_archive.cli.progress import Progress
-    from callic_archive.cli.resources import resources_of
+    from callic_archive.cli.resources import uses_gpu
     from callic_archive.errors import StoppedEarly
     from callic_archive.model.catalogue import find_model
     from callic_archive.scheduling.signals import StopSignals
     from callic_archive.training.folder import TrainingFolder
 
     report.hide(output, *sources, *([base] if base else []))
-    on_gpu = resources_of(device=device, gpus=None, workers=None, scheduler=None).gpus > 0
+    on_gpu = uses_gpu(device)
     folder = TrainingFolder(output.parent / output.name if output.name else output)
     folder.check()
     start = find_model(base).model if base else None

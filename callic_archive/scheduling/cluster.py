@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import os
+import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from callic_archive.errors import ClusterFailed
+from callic_archive.errors import ClusterFailed, MissingPath, UsageError
 from callic_archive.scheduling.devices import gpu_names
 from callic_archive.scheduling.signals import ignore_in_worker, kept_from_children, postponed
 
 START_TIMEOUT = 120.0  # seconds until worker processes must have come up
 CONNECT_TIMEOUT = 30.0  # seconds until a running scheduler must have answered
+_ADDRESS = re.compile(r"([a-z]+://)?([^/\[\]:\s]+|\[[^/\[\]\s]+\]):\d+/?")  # as Dask has them: tcp://HOST:PORT
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -148,30 +152,66 @@ def _start(stack: ExitStack, workers: int, threads: int, gpus: int) -> Any:
     return client
 
 
+def scheduler_address(text: str) -> str:
+    """The address of a scheduler: ``text`` itself, or what the scheduler file of that name holds. Raises UsageError."""
+    if _ADDRESS.fullmatch(text):
+        return text
+    if not os.path.exists(text):
+        raise MissingPath(
+            f"{text} is neither the address of a Dask scheduler, such as tcp://HOST:8786, nor a scheduler file that exists"
+        )
+    try:
+        address = json.loads(Path(text).read_text("utf-8"))["address"]
+        if not _ADDRESS.fullmatch(address):
+            raise ValueError(f"the address in it is {address!r}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise UsageError(f"{text} is no scheduler file such as Dask writes ({reason})") from error
+    return str(address)
+
+
 @contextmanager
 def running_cluster(address: str) -> Iterator[Any]:
     """A client of a cluster that runs already: an address, or the path of a scheduler file. Raises
-    ClusterFailed.
+    ClusterFailed, UsageError.
     """
     from distributed import Client
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    where: Mapping[str, Any] = (
-        {"scheduler_file": address}
-        if "://" not in address and Path(address).is_file()
-        else {"address": address}
-    )
-    try:
-        client = Client(**where, set_as_default=False, timeout=CONNECT_TIMEOUT)
-    except (TimeoutError, OSError, ValueError) as error:
-        raise ClusterFailed(
-            f"no Dask scheduler answers at {address} ({type(error).__name__}: {error}); "
-            "check the address, or leave --scheduler out to use this machine alone"
-        ) from error
-    with client:
+    resolved = scheduler_address(address)
+    with ExitStack() as stack:
+        try:
+            asyncio.run(_knock(resolved))  # a client that cannot connect is hard to get rid of
+            with postponed():
+                client = Client(address=resolved, set_as_default=False, timeout=CONNECT_TIMEOUT)
+                stack.enter_context(_closed_at_leisure(client))
+        except (TimeoutError, OSError, ValueError, TypeError, RuntimeError) as error:
+            raise ClusterFailed(
+                f"no Dask scheduler answers at {address} ({type(error).__name__}: {error}); "
+                "check the address, or leave --scheduler out to use this machine alone"
+            ) from error
         if not client.nthreads():
             raise ClusterFailed(f"the Dask scheduler at {address} has no workers; start some first")
         yield client
+
+
+async def _knock(address: str) -> None:
+    """Connect and hang up. Raises what connecting raises."""
+    from distributed import Security
+    from distributed.comm.core import connect
+
+    how = Security().get_connection_args("client")
+    comm = await connect(address, timeout=CONNECT_TIMEOUT, **how)
+    await comm.close()
+
+
+@contextmanager
+def _closed_at_leisure(client: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with postponed():
+            client.close()
 
 
 def _memory_share(workers: int) -> int:

@@ -211,6 +211,21 @@ def test_2_existing_files_are_untouched(archive: Path, tmp_path: Path) -> None:
     assert run("unpack", archive, "-o", tmp_path / "out", "--overwrite").code == 0
 
 
+@pytest.mark.parametrize("given", ["option", "variable"])
+def test_2_a_scheduler_that_is_none(
+    given: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ["--scheduler", "nofile.json"] if given == "option" else []
+    if given == "variable":
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "nofile.json")
+    begin = time.monotonic()
+    ran = run("pack", tree, "-o", tmp_path / "x.callic", "--json", *more)
+    assert (ran.code, ran.summary["error"]["code"]) == (2, "E002")
+    assert time.monotonic() - begin < 20
+    assert len(ran.err.splitlines()) == 1
+    assert not (tmp_path / "x.callic.partial").exists()
+
+
 def test_2_a_pattern_without_match(archive: Path, tmp_path: Path) -> None:
     assert run("unpack", archive, "*.jpg", "-o", tmp_path / "out").code == 2
     assert run("list", archive, "*.jpg").code == 2
