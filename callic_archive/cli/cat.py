@@ -67,6 +67,7 @@ def _cat(report: Report, *, archive: Path, path: str, force: bool, models: tuple
         while piece := proven.read(_COPY):
             out.write(piece)
         out.flush()
+        report.past_stopping()
     report.event("entry", **report.path_fields(entry.path), fidelity=fidelity, source_bytes=entry.size)
     report.summary |= {"archive": report.path(archive), "files": 1, "restored_bytes": entry.size}
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from callic_archive.cli import resources
-from callic_archive.cli.main import EXIT_CODES
+from callic_archive.cli.verbs import EXIT_CODES
 from callic_archive.errors import Interrupted, NoSuchDevice, StoppedEarly
 from tests.command import Ran, finish, run, start, use_double
 from tests.trees import SHARED, make_tree, open_archive, smooth, snapshot, write_pnm
