@@ -17,6 +17,7 @@ from callic_archive.errors import (
     EnvironmentFailure,
     ForeignCodecMissing,
     ReadFailure,
+    TorchacUnavailableError,
     TreeDiffers,
 )
 from callic_archive.images.source import Parsed, images_equal, parse
@@ -131,7 +132,7 @@ def _differences(
             difference = _content(archive, entry, source)
         except OSError as error:
             difference = f"it cannot be read in the tree: {error.strerror or error}"
-        except ForeignCodecMissing as error:
+        except (ForeignCodecMissing, TorchacUnavailableError) as error:
             difference = f"its pixels cannot be compared: {error}"
         if difference is not None:
             yield difference
@@ -193,7 +194,7 @@ def _same_content(archive: Archive, entry: Entry, source: Source) -> bool:
         if found is None:
             return False
         surround, images = archive.pieces(entry)
-    except ForeignCodecMissing:
+    except (ForeignCodecMissing, TorchacUnavailableError):
         raise
     except EnvironmentFailure as error:
         if isinstance(error, ReadFailure):

@@ -11,14 +11,19 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import struct
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 REQUEST = struct.Struct("<IQ")
 ANSWER = struct.Struct("<BQ")
 DONE, FAILED, MISSING = 0, 1, 2
+# What asks a run to end; the child ends when nobody is there any more to ask it, and not before.
+LEFT_TO_THE_PARENT = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 SPACE = 3 << 30  # bytes of address space for the interpreter and its libraries,
 SPACE_PER_BYTE = 80  # and for each byte of samples: JPEG XL at effort 9 takes about half of it
 
@@ -117,8 +122,24 @@ _OPERATIONS = {
 }
 
 
+def _leave_signals() -> None:
+    for number in LEFT_TO_THE_PARENT:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_THE_PARENT)  # the parent blocked them until here
+
+
+def _end_with_parent() -> None:
+    """End at once when the other end of standard input closes, in the middle of a request too, which may take minutes."""
+    asking = select.poll()
+    asking.register(0, 0)  # that it was closed is told unasked
+    asking.poll()
+    os._exit(1)
+
+
 def main() -> None:
     """The child process. What libraries print must not get between the answers."""
+    _leave_signals()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     target = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     serve(sys.stdin.buffer, target)

@@ -39,7 +39,7 @@ class CallicPlan:
     quick: bool = False  # without the largest model for each number of planes
 
     def open(self, *, threads: int | None = None) -> Codec:
-        """Load the models and check their digests. Raises ModelError."""
+        """Load the models and check their digests. Raises ModelError, TorchacUnavailableError."""
         return _CallicCodec(self, threads)
 
     def settings(self) -> dict[str, Json]:
@@ -301,6 +301,10 @@ class _CallicCodec:
         self._damaged = damaged  # models that are not among the others, and why
         self._threads = threads
         self._models = plan._used()
+        if plan.coder != "range":
+            from callic_archive.entropy.torchac import load_backend
+
+            load_backend()  # a coder that is not to be had here is no failure of the first image
         adapters = []
         for payload in plan.adapters:
             with suppress(UnknownModel):  # images that need it will say that their model is not at hand

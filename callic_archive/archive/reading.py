@@ -47,6 +47,7 @@ from callic_archive.errors import (
     IndexEntryInvalid,
     MissingPath,
     NotAnArchive,
+    TorchacUnavailableError,
     UnknownModel,
 )
 from callic_archive.images.source import Limits, Parsed, images_equal, parse_again, rebuild
@@ -429,7 +430,9 @@ def naming(entry: Entry) -> Iterator[None]:
     """Let every failure inside say which entry it costs; failures of the machine pass through."""
     try:
         yield
-    except (EnvironmentFailure, DigestMismatch, EntryDamaged, ForeignCodecMissing, UnknownModel):
+    except (
+        EnvironmentFailure, DigestMismatch, EntryDamaged, ForeignCodecMissing, TorchacUnavailableError, UnknownModel,
+    ):  # fmt: skip
         raise
     except CallicError as error:
         raise EntryDamaged(str(error)) from error

@@ -45,13 +45,16 @@ def regather(
     destination: Path,
     progress: Callable[[Entry], None] = lambda entry: None,
     shard_bytes: int = SHARD_BYTES,
+    committing: Callable[[], None] = lambda: None,
 ) -> Finished:
-    """Make an archive of ``entries``, which must be sound, at ``destination``.
+    """Make an archive of ``entries``, which must be sound, at ``destination``; ``committing`` is called when nothing
+    may stop it from getting its name any more.
 
     Raises DestinationExists, MissingPath, EntryDamaged and EnvironmentFailure; nothing is left behind then.
     """
     staging = Staging(destination)
     staging.check()
+    staging.committing = committing
     if staging.root.exists():
         raise DestinationExists(
             f"{staging.root} is there from another run; remove it, or choose another name"

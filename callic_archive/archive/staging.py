@@ -100,6 +100,7 @@ class Staging(UnfinishedFolder):
         """Make the staged bag the archive: remove ``.run``, rename, fsync. Nothing is visible under the name
         before.
         """
+        self.committing()
         with writing(self.destination):
             shutil.rmtree(self.run)
             fsync_dir(self.root)

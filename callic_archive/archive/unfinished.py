@@ -7,7 +7,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,7 @@ class UnfinishedFolder:
         self.destination = destination
         self.root = destination.with_name(destination.name + PARTIAL)
         self._lock: int | None = None
+        self.committing: Callable[[], None] = lambda: None  # called when nothing may stop it from getting its name any more
 
     def identities(self) -> frozenset[tuple[int, int]]:
         """(device, inode) of the folder and of the destination where they exist: a scan leaves them out."""

@@ -43,14 +43,14 @@ def _cat(report: Report, *, archive: Path, path: str, force: bool, models: tuple
 
     from callic_archive.archive.reading import Archive
     from callic_archive.archive.unpacking import OTHER_BYTES
-    from callic_archive.cli.resources import resources_of
+    from callic_archive.cli.resources import uses_gpu
     from callic_archive.cli.unpack import decoder_plan
     from callic_archive.errors import DigestMismatch, UsageError
 
     report.hide(archive, path)
-    resources = resources_of(device=device, gpus=None, workers=None, scheduler=None)
+    on_gpu = uses_gpu(device)
     with (
-        Archive(archive, decoder_plan(resources.gpus > 0, models)) as opened,
+        Archive(archive, decoder_plan(on_gpu, models)) as opened,
         tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as proven,
     ):
         for problem in opened.problems:
@@ -67,6 +67,7 @@ def _cat(report: Report, *, archive: Path, path: str, force: bool, models: tuple
         while piece := proven.read(_COPY):
             out.write(piece)
         out.flush()
+        report.past_stopping()
     report.event("entry", **report.path_fields(entry.path), fidelity=fidelity, source_bytes=entry.size)
     report.summary |= {"archive": report.path(archive), "files": 1, "restored_bytes": entry.size}
 

@@ -65,6 +65,7 @@ def _diff(report: Report, common: Common, *, archive: Path, tree: Path, contents
                 "entries": len(entries),
                 "different": len(differing),
             }
+    report.past_stopping()
     shown = report.shown(tree)
     if differing:
         text = f"{plural(len(differing), 'path')} of {shown} differ from {report.shown(archive)}"

@@ -143,6 +143,7 @@ def _pack(
     if staging is not None:
         staging.check()
         check_outside(staging.destination)
+        staging.committing = report.past_stopping
     selection = Selection(include, exclude)
     if not sources and files_from is None:
         raise UsageError("nothing to pack: name a SOURCE, or a list of paths with --files-from")
@@ -266,6 +267,7 @@ def _dry_run(
         plan = plan.for_pieces(())  # what an adapter gives cannot be told from a few crops
         progress.stage("packing small samples, for an estimate")
         guess = estimate(found.sources, plan, options, processes)
+    report.past_stopping()
     report.summary |= {"estimate": guess.as_json()}
     report.text(f"{plural(files, 'file')}, {size_text(found.total_bytes)}; nothing was written")
     report.text(

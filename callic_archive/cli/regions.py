@@ -70,6 +70,7 @@ def unpack_regions(
                 "failed": failed,
                 "written_bytes": count,
             }
+    report.past_stopping()
     report.text(
         f"wrote the region of {plural(written, 'image')}, {size_text(count)}, below {report.shown(output)}"
     )

@@ -53,6 +53,7 @@ class Report:
         self.counts: Counter[str] = Counter()
         self.summary: dict[str, Any] = {}
         self.exit_code = 0
+        self.stoppable = True  # whether a signal still ends the run
         self.print_over: Callable[[str], None] | None = None  # set while a progress display owns the terminal
         self._salt = secrets.token_bytes(16)
         self._begin = time.monotonic()
@@ -135,6 +136,12 @@ class Report:
             for form, shown in self._hidden:
                 message = message.replace(form, shown)
         return message
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def past_stopping(self) -> None:
+        """Nothing is left that a signal could stop: what was asked for is done, or it is told why not."""
+        self.stoppable = False
 
     # -- outcomes --------------------------------------------------------------------------------------------
 

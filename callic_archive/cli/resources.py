@@ -19,7 +19,10 @@ LEAST_WHOLE = 256 << 20  # bytes that every machine takes
 def resources_of(
     *, device: str | None, gpus: int | None, workers: int | None, scheduler: str | None
 ) -> Resources:
-    """Check and combine. Raises UsageError for contradictions, NoSuchDevice for a GPU that is not there."""
+    """Check and combine. Raises UsageError for contradictions, and for a scheduler that is none; NoSuchDevice for a
+    GPU that is not there.
+    """
+    from callic_archive.scheduling.cluster import scheduler_address
     from callic_archive.scheduling.devices import gpu_count, require_gpus
     from callic_archive.scheduling.pack import Resources
 
@@ -27,7 +30,9 @@ def resources_of(
         raise UsageError("--gpus and --device cpu contradict each other; leave one of them out")
     if gpus and workers:
         raise UsageError("--workers counts CPU processes and --gpus GPU processes; give one of them")
-    scheduler = scheduler or os.environ.get("DASK_SCHEDULER_ADDRESS")
+    scheduler = scheduler or os.environ.get("DASK_SCHEDULER_ADDRESS") or None
+    if scheduler is not None:
+        scheduler_address(scheduler)  # before anything is begun
     if gpus:
         require_gpus(gpus)
     elif device == "cuda":
@@ -36,6 +41,15 @@ def resources_of(
     elif device is None and not workers and scheduler is None:
         gpus = gpu_count()
     return Resources(workers=workers or 0, gpus=gpus or 0, scheduler=scheduler)
+
+
+def uses_gpu(device: str | None) -> bool:
+    """Whether what one process does is done on a GPU. Raises NoSuchDevice."""
+    from callic_archive.scheduling.devices import gpu_count, require_gpus
+
+    if device == "cuda":
+        require_gpus(1)
+    return device == "cuda" or (device is None and gpu_count() > 0)
 
 
 def limits_of(resources: Resources) -> Limits:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -15,6 +16,7 @@ from typing import NoReturn
 from callic_archive.cli.options import Common
 from callic_archive.cli.report import Report
 from callic_archive.errors import CallicError, EnvironmentFailure, Interrupted, StoppedEarly
+from callic_archive.scheduling.signals import ENDING, TWICE
 
 
 def run_verb(
@@ -38,27 +40,15 @@ def run_verb(
         redact=common.redact_paths,
         out=sys.stderr if data_on_stdout else None,
     )
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, _stop)
+    signals = _Signals(report)
     try:
         body(report)
-    except CallicError as error:
-        report.fail(error)
-    except KeyboardInterrupt as error:
-        again = (
-            "run the same command again to go on where it was" if resumable else "nothing was changed by half"
-        )
-        report.fail(_from(Interrupted(f"interrupted; {again}"), error))
+        report.past_stopping()
     except BrokenPipeError:
         _leave_pipe()
-    except OSError as error:
-        report.fail(_from(_system_failure(error), error))
-    except MemoryError as error:
-        text = "there is not enough memory; use fewer --workers or a larger machine"
-        report.fail(_from(EnvironmentFailure(text), error))
-    except Exception as error:  # noqa: BLE001  the last line of defence: a bug is reported, not dumped
-        text = f"unexpected failure ({type(error).__name__}: {error}); --debug shows where, please report it"
-        report.fail(_from(EnvironmentFailure(text), error))
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last line of defence: a bug is reported, not dumped
+        report.past_stopping()
+        report.fail(_failure(error, signals.first, resumable))
     try:
         code = report.finish()
         sys.stdout.flush()
@@ -66,11 +56,50 @@ def run_verb(
         _leave_pipe()
     except OSError as error:  # the output itself cannot be written: a full disk, where it goes to a file
         _leave_output(error)
+    for number in ENDING:  # while the interpreter takes itself down, too
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise StoppedEarly(f"stopped by {signal.Signals(number).name} before anything was begun; run it again")
+class _Signals:
+    """What a signal does, from now on: it ends what is done, as Ctrl-C does, until there is nothing left to stop."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self.first: signal.Signals | None = None
+        self._since = 0.0  # when that was
+        for number in ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._report.stoppable:
+            return
+        if self.first is None:
+            self.first, self._since = signal.Signals(number), time.monotonic()
+        elif time.monotonic() - self._since < TWICE:
+            return
+        raise KeyboardInterrupt  # for SIGTERM too: nothing takes that for a failure of what is worked on
+
+
+def _failure(error: BaseException, stopped: signal.Signals | None, resumable: bool) -> CallicError:
+    """What ended the run. After a signal it is that, whatever a library made of it."""
+    if isinstance(error, StoppedEarly):
+        return error
+    if stopped is not None or isinstance(error, KeyboardInterrupt):
+        again = "run the same command again to go on where it was" if resumable else "nothing was changed"
+        if stopped in (None, signal.SIGINT):
+            return _from(Interrupted(f"interrupted; {again}"), error)
+        return _from(StoppedEarly(f"stopped by {stopped.name}; {again}"), error)
+    if isinstance(error, CallicError):
+        return error
+    if isinstance(error, OSError):
+        return _from(_system_failure(error), error)
+    if isinstance(error, MemoryError):
+        text = "there is not enough memory; use fewer --workers or a larger machine"
+        return _from(EnvironmentFailure(text), error)
+    text = f"unexpected failure ({type(error).__name__}: {error}); --debug shows where, please report it"
+    return _from(EnvironmentFailure(text), error)
 
 
 def _from(failure: CallicError, cause: BaseException) -> CallicError:

@@ -105,7 +105,8 @@ def _salvage(
                     losses.plain(problem)
                 failed = {entry.path for entry in losses.failed} | {problem.path for problem in refused}
                 progress.stage("copying records")
-                regather(opened, [entry for entry in entries if entry.path not in failed], output)
+                sound = [entry for entry in entries if entry.path not in failed]
+                regather(opened, sound, output, committing=report.past_stopping)
                 for entry in [*found.damaged, *losses.failed]:
                     losses.lost(entry, Fragments())
             else:
@@ -117,6 +118,7 @@ def _salvage(
                         losses.lost(entry, of_entry(opened, entry, root))
                     for path, fragment in of_orphans(opened, found.orphans, root):
                         losses.orphan(path, fragment)
+    report.past_stopping()
     losses.conclude(found, archive)
     if loss_report is not None:
         from callic_archive.container.fs import atomic_write

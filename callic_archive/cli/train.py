@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,17 +79,18 @@ def _train(
     from callic_archive.archive.destinations import check_outside
     from callic_archive.archive.scan import Selection, scan
     from callic_archive.cli.progress import Progress
-    from callic_archive.cli.resources import resources_of
+    from callic_archive.cli.resources import uses_gpu
     from callic_archive.errors import StoppedEarly
     from callic_archive.model.catalogue import find_model
-    from callic_archive.scheduling.signals import StopSignals
+    from callic_archive.scheduling.signals import ENDING, StopSignals
     from callic_archive.training.folder import TrainingFolder
 
     report.hide(output, *sources, *([base] if base else []))
-    on_gpu = resources_of(device=device, gpus=None, workers=None, scheduler=None).gpus > 0
+    on_gpu = uses_gpu(device)
     folder = TrainingFolder(output)
     folder.check()
     check_outside(output)
+    folder.committing = report.past_stopping
     start = find_model(base).model if base else None
     found = scan(sources, Selection(include, exclude), skip=folder.identities())
     for note in found.notes:
@@ -104,11 +104,7 @@ def _train(
         "base": start.digest if start else None,
         "rate": rate,
     }
-    # The first Ctrl-C asks for a stop after the step in hand; the second one is the usual one.
-    stop = StopSignals(
-        lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1),
-    )
+    stop = StopSignals(lambda: None, ENDING)  # after the step in hand
     with stop, folder, Progress(report, common, "trained") as progress:
         if folder.open(settings):
             report.note(f"going on with {report.shown(folder.root)}")

@@ -132,6 +132,7 @@ def _unpack(
                 "fidelity": watch.fidelity,
                 "restored_bytes": watch.bytes,
             }
+    report.past_stopping()
     report.text(
         f"restored {plural(watch.files, 'file')}, {size_text(watch.bytes)}, below {report.shown(output)}"
     )

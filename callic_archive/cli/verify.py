@@ -131,6 +131,7 @@ def _verify(
                 "damaged": len(damaged),
                 "bytes": size,
             }
+    report.past_stopping()
     how = "decoded and compared" if full else "records checked"
     if not report.exit_code:
         compared = f", equal to {report.shown(against)}" if against else ""

@@ -17,6 +17,7 @@ import importlib
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,6 +85,19 @@ def _ninja_on_path() -> Iterator[None]:
         os.environ["PATH"] = path
 
 
+@contextmanager
+def _signals_kept_from_children() -> Iterator[None]:
+    """Keep signals that end a run from compilers: they go to all its processes, and a compiler that they ended would
+    look like one that fails. What a thread has blocked, processes that it starts inherit.
+    """
+    asked = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, asked)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _build_directory() -> Path:
     import torch
 
@@ -114,7 +128,7 @@ def load_backend() -> Any:
     try:
         directory = _build_directory()
         directory.mkdir(parents=True, exist_ok=True)
-        with _exclusive(directory), _ninja_on_path():
+        with _exclusive(directory), _ninja_on_path(), _signals_kept_from_children():
             _backend_module = cpp_extension.load(
                 "torchac_backend", [str(source)], build_directory=str(directory), verbose=False
             )

@@ -62,6 +62,7 @@ class TrainingFolder(UnfinishedFolder):
     def commit(self, model: Path) -> None:
         """Give the finished file ``model``, which lies in the folder, its name, and remove the folder."""
         fsync_file(model)
+        self.committing()
         with writing(self.destination):
             # A link fails where the name is taken; a rename would replace what appeared meanwhile.
             try:

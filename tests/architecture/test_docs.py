@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from callic_archive.cli.main import cli as command_line
+from callic_archive.cli.verbs import cli as command_line
 from pipelines import generated_docs
 
 ROOT = Path(__file__).parents[2]

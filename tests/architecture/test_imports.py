@@ -125,7 +125,7 @@ TRAINING = {"callic_archive.codec.adapt", "callic_archive.model.mgcf", "callic_a
         ("import callic_archive.codec.decoder", FOREIGN | TRAINING),
         ("import callic_archive.codec.encoder", FOREIGN | TRAINING),
         ("import callic_archive.container", FOREIGN | {"numba", "callic_archive.codec"}),
-        ("import callic_archive.cli.main", FOREIGN | {"numba", "numpy", "PIL"}),
+        ("import callic_archive.cli.verbs", FOREIGN | {"numba", "numpy", "PIL"}),
     ],
 )
 def test_an_import_stays_light(statement: str, absent: set[str]) -> None:

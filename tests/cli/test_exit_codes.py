@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from callic_archive.cli import resources
-from callic_archive.cli.main import EXIT_CODES
+from callic_archive.cli.verbs import EXIT_CODES
 from callic_archive.errors import Interrupted, NoSuchDevice, StoppedEarly
 from tests.command import Ran, finish, run, start, use_double
 from tests.trees import SHARED, make_tree, open_archive, smooth, snapshot, write_pnm
@@ -270,6 +270,21 @@ def test_2_existing_files_are_untouched(archive: Path, tmp_path: Path) -> None:
     assert "--overwrite" in ran.err
     assert [p.name for p in (tmp_path / "out" / "tree").iterdir()] == ["notes.txt"]
     assert run("unpack", archive, "-o", tmp_path / "out", "--overwrite").code == 0
+
+
+@pytest.mark.parametrize("given", ["option", "variable"])
+def test_2_a_scheduler_that_is_none(
+    given: str, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ["--scheduler", "nofile.json"] if given == "option" else []
+    if given == "variable":
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "nofile.json")
+    begin = time.monotonic()
+    ran = run("pack", tree, "-o", tmp_path / "x.callic", "--json", *more)
+    assert (ran.code, ran.summary["error"]["code"]) == (2, "E002")
+    assert time.monotonic() - begin < 20
+    assert len(ran.err.splitlines()) == 1
+    assert not (tmp_path / "x.callic.partial").exists()
 
 
 def test_2_a_pattern_without_match(archive: Path, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ import pytest
 
 from callic_archive import __version__
 from callic_archive.archive.scan import Problem
-from callic_archive.cli.main import cli
 from callic_archive.cli.report import Report, plural, printable, size_text, time_text
+from callic_archive.cli.verbs import cli
 from tests.command import ROOT, finish, run, start, use_double
 from tests.trees import make_tree, smooth, write_pnm
 

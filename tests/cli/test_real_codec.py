@@ -65,6 +65,32 @@ def test_a_tree_goes_through_the_learned_codec_and_comes_back(tree: Path, tmp_pa
             assert after[path] == was
 
 
+def test_a_coder_that_cannot_be_had_here_costs_no_image_its_coding_and_is_no_damage(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from callic_archive.entropy import torchac
+    from callic_archive.errors import TorchacUnavailableError
+
+    def refused() -> None:
+        raise TorchacUnavailableError("The torchac coder could not be compiled.")
+
+    words = ("--adapt", "none", "--learned", "always", "--json", "--coder", "torchac")
+    with monkeypatch.context() as patch:
+        patch.setattr(torchac, "load_backend", refused)
+        ran = run("pack", tree, "-o", tmp_path / "x.callic", *words)
+    assert (ran.code, ran.summary["error"]["code"]) == (4, "E216")
+    assert not (tmp_path / "x.callic").exists()
+    again = run("pack", tree, "-o", tmp_path / "x.callic", *words)
+    if again.code == 4:
+        pytest.skip("the torchac coder cannot be compiled here")
+    assert again.summary["images"] >= 4
+    monkeypatch.setattr(torchac, "load_backend", refused)
+    checked = run("verify", tmp_path / "x.callic", "--json")
+    assert checked.code == 4
+    problems = {event["code"] for event in checked.events if event["event"] == "problem"}
+    assert problems == {"E216"}
+
+
 def test_packing_one_small_image_takes_little_time_once_warm(tmp_path: Path) -> None:
     Image.fromarray(photo(64)).save(tmp_path / "small.png")
 

@@ -5,6 +5,7 @@ The tests that need the backend skip, with the reason, where it cannot be compil
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -182,6 +183,26 @@ def test_a_failed_build_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(TorchacUnavailableError, match="needs ninja, a C\\+\\+ compiler"):
         torchac.load_backend()
+
+
+def test_signals_to_all_processes_of_a_run_do_not_end_its_compilers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from torch.utils import cpp_extension
+
+    blocked: list[set[signal.Signals]] = []
+
+    def build(*_: object, **__: object) -> object:
+        blocked.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+        return object()
+
+    monkeypatch.setattr(torchac, "_backend_module", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cpp_extension, "load", build)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    torchac.load_backend()
+    assert blocked[0] >= {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 def test_the_lock_of_a_killed_build_is_removed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -15,8 +16,8 @@ from callic_archive.archive.reading import Archive
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.unpacking import Restored
 from callic_archive.container.bag import validate_bag
-from callic_archive.errors import ClusterFailed, OutOfSpace, WorkerKiller
-from callic_archive.scheduling.cluster import local_cluster, running_cluster
+from callic_archive.errors import ClusterFailed, MissingPath, OutOfSpace, UsageError, WorkerKiller
+from callic_archive.scheduling.cluster import local_cluster, running_cluster, scheduler_address
 from callic_archive.scheduling.pack import Resources
 from callic_archive.scheduling.read import unpack
 from callic_archive.scheduling.run import Outcome, run_on_workers
@@ -107,6 +108,33 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
         running_cluster("tcp://127.0.0.1:9"),
     ):
         pass
+
+
+@pytest.mark.parametrize("address", ["foo://127.0.0.1:9", "tls://127.0.0.1:9"])
+def test_an_address_of_no_use_is_told_at_once(address: str, capfd: pytest.CaptureFixture[str]) -> None:
+    begin = time.monotonic()
+    with pytest.raises(ClusterFailed, match="no Dask scheduler answers"), running_cluster(address):
+        pass
+    gc.collect()
+    assert time.monotonic() - begin < 10
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_addresses_and_scheduler_files(tmp_path: Path) -> None:
+    for text in ("tcp://127.0.0.1:8786", "tls://host-1.site:1", "localhost:8786", "tcp://[::1]:8786"):
+        assert scheduler_address(text) == text
+    file = tmp_path / "scheduler.json"
+    file.write_text('{"address": "tcp://10.0.0.1:8786", "workers": {}}')
+    assert scheduler_address(str(file)) == "tcp://10.0.0.1:8786"
+    for content in ("", "{}", "[]", '{"address": 5}', '{"address": "here"}', "\xff"):
+        file.write_bytes(content.encode("latin-1"))
+        with pytest.raises(UsageError, match="no scheduler file"):
+            scheduler_address(str(file))
+    with pytest.raises(UsageError, match="no scheduler file"):
+        scheduler_address(str(tmp_path))
+    for text in (str(tmp_path / "none.json"), "tcp://host", "host"):
+        with pytest.raises(MissingPath, match="neither"):
+            scheduler_address(text)
 
 
 def gpu_of(batch: tuple[int, ...], watch: object = None) -> str:
