@@ -74,7 +74,7 @@ def test_a_coder_that_cannot_be_had_here_costs_no_image_its_coding_and_is_no_dam
     def refused() -> None:
         raise TorchacUnavailableError("The torchac coder could not be compiled.")
 
-    words = ("--adapt", "none", "--learned", "always", "--json", "--coder", "torchac")
+    words = ("--adapt", "none", "--learned", "always", "--json", "--coder", "torchac", "--workers", "1")  # in this process
     with monkeypatch.context() as patch:
         patch.setattr(torchac, "load_backend", refused)
         ran = run("pack", tree, "-o", tmp_path / "x.callic", *words)
@@ -85,7 +85,7 @@ def test_a_coder_that_cannot_be_had_here_costs_no_image_its_coding_and_is_no_dam
         pytest.skip("the torchac coder cannot be compiled here")
     assert again.summary["images"] >= 4
     monkeypatch.setattr(torchac, "load_backend", refused)
-    checked = run("verify", tmp_path / "x.callic", "--json")
+    checked = run("verify", tmp_path / "x.callic", "--json", "--workers", "1")
     assert checked.code == 4
     problems = {event["code"] for event in checked.events if event["event"] == "problem"}
     assert problems == {"E216"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import random
 import shutil
 import zlib
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zstandard
 
 from callic_archive.access.chunk_frame import FrameOptions, decode_chunk, encode_chunk
 from callic_archive.archive.entries import Entry
@@ -340,9 +340,9 @@ def break_packed_model(seed: bytes, rng: random.Random, others: list[bytes]) -> 
     """Its content, its table of pieces most of all, or its bytes."""
     if rng.random() < 0.3:
         return broken(seed, rng, others)
-    content = zstandard.ZstdDecompressor().decompress(seed)
+    content = lzma.decompress(seed)
     end = rng.choice([4, 4 + 6 * int.from_bytes(content[:4], "little"), len(content)])
-    return zstandard.ZstdCompressor().compress(broken(content[:end], rng) + content[end:])
+    return lzma.compress(broken(content[:end], rng) + content[end:])
 
 
 def frame(data: bytes) -> str:

@@ -66,7 +66,7 @@ def test_a_tree_becomes_a_valid_bag_with_one_entry_a_path(tmp_path: Path) -> Non
     }
     assert all(entry.fidelity == "bytes" for entry in found.values())
     text = bz2.decompress((tmp_path / "x.callic" / "data" / "specification.md.bz2").read_bytes()).decode()
-    assert "## 6. The ENTRY record" in text
+    assert "## 2. An entry" in text
     assert "\n# The model\n" in text
     opening = (tmp_path / "x.callic" / "data" / "FORMAT.md").read_text()
     assert f"callic-archive {__version__} wrote it, format version {FORMAT_VERSION}." in opening
