@@ -93,10 +93,13 @@ class UnfinishedFolder:
         different = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
         if different:
             listed = "; ".join(f"{k}: then {found.get(k)!r}, now {wanted.get(k)!r}" for k in different)
-            raise OtherRun(
+            error = OtherRun(
                 f"{self.root} was begun by another command ({listed}). "
                 f"Run that command again to go on with it, or remove the folder to begin anew"
             )
+            lists = [settings.get(k) for k in different for settings in (found, wanted)]
+            error.paths = tuple(one for some in lists if isinstance(some, list) for one in some if isinstance(one, str))
+            raise error
 
     def release(self) -> None:
         """Give the lock back."""

@@ -12,6 +12,8 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+NO_PATHS = ("region", "subset")  # options of any text that name no files
+
 
 @dataclass(frozen=True)
 class Common:

@@ -122,7 +122,6 @@ def _pack(
     from callic_archive.errors import UsageError
     from callic_archive.scheduling.pack import execute
 
-    report.hide(*sources, *model, *([output] if output is not None else []))
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=scheduler)
     on_gpu = resources.gpus > 0
     chosen = effort_of(effort, on_gpu=on_gpu, adapt=adapt, steps=steps)

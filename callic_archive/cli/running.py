@@ -13,7 +13,9 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-from callic_archive.cli.options import Common
+import click
+
+from callic_archive.cli.options import NO_PATHS, Common
 from callic_archive.cli.report import Report
 from callic_archive.errors import CallicError, EnvironmentFailure, Interrupted, StoppedEarly
 from callic_archive.scheduling.signals import ENDING, TWICE
@@ -40,6 +42,7 @@ def run_verb(
         redact=common.redact_paths,
         out=sys.stderr if data_on_stdout else None,
     )
+    report.hide(given_paths())
     signals = _Signals(report)
     try:
         body(report)
@@ -59,6 +62,17 @@ def run_verb(
     for number in ENDING:  # while the interpreter takes itself down, too
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
+
+
+def given_paths() -> list[str]:
+    """What the user named of files and folders, by options, arguments and variables."""
+    context = click.get_current_context()
+    found: list[str] = []
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if isinstance(parameter.type, (click.Path, click.types.StringParamType)) and parameter.name not in NO_PATHS:
+            found += [os.fspath(one) for one in (value if isinstance(value, tuple) else (value,)) if one]
+    return found
 
 
 class _Signals:

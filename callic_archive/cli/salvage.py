@@ -69,7 +69,6 @@ def _salvage(
     as_archive = output.name.endswith(ARCHIVE_SUFFIX)
     if as_archive:
         Staging(output).check()
-    report.hide(archive, output)
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=None)
     plan = _lenient(resources.gpus > 0)
     losses = _Losses(report)

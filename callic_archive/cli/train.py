@@ -84,7 +84,6 @@ def _train(
     from callic_archive.scheduling.signals import ENDING, StopSignals
     from callic_archive.training.folder import TrainingFolder
 
-    report.hide(output, *sources, *([base] if base else []))
     on_gpu = uses_gpu(device)
     folder = TrainingFolder(output.parent / output.name if output.name else output)
     folder.check()

@@ -82,7 +82,6 @@ def _unpack(
     from callic_archive.cli.resources import resources_of
     from callic_archive.scheduling.read import unpack as restore
 
-    report.hide(archive, output, *patterns)
     check_outside(archive, output)
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=None)
     plan = decoder_plan(resources.gpus > 0, models)

@@ -58,7 +58,6 @@ def _verify(
     from callic_archive.errors import MissingPath
     from callic_archive.scheduling.read import verify as check
 
-    report.hide(archive, *([against] if against else []))
     if against is not None and not against.is_dir():
         raise MissingPath(f"{against} is no folder to compare with")
     part = None if subset is None else parse_subset(subset, datetime.date.today())

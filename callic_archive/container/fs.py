@@ -43,11 +43,11 @@ _MOST_HALTS = 128
 def write_failure(error: OSError, path: object) -> EnvironmentFailure:
     """The failure that a write error on ``path`` is: OutOfSpace (E610) or WriteFailure (E611)."""
     reason = error.strerror or str(error)
+    failure: EnvironmentFailure = WriteFailure(f"cannot write {path}: {reason}")
     if error.errno in _SPACE:
-        return OutOfSpace(
-            f"cannot write {path}: {reason}; free or grant space, then run the same command again"
-        )
-    return WriteFailure(f"cannot write {path}: {reason}")
+        failure = OutOfSpace(f"cannot write {path}: {reason}; free or grant space, then run the same command again")
+    failure.paths = () if isinstance(path, int) else (str(path),)
+    return failure
 
 
 @contextmanager
