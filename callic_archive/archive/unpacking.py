@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from callic_archive.archive.codecs import DecoderPlan
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.reading import Archive, Contents, naming
 from callic_archive.archive.rejoining import check_whole, digest_of, judged, write_share
+from callic_archive.archive.resuming import link_restored, names_of, restored_already, seems_restored
 from callic_archive.archive.scan import Problem, Selection
-from callic_archive.container.fs import ExtractionRoot, Identity, finish_file, safe_join
+from callic_archive.container.fs import ExtractionRoot, Identity, finish_file, identity_of, safe_join
 from callic_archive.errors import (
     CallicError,
     ContainerError,
@@ -52,11 +53,12 @@ class ReadJob:
 
 @dataclass(frozen=True)
 class UnpackJob:
-    """Where to and how."""
+    """Where to and how. ``names`` are the numbers of names of files that have several, by path."""
 
     read: ReadJob
     destination: Path
     overwrite: bool = False
+    names: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Restored:
     fidelity: str | None
     problem: Problem | None = None
     identity: Identity | None = None  # of the file that was written
+    there: bool = False  # restored by an earlier run
 
 
 @dataclass(frozen=True)
@@ -111,16 +114,24 @@ def _parents(path: str) -> Iterable[str]:
 
 def check_destination(
     entries: Iterable[Entry], destination: Path, advice: str = "unpack to an empty folder, or allow it with --overwrite"
-) -> None:
-    """Raise DestinationExists, with ``advice``, when a file or link that would be written is there already."""
-    found = []
+) -> int:
+    """How many files are there that an earlier run may have restored.
+
+    Raises DestinationExists, with ``advice``, when others are where files or links would be written.
+    """
+    found, there = [], 0
+    entries = list(entries)
+    names = names_of(entries)
     for entry in entries:
         if entry.kind != "directory":
             try:
                 path = safe_join(destination, entry.path)
-            except ContainerError:
-                continue  # refused later, by name
-            if os.path.lexists(path):
+                info = os.lstat(path)
+            except (ContainerError, OSError):
+                continue  # not there, or refused later, by name
+            if entry.kind == "file" and seems_restored(entry, info, names.get(entry.path, 1)):
+                there += 1
+            elif entry.kind == "file" or not link_restored(entry, path):
                 found.append(str(path))
     if found:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -129,6 +140,7 @@ def check_destination(
         )
         error.paths = tuple(found[:_SHOWN])
         raise error
+    return there
 
 
 def check_outside(archive: Path, destination: Path) -> None:
@@ -193,6 +205,10 @@ Spread = Callable[[ShareJob, list[Entry]], list[Restored]]
 def restore_spread(job: UnpackJob, entry: Entry, shares: list[Entry], spread: Spread) -> Restored:
     """Restore a large file of which ``spread`` lets others write the ``shares``. Raises EnvironmentFailure."""
     try:
+        with ExtractionRoot(job.destination) as root:
+            already = _already(open_for(job.read), root, entry, job)
+        if already is not None:
+            return already
         with (
             ExtractionRoot(job.destination) as root,
             root.create_shared(entry.path, overwrite=job.overwrite) as (out, temporary),
@@ -229,15 +245,18 @@ def unpack_batch(job: UnpackJob, batch: Sequence[Entry], watch: Watch | None = N
         for number, entry in enumerate(batch):
             if job.read.stop_file.exists():
                 return ReadResult(tuple(done), tuple(batch[number:]))
-            done.append(_restore(archive, root, entry, job.overwrite))
+            done.append(_restore(archive, root, entry, job))
             if watch is not None:
                 watch(done[-1])
     return ReadResult(tuple(done))
 
 
-def _restore(archive: Archive, root: ExtractionRoot, entry: Entry, overwrite: bool) -> Restored:
+def _restore(archive: Archive, root: ExtractionRoot, entry: Entry, job: UnpackJob) -> Restored:
     try:
-        with root.create_file(entry.path, overwrite=overwrite) as out:
+        already = _already(archive, root, entry, job)
+        if already is not None:
+            return already
+        with root.create_file(entry.path, overwrite=job.overwrite) as out:
             fidelity = archive.restore(entry, out)
             identity = finish_file(out, entry.path, mode=entry.mode, mtime_ns=entry.mtime_ns)
     except CallicError as error:
@@ -247,11 +266,17 @@ def _restore(archive: Archive, root: ExtractionRoot, entry: Entry, overwrite: bo
     return _judged(entry, fidelity, identity)
 
 
-def _judged(entry: Entry, fidelity: str, identity: Identity) -> Restored:
+def _already(archive: Archive, root: ExtractionRoot, entry: Entry, job: UnpackJob) -> Restored | None:
+    """What an earlier run made of the entry, if that is there and whole."""
+    found = restored_already(archive, root, entry, job.names.get(entry.path, 1))
+    return None if found is None else _judged(entry, *found, there=True)
+
+
+def _judged(entry: Entry, fidelity: str, identity: Identity, there: bool = False) -> Restored:
+    problem = None
     if fidelity != entry.fidelity:
         problem = Problem.of(entry.path, DigestMismatch(OTHER_BYTES), kept=True)
-        return Restored(entry, fidelity, problem, identity)
-    return Restored(entry, fidelity, None, identity)
+    return Restored(entry, fidelity, problem, identity, there)
 
 
 def restore_links(
@@ -270,25 +295,37 @@ def restore_links(
                 return
             leader = there.get(entry.link or "")
             refused: CallicError | None = None
+            if leader is not None and _is(root, entry.path, leader[1]):
+                watch(Restored(entry, entry.fidelity, there=True))
+                continue
             if leader is not None:
                 try:
                     root.make_hardlink(entry.path, *leader, overwrite=job.overwrite)
                     watch(Restored(entry, entry.fidelity))
                     continue
-                except WriteFailure as error:
-                    refused = error
+                except (WriteFailure, TargetExists) as error:
+                    refused = error  # a copy may be there, of an earlier run
                 except CallicError as error:
                     if ends_run(error):
                         raise
                     watch(Restored(entry, None, failed(entry, error)))
                     continue
-            done = _restore(archive, root, entry, job.overwrite)
+            done = _restore(archive, root, entry, job)
             if done.identity is not None and leader is None:
                 there[entry.link or ""] = (entry.path, done.identity)
             if refused is not None and done.problem is None:
                 text = f"it is another name of {entry.link!r}, but came back as a copy: {refused}"
                 done = replace(done, problem=Problem.of(entry.path, LinkNotKept(text), kept=True))
             watch(done)
+
+
+def _is(root: ExtractionRoot, path: str, identity: Identity) -> bool:
+    """Whether a name is that of this file already."""
+    try:
+        info = root.look(path)
+    except CallicError:  # told where it is written
+        return False
+    return info is not None and identity_of(info) == identity
 
 
 def restore_rest(job: UnpackJob, entries: Sequence[Entry]) -> list[Problem]:
@@ -319,7 +356,8 @@ def restore_rest(job: UnpackJob, entries: Sequence[Entry]) -> list[Problem]:
 
 
 def _link(root: ExtractionRoot, entry: Entry, overwrite: bool) -> None:
-    root.make_symlink(entry.path, entry.target or "", overwrite=overwrite)
+    if root.look(entry.path) is None or not link_restored(entry, root.root / entry.path):
+        root.make_symlink(entry.path, entry.target or "", overwrite=overwrite)
     root.set_metadata(entry.path, mtime_ns=entry.mtime_ns)
 
 

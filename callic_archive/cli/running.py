@@ -20,18 +20,21 @@ from callic_archive.cli.report import Report
 from callic_archive.errors import CallicError, EnvironmentFailure, Interrupted, StoppedEarly
 from callic_archive.scheduling.signals import ENDING, TWICE
 
+GOING_ON = "run the same command again to go on where it was"
+
 
 def run_verb(
     verb: str,
     common: Common,
     body: Callable[[Report], None],
     *,
-    resumable: bool = False,
+    after_stop: str = "nothing was changed",
     data_on_stdout: bool = False,
 ) -> NoReturn:
     """Call ``body`` and end the process with the exit code that fits.
 
-    ``data_on_stdout``: standard output carries a file, so that all else goes to standard error.
+    ``after_stop`` is what to tell whoever interrupted it. ``data_on_stdout``: standard output carries a file, so that all
+    else goes to standard error.
     """
     report = Report(
         verb,
@@ -51,7 +54,7 @@ def run_verb(
         _leave_pipe()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last line of defence: a bug is reported, not dumped
         report.past_stopping()
-        report.fail(_failure(error, signals.first, resumable))
+        report.fail(_failure(error, signals.first, after_stop))
     try:
         code = report.finish()
         sys.stdout.flush()
@@ -96,15 +99,14 @@ class _Signals:
         raise KeyboardInterrupt  # for SIGTERM too: nothing takes that for a failure of what is worked on
 
 
-def _failure(error: BaseException, stopped: signal.Signals | None, resumable: bool) -> CallicError:
+def _failure(error: BaseException, stopped: signal.Signals | None, after_stop: str) -> CallicError:
     """What ended the run. After a signal it is that, whatever a library made of it."""
     if isinstance(error, StoppedEarly):
         return error
     if stopped is not None or isinstance(error, KeyboardInterrupt):
-        again = "run the same command again to go on where it was" if resumable else "nothing was changed"
         if stopped in (None, signal.SIGINT):
-            return _from(Interrupted(f"interrupted; {again}"), error)
-        return _from(StoppedEarly(f"stopped by {stopped.name}; {again}"), error)
+            return _from(Interrupted(f"interrupted; {after_stop}"), error)
+        return _from(StoppedEarly(f"stopped by {stopped.name}; {after_stop}"), error)
     if isinstance(error, CallicError):
         return error
     if isinstance(error, OSError):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from callic_archive.archive.unpacking import Restored
 
 ARCHIVE_SUFFIX = ".callic"
+AGAIN = "run the same command again"  # to a folder it goes on where it was, a new archive is begun anew
 
 
 @click.command(short_help="Restore what can be had of a damaged ARCHIVE.")
@@ -40,7 +41,7 @@ def salvage(common: Common, **values: Any) -> None:
     DIR/callic-fragments. With NEW.callic instead of DIR, all whole entries become a new archive. The exit
     code is 3 when anything is lost or may be.
     """
-    run_verb("salvage", common, lambda report: _salvage(report, common, **values))
+    run_verb("salvage", common, lambda report: _salvage(report, common, **values), after_stop=AGAIN)
 
 
 def _salvage(
@@ -78,8 +79,7 @@ def _salvage(
         for problem in found.problems:
             report.problem(problem)
         if not as_archive:
-            advice = "salvage to an empty folder; one that was stopped is begun anew in another"
-            check_destination(found.contents.entries, output, advice)
+            check_destination(found.contents.entries, output, "salvage to an empty folder")
         progress.files = progress.bytes = 0
         entries = found.contents.entries
         files = [entry for entry in entries if entry.kind == "file"]

@@ -12,7 +12,7 @@ import click
 from callic_archive.cli import options
 from callic_archive.cli.options import Common
 from callic_archive.cli.report import Report, plural, size_text
-from callic_archive.cli.running import run_verb
+from callic_archive.cli.running import GOING_ON, run_verb
 
 if TYPE_CHECKING:
     from callic_archive.archive.codecs import DecoderPlan
@@ -40,7 +40,7 @@ def unpack(common: Common, **values: Any) -> None:
     With --region, NPY files of that part of each image are written instead, and only the tiles that it
     touches are decoded.
     """
-    run_verb("unpack", common, lambda report: _unpack(report, common, **values))
+    run_verb("unpack", common, lambda report: _unpack(report, common, **values), after_stop=GOING_ON)
 
 
 def decoder_plan(on_gpu: bool, models: Sequence[Path] = ()) -> DecoderPlan:
@@ -97,8 +97,8 @@ def _unpack(
         for problem in opened.problems:
             report.problem(problem)
         entries = select(opened.entries, patterns)
-        if not overwrite:
-            check_destination(entries, output)
+        if not overwrite and (there := check_destination(entries, output)):
+            report.note(f"{plural(there, 'file')} there already; what is whole is left as it is")
         files = [entry for entry in entries if entry.kind == "file"]
         progress.stage("restoring")
         progress.planned(len(files), sum(entry.size for entry in files))
@@ -126,6 +126,7 @@ def _unpack(
             report.summary |= {
                 "archive": report.path(archive),
                 "files": watch.files,
+                "there_already": watch.there,
                 "failed": watch.failed,
                 "fidelity": watch.fidelity,
                 "restored_bytes": watch.bytes,
@@ -134,6 +135,8 @@ def _unpack(
     report.text(
         f"restored {plural(watch.files, 'file')}, {size_text(watch.bytes)}, below {report.shown(output)}"
     )
+    if watch.there:
+        report.text(f"  {plural(watch.there, 'file')} of them by an earlier run")
     if watch.fidelity["content"]:
         text = "with equal pixels and metadata and other compressed bytes, as declared at packing"
         report.text(f"  {plural(watch.fidelity['content'], 'file')} {text}")
@@ -147,7 +150,7 @@ class _Watch:
     def __init__(self, report: Report, progress: Any) -> None:
         self._report = report
         self._progress = progress
-        self.files = self.failed = self.bytes = 0
+        self.files = self.there = self.failed = self.bytes = 0
         self.fidelity = {"bytes": 0, "content": 0}
 
     def __call__(self, restored: Restored) -> None:
@@ -159,6 +162,7 @@ class _Watch:
             self.failed += 1
             return
         self.files += 1
+        self.there += restored.there
         self.bytes += entry.size
         self.fidelity[restored.fidelity] += 1
         self._report.event("entry", **self._report.path_fields(entry.path), fidelity=restored.fidelity)

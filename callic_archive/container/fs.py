@@ -253,6 +253,25 @@ def finish_file(file: BinaryIO, path: str, *, mode: int, mtime_ns: int) -> Ident
         return identity_of(os.fstat(fd))
 
 
+def _same_bytes(parent: int, one: str, other: str) -> bool:
+    """Whether two names in a directory are regular files of the same bytes."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        with (
+            open(one, "rb", opener=lambda name, _: os.open(name, flags, dir_fd=parent)) as a,
+            open(other, "rb", opener=lambda name, _: os.open(name, flags, dir_fd=parent)) as b,
+        ):
+            found = [os.fstat(file.fileno()) for file in (a, b)]
+            if not all(stat.S_ISREG(info.st_mode) for info in found) or found[0].st_size != found[1].st_size:
+                return False
+            while block := a.read(WRITE_CHUNK):
+                if block != b.read(WRITE_CHUNK):
+                    return False
+    except OSError:
+        return False
+    return True
+
+
 class ExtractionRoot:
     """A destination directory into which a tree is unpacked; nothing outside of it can be reached.
 
@@ -327,29 +346,44 @@ class ExtractionRoot:
             os.close(self._halts.pop()[2])
         return self._halts[-1][1:] if self._halts else (0, self._fd)
 
+    def look(self, path: str) -> os.stat_result | None:
+        """``lstat`` of a path; None where nothing is."""
+        try:
+            with self._parent(path, create=False) as (parent, name):
+                return os.lstat(name, dir_fd=parent)
+        except FileNotFoundError:
+            return None
+        except WriteFailure as error:
+            if isinstance(error.__cause__, FileNotFoundError):  # a folder on the way
+                return None
+            raise
+
     def make_directory(self, path: str) -> None:
         """Create a directory and those above it; an existing real directory is left as it is."""
         with self._parent(path) as (parent, name):
             os.close(self._step(parent, name, path, create=True))
 
     @contextmanager
-    def create_file(self, path: str, *, overwrite: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
+    def create_file(
+        self, path: str, *, overwrite: bool = False, durable: bool = False, equal: bool = False
+    ) -> Iterator[BinaryIO]:
         """A new file to write to; it takes its name only when the block ends without an error.
 
-        With ``overwrite`` an existing file or symbolic link is replaced, never written through.
+        With ``overwrite`` an existing file or symbolic link is replaced, never written through. With ``equal`` a file of
+        the very same bytes may be there already, and stays.
         """
-        with self.create_shared(path, overwrite=overwrite, durable=durable) as (file, _):
+        with self.create_shared(path, overwrite=overwrite, durable=durable, equal=equal) as (file, _):
             yield file
 
     @contextmanager
     def create_shared(
-        self, path: str, *, overwrite: bool = False, durable: bool = False
+        self, path: str, *, overwrite: bool = False, durable: bool = False, equal: bool = False
     ) -> Iterator[tuple[BinaryIO, str]]:
         """Like ``create_file``; with the name under which ``open_unfinished`` opens the file meanwhile."""
         with self._parent(path) as (parent, name):
             temporary = f".callic-{secrets.token_hex(8)}.tmp"
             with writing(path):
-                if not overwrite:
+                if not overwrite and not equal:
                     self._refuse_existing(parent, name, path)
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 fd = os.open(temporary, flags, 0o666, dir_fd=parent)
@@ -360,7 +394,12 @@ class ExtractionRoot:
                     if durable:
                         fsync_file(fd)
                 with writing(path):
-                    self._give_name(parent, temporary, name, path, overwrite)
+                    try:
+                        self._give_name(parent, temporary, name, path, overwrite)
+                    except TargetExists:
+                        if not equal or not _same_bytes(parent, temporary, name):
+                            raise
+                        os.unlink(temporary, dir_fd=parent)
             except BaseException:
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=parent)
@@ -384,7 +423,7 @@ class ExtractionRoot:
             os.lstat(name, dir_fd=parent)
         except FileNotFoundError:
             return
-        raise TargetExists(f"{path!r} is already there; choose an empty destination or allow overwriting")
+        raise TargetExists(f"{path!r} is already there, and is not what would be written")
 
     def _give_name(self, parent: int, temporary: str, name: str, path: str, overwrite: bool) -> None:
         if overwrite:
@@ -396,7 +435,7 @@ class ExtractionRoot:
         try:  # link, unlike rename, refuses an existing name in one step
             os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
         except FileExistsError as error:
-            raise TargetExists(f"{path!r} is already there") from error
+            raise TargetExists(f"{path!r} is already there, and is not what would be written") from error
         except OSError:  # a file system without hard links
             self._refuse_existing(parent, name, path)
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
