@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from callic_archive.container.fs import writing
-from callic_archive.errors import DestinationExists, MissingPath, OtherRun
+from callic_archive.container.fs import check_file, writing
+from callic_archive.errors import DestinationExists, OtherRun
 
 PARTIAL = ".partial"
 _ABSENT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
@@ -38,15 +38,12 @@ class UnfinishedFolder:
         return frozenset(found)
 
     def check(self) -> None:
-        """Raise DestinationExists or MissingPath when nothing can be made where it should be."""
+        """Raise DestinationExists, MissingPath or WriteFailure when nothing can be made where it should be."""
         if os.path.lexists(self.destination):
             raise DestinationExists(
                 f"{self.destination} exists already and is not replaced; choose another name, or remove it"
             )
-        if not self.destination.parent.is_dir():
-            raise MissingPath(
-                f"{self.destination.parent} is no folder, so {self.destination.name} cannot be made in it"
-            )
+        check_file(self.destination)
 
     def take_lock(self, lock: Path) -> None:
         """Hold the file ``lock`` (flock) until ``release``; the system gives it back however the process ends.

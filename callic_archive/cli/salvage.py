@@ -60,16 +60,26 @@ def _salvage(
     from callic_archive.archive.regathering import regather
     from callic_archive.archive.salvaging import survey
     from callic_archive.archive.staging import Staging
-    from callic_archive.archive.unpacking import check_destination
+    from callic_archive.archive.unfinished import PARTIAL
+    from callic_archive.archive.unpacking import check_destination, check_outside
     from callic_archive.cli.progress import Progress
     from callic_archive.cli.resources import resources_of
-    from callic_archive.container.fs import ExtractionRoot
+    from callic_archive.container.fs import ExtractionRoot, atomic_write, check_file, check_folder
     from callic_archive.scheduling.read import unpack as restore
     from callic_archive.scheduling.read import verify as check
 
     as_archive = output.name.endswith(ARCHIVE_SUFFIX)
+    places = (archive, archive.with_name(archive.name + PARTIAL)) if archive.name else (archive,)
+    for place in places:
+        check_outside(place, output)
+        if loss_report is not None:
+            check_outside(place, loss_report)
     if as_archive:
         Staging(output).check()
+    else:
+        check_folder(output)
+    if loss_report is not None:
+        check_file(loss_report)
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=None)
     plan = _lenient(resources.gpus > 0)
     losses = _Losses(report)
@@ -112,8 +122,6 @@ def _salvage(
     report.past_stopping()
     losses.conclude(found, archive)
     if loss_report is not None:
-        from callic_archive.container.fs import atomic_write
-
         atomic_write(loss_report, json.dumps(losses.document, indent=1, sort_keys=True).encode() + b"\n")
 
 

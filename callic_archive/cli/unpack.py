@@ -80,9 +80,11 @@ def _unpack(
     from callic_archive.archive.unpacking import check_destination, check_outside, select
     from callic_archive.cli.progress import Progress
     from callic_archive.cli.resources import resources_of
+    from callic_archive.container.fs import check_folder
     from callic_archive.scheduling.read import unpack as restore
 
     check_outside(archive, output)
+    check_folder(output)
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=None)
     plan = decoder_plan(resources.gpus > 0, models)
     if region is not None:

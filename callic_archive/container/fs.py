@@ -23,10 +23,12 @@ from typing import Any, BinaryIO, Self
 from callic_archive.errors import (
     EnvironmentFailure,
     InvalidName,
+    MissingPath,
     OutOfSpace,
     SymlinkInPath,
     TargetExists,
     UnsafePath,
+    UsageError,
     WriteFailure,
 )
 
@@ -57,6 +59,35 @@ def writing(path: object) -> Iterator[None]:
         yield
     except OSError as error:
         raise write_failure(error, path) from error
+
+
+def check_folder(path: Path) -> None:
+    """Raise what writing into the folder ``path``, or making it, would end with, as far as that can be told before.
+
+    Raises UsageError where a file stands in its place or on the way to it, WriteFailure where nothing may be written.
+    """
+    place = path
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        error = UsageError(f"{place} is no folder" + ("" if place == path else f", so {path} cannot be made"))
+        error.paths = (str(path), str(place))
+        raise error
+    if not os.access(place, os.W_OK | os.X_OK):
+        read_only = bool(os.statvfs(place).f_flag & os.ST_RDONLY)
+        number = errno.EROFS if read_only else errno.EACCES
+        raise write_failure(OSError(number, os.strerror(number)), place)
+
+
+def check_file(path: Path) -> None:
+    """Raise what writing the file ``path`` would end with, as far as that can be told before: MissingPath, UsageError,
+    WriteFailure.
+    """
+    if not path.parent.is_dir():
+        raise MissingPath(f"{path.parent} is no folder, so {path.name} cannot be made in it")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder, and a file was to be written there")
+    check_folder(path.parent)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
