@@ -160,7 +160,7 @@ fidelity_option = click.option(
     type=click.Choice(["auto", "bytes"]),
     default="auto",
     show_default=True,
-    help="bytes: store a file as it is where only its pixels and metadata would come back equal.",
+    help="bytes: every file byte for byte, also where equal pixels and metadata would take less.",
 )
 include_option = click.option(
     "--include", multiple=True, metavar="GLOB", help="Only files that match (name, or path if it has a /)."
@@ -231,7 +231,7 @@ directory_option = click.option(
     type=click.Path(path_type=Path),
     help="Where to restore the tree.",
 )
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files and links that exist; else the run is refused.")
 region_option = click.option(
     "--region",
     metavar="REGION",
