@@ -52,6 +52,28 @@ def write_failure(error: OSError, path: object) -> EnvironmentFailure:
     return failure
 
 
+def _folder_failure(error: OSError, path: str) -> EnvironmentFailure:
+    """As ``write_failure``, where a name was to be made or replaced: what forbids that is the folder's mode, not the
+    file's.
+    """
+    if error.errno != errno.EACCES:
+        return write_failure(error, path)
+    failure = WriteFailure(
+        f"cannot write {path}: this user may not change the folder that it lies in; make that writable (chmod u+rwx), or "
+        "choose another destination"
+    )
+    failure.paths = (path,)
+    return failure
+
+
+@contextmanager
+def _in_folder(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _folder_failure(error, path) from error
+
+
 @contextmanager
 def writing(path: object) -> Iterator[None]:
     """Turn every OSError inside into the EnvironmentFailure that ``write_failure`` names."""
@@ -352,7 +374,7 @@ class ExtractionRoot:
                 raise SymlinkInPath(
                     f"{path!r} leads through {part!r}, which is a symbolic link or no directory"
                 ) from error
-            raise write_failure(error, path) from error
+            raise _folder_failure(error, path) from error
 
     @contextmanager
     def _parent(self, path: str, create: bool = True) -> Iterator[tuple[int, str]]:
@@ -413,7 +435,7 @@ class ExtractionRoot:
         """Like ``create_file``; with the name under which ``open_unfinished`` opens the file meanwhile."""
         with self._parent(path) as (parent, name):
             temporary = f".callic-{secrets.token_hex(8)}.tmp"
-            with writing(path):
+            with _in_folder(path):
                 if not overwrite and not equal:
                     self._refuse_existing(parent, name, path)
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -484,7 +506,7 @@ class ExtractionRoot:
             if not overwrite:
                 self._refuse_existing(parent, name, path)
             temporary = f".callic-{secrets.token_hex(8)}.tmp"
-            with writing(path):
+            with _in_folder(path):
                 os.link(old, temporary, src_dir_fd=there, dst_dir_fd=parent, follow_symlinks=False)
             try:
                 with writing(path):
@@ -500,13 +522,15 @@ class ExtractionRoot:
         """Create a symbolic link; its target is text, never followed (``link_leaves_root`` judges it)."""
         if not target or "\0" in target:
             raise UnsafePath(f"the symbolic link {path!r} has an empty target or one with a NUL byte")
-        with self._parent(path) as (parent, name), writing(path):
+        with self._parent(path) as (parent, name), _in_folder(path):
             if overwrite:
                 try:
                     os.unlink(name, dir_fd=parent)
                 except FileNotFoundError:
                     pass
                 except (IsADirectoryError, PermissionError) as error:
+                    if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+                        raise
                     raise TargetExists(f"{path!r} is a directory; it is not replaced by a link") from error
             try:
                 os.symlink(target, name, dir_fd=parent)
@@ -521,7 +545,9 @@ class ExtractionRoot:
         """
         with self._parent(path, create=False) as (parent, name), writing(path):
             found = os.lstat(name, dir_fd=parent)
-            if mode is not None and not stat.S_ISLNK(found.st_mode):
+            allowed = 0o3777 if stat.S_ISDIR(found.st_mode) else 0o1777
+            changes = mode is not None and stat.S_IMODE(found.st_mode) != mode & allowed
+            if mode is not None and changes and not stat.S_ISLNK(found.st_mode):
                 fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=parent)
                 try:
                     allowed = 0o3777 if stat.S_ISDIR(os.fstat(fd).st_mode) else 0o1777
