@@ -51,7 +51,7 @@ def export_regions(
             problem = None
             try:
                 for name, image in _regions(archive, entry, region):
-                    with root.create_file(name, overwrite=overwrite) as out:
+                    with root.create_file(name, overwrite=overwrite, equal=True) as out:
                         np.lib.format.write_array(out, image, version=(1, 0), allow_pickle=False)
                     written.append((name, image.nbytes))
             except (RegionError, NoSuchImage) as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from callic_archive.archive.content import OpenFile, opened, read_source
-from callic_archive.archive.entries import Entry, sparse_digest
+from callic_archive.archive.entries import Entry, Fidelity, sparse_digest
 from callic_archive.archive.reading import Archive, naming
 from callic_archive.archive.rejoining import check_whole, same_pieces
 from callic_archive.archive.scan import Problem, Scan, Source, scan
@@ -129,7 +129,7 @@ def _differences(
             yield f"its time of modification is {apart:+.9f} s from that in the archive"
     if entry.kind == "file" and content:
         try:
-            difference = _content(archive, entry, source)
+            difference, _ = content_difference(archive, entry, source.file)
         except OSError as error:
             difference = f"it cannot be read in the tree: {error.strerror or error}"
         except (ForeignCodecMissing, TorchacUnavailableError) as error:
@@ -138,15 +138,24 @@ def _differences(
             yield difference
 
 
-def _content(archive: Archive, entry: Entry, source: Source) -> str | None:
-    with opened(source.file) as file:
-        if file.size != entry.size and entry.fidelity == "bytes":
-            return f"it has {entry.size} bytes in the archive and {file.size} in the tree"
+def content_difference(
+    archive: Archive, entry: Entry, path: str, fidelity: Fidelity | None = None
+) -> tuple[str | None, Fidelity]:
+    """In what way a file does not hold what the entry does, in words, or None; and how well it could.
+
+    Of an entry whose ``fidelity`` (its own, where none is given) is ``content``, equal pixels and metadata are enough.
+    Raises OSError, ForeignCodecMissing, TorchacUnavailableError, EnvironmentFailure.
+    """
+    fidelity = fidelity or entry.fidelity
+    with opened(path) as file:
+        if file.size != entry.size and fidelity == "bytes":
+            return f"it has {entry.size} bytes in the archive and {file.size} in the tree", fidelity
         if _same_bytes(entry, file):
-            return None
-    if entry.fidelity == "content":
-        return None if _same_content(archive, entry, source) else "its pixels or metadata differ in the tree"
-    return "it has the same size and other bytes in the tree"
+            return None, "bytes"
+    if fidelity == "content":
+        same = _same_content(archive, entry, path)
+        return None if same else "its pixels or metadata differ in the tree", fidelity
+    return "it has the same size and other bytes in the tree", fidelity
 
 
 def _same_bytes(entry: Entry, file: OpenFile) -> bool:
@@ -181,16 +190,16 @@ def _holes_are_empty(file: OpenFile, entry: Entry) -> bool:
     return True
 
 
-def _same_content(archive: Archive, entry: Entry, source: Source) -> bool:
+def _same_content(archive: Archive, entry: Entry, path: str) -> bool:
     """Whether a file that may come back with other compressed bytes holds the packed pixels and metadata."""
     try:
         if entry.method == "pieces":
-            with opened(source.file) as file, naming(entry):
+            with opened(path) as file, naming(entry):
                 check_whole(entry)
                 return file.size == entry.size and same_pieces(
                     archive, entry, lambda spans: b"".join(file.pieces(tuple(spans)))
                 )
-        found = parse(read_source(source.file)[0])
+        found = parse(read_source(path)[0])
         if found is None:
             return False
         surround, images = archive.pieces(entry)

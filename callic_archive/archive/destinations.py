@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.reading import INDEX
+from callic_archive.archive.resuming import link_restored, names_of, seems_restored
 from callic_archive.archive.unfinished import PARTIAL
 from callic_archive.container.fs import check_relative, safe_join
-from callic_archive.errors import ContainerError, DestinationExists, MissingPath, UsageError
+from callic_archive.errors import ContainerError, DestinationExists, UsageError
 
 _SHOWN = 3  # existing files named in a refusal
 _SIGNS = (INDEX, "shard-00000.cla", f"shard-00000.cla{PARTIAL}")  # one of them lies in the folder data of each archive
@@ -29,34 +30,17 @@ def check_outside(path: Path, archive: Path | None = None) -> None:
             raise error
 
 
-def check_file(path: Path) -> None:
-    """Raise UsageError or MissingPath where no file can be written at ``path``."""
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; name a file in it: {path / 'NAME'}")
-    if not path.parent.is_dir():
-        raise MissingPath(f"{path.parent} is no folder, so {path.name} cannot be written in it")
-
-
-def check_folder(path: Path) -> None:
-    """Raise UsageError where ``path`` is no folder, and none can be made there."""
-    for place in (path, *path.parents):
-        if os.path.lexists(place):
-            if not place.is_dir():
-                error = UsageError(f"{place} is no folder, so nothing can be restored below {path}; choose another place")
-                error.paths = (str(place),)
-                raise error
-            return
-
-
 def check_destination(
     entries: Iterable[Entry],
     destination: Path,
     *,
     overwrite: bool = False,
     advice: str = "unpack to an empty folder, or allow it with --overwrite",
-) -> None:
-    """Raise DestinationExists when something is in the way: a link or file where a folder would be, or, unless
-    ``overwrite`` says so, what would be replaced; ``advice`` says what to do about that.
+) -> int:
+    """How many files are there that an earlier run may have restored.
+
+    Raises DestinationExists when something is in the way: a link or file where a folder would be, or, unless ``overwrite`` says
+    so, what would be replaced; ``advice`` says what to do about that.
     """
     entries = list(entries)
     blocked = list(_no_folders(entries, destination))
@@ -64,9 +48,12 @@ def check_destination(
         raise _in_the_way(
             blocked, "no folder, as the archive has there, and neither followed nor replaced; unpack to an empty folder"
         )
-    found = [] if overwrite else list(_existing(entries, destination))
-    if found:
-        raise _in_the_way(found, f"there already and not replaced; {advice}")
+    if overwrite:
+        return 0
+    others, there = _existing(entries, destination)
+    if others:
+        raise _in_the_way(others, f"there already and not replaced; {advice}")
+    return there
 
 
 def _in_the_way(paths: list[str], text: str) -> DestinationExists:
@@ -76,16 +63,23 @@ def _in_the_way(paths: list[str], text: str) -> DestinationExists:
     return error
 
 
-def _existing(entries: Iterable[Entry], destination: Path) -> Iterator[str]:
-    """Files and links that would be written and are there."""
+def _existing(entries: Sequence[Entry], destination: Path) -> tuple[list[str], int]:
+    """What is where files and links would be written and is something else; and how many files may be what was."""
+    others, there = [], 0
+    names = names_of(entries)
     for entry in entries:
-        if entry.kind != "directory":
-            try:
-                path = safe_join(destination, entry.path)
-            except ContainerError:
-                continue  # refused later, by name
-            if os.path.lexists(path):
-                yield str(path)
+        if entry.kind == "directory":
+            continue
+        try:
+            path = safe_join(destination, entry.path)
+            info = os.lstat(path)
+        except (ContainerError, OSError):
+            continue  # not there, or refused later, by name
+        if entry.kind == "file" and seems_restored(entry, info, names.get(entry.path, 1)):
+            there += 1
+        elif entry.kind == "file" or not link_restored(entry, path):
+            others.append(str(path))
+    return others, there
 
 
 def _no_folders(entries: Iterable[Entry], destination: Path) -> Iterator[str]:

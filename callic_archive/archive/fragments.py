@@ -268,9 +268,11 @@ def _put(data: bytes, out: BinaryIO) -> None:
 
 
 def _written(root: ExtractionRoot, path: str, write: Callable[[BinaryIO], object]) -> tuple[str, ...]:
-    """The path when it could be written; a name that cannot be costs its fragment alone. Raises OutOfSpace."""
+    """The path when it could be written, or was by an earlier run; a name that cannot be costs its fragment alone. Raises
+    OutOfSpace.
+    """
     try:
-        with root.create_file(path) as out:
+        with root.create_file(path, equal=True) as out:
             write(out)
     except EnvironmentFailure as error:
         if not isinstance(error, WriteFailure):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from callic_archive.archive.commit import Finished, finish
 from callic_archive.archive.entries import Entry, with_whole_digests
@@ -55,11 +55,9 @@ def regather(
     staging = Staging(destination)
     staging.check()
     staging.committing = committing
-    if staging.root.exists():
-        raise DestinationExists(
-            f"{staging.root} is there from another run; remove it, or choose another name"
-        )
     settings = {**(archive.header.settings if archive.header is not None else {}), "salvaged": True}
+    if staging.root.exists():
+        _remove(staging, settings)
     try:
         with staging:
             staging.open(settings)
@@ -87,6 +85,17 @@ def regather(
     except BaseException:
         shutil.rmtree(staging.root, ignore_errors=True)
         raise
+
+
+def _remove(staging: Staging, settings: Mapping[str, Any]) -> None:
+    """Remove what a run that was killed left, if it is such: nothing in it is not in the archive. Raises DestinationExists,
+    OtherRun.
+    """
+    if not (staging.run / "job.json").is_file():
+        raise DestinationExists(f"{staging.root} is there from another run; remove it, or choose another name")
+    with staging:
+        staging.open(settings)
+        shutil.rmtree(staging.root)
 
 
 def _copy(

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from callic_archive.container.fs import writing
-from callic_archive.errors import DestinationExists, MissingPath, OtherRun, UsageError
+from callic_archive.container.fs import check_file, writing
+from callic_archive.errors import DestinationExists, OtherRun, UsageError
 
 PARTIAL = ".partial"
 _ABSENT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
@@ -41,15 +41,12 @@ class UnfinishedFolder:
         return frozenset(found)
 
     def check(self) -> None:
-        """Raise DestinationExists or MissingPath when nothing can be made where it should be."""
+        """Raise DestinationExists, MissingPath or WriteFailure when nothing can be made where it should be."""
         if os.path.lexists(self.destination):
             raise DestinationExists(
                 f"{self.destination} exists already and is not replaced; choose another name, or remove it"
             )
-        if not self.destination.parent.is_dir():
-            raise MissingPath(
-                f"{self.destination.parent} is no folder, so {self.destination.name} cannot be made in it"
-            )
+        check_file(self.destination)
 
     def take_lock(self, lock: Path) -> None:
         """Hold the file ``lock`` (flock) until ``release``; the system gives it back however the process ends.
@@ -96,10 +93,13 @@ class UnfinishedFolder:
         different = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
         if different:
             listed = "; ".join(f"{k}: then {found.get(k)!r}, now {wanted.get(k)!r}" for k in different)
-            raise OtherRun(
+            error = OtherRun(
                 f"{self.root} was begun by another command ({listed}). "
                 f"Run that command again to go on with it, or remove the folder to begin anew"
             )
+            lists = [settings.get(k) for k in different for settings in (found, wanted)]
+            error.paths = tuple(one for some in lists if isinstance(some, list) for one in some if isinstance(one, str))
+            raise error
 
     def release(self) -> None:
         """Give the lock back."""

@@ -8,7 +8,7 @@ Everything is written relative to directory descriptors and under a temporary na
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from callic_archive.archive.codecs import DecoderPlan
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.reading import Archive, Contents, naming
 from callic_archive.archive.rejoining import check_whole, digest_of, judged, write_share
+from callic_archive.archive.resuming import link_restored, restored_already
 from callic_archive.archive.scan import Problem, Selection
-from callic_archive.container.fs import ExtractionRoot, Identity, finish_file
+from callic_archive.container.fs import ExtractionRoot, Identity, finish_file, identity_of
 from callic_archive.errors import (
     CallicError,
     ContainerError,
@@ -48,11 +49,12 @@ class ReadJob:
 
 @dataclass(frozen=True)
 class UnpackJob:
-    """Where to and how."""
+    """Where to and how. ``names`` are the numbers of names of files that have several, by path."""
 
     read: ReadJob
     destination: Path
     overwrite: bool = False
+    names: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Restored:
     fidelity: str | None
     problem: Problem | None = None
     identity: Identity | None = None  # of the file that was written
+    there: bool = False  # restored by an earlier run
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,10 @@ Spread = Callable[[ShareJob, list[Entry]], list[Restored]]
 def restore_spread(job: UnpackJob, entry: Entry, shares: list[Entry], spread: Spread) -> Restored:
     """Restore a large file of which ``spread`` lets others write the ``shares``. Raises EnvironmentFailure."""
     try:
+        with ExtractionRoot(job.destination) as root:
+            already = _already(open_for(job.read), root, entry, job)
+        if already is not None:
+            return already
         with (
             ExtractionRoot(job.destination) as root,
             root.create_shared(entry.path, overwrite=job.overwrite) as (out, temporary),
@@ -196,15 +203,18 @@ def unpack_batch(job: UnpackJob, batch: Sequence[Entry], watch: Watch | None = N
         for number, entry in enumerate(batch):
             if job.read.stop_file.exists():
                 return ReadResult(tuple(done), tuple(batch[number:]))
-            done.append(_restore(archive, root, entry, job.overwrite))
+            done.append(_restore(archive, root, entry, job))
             if watch is not None:
                 watch(done[-1])
     return ReadResult(tuple(done))
 
 
-def _restore(archive: Archive, root: ExtractionRoot, entry: Entry, overwrite: bool) -> Restored:
+def _restore(archive: Archive, root: ExtractionRoot, entry: Entry, job: UnpackJob) -> Restored:
     try:
-        with root.create_file(entry.path, overwrite=overwrite) as out:
+        already = _already(archive, root, entry, job)
+        if already is not None:
+            return already
+        with root.create_file(entry.path, overwrite=job.overwrite) as out:
             fidelity = archive.restore(entry, out)
             identity = finish_file(out, entry.path, mode=entry.mode, mtime_ns=entry.mtime_ns)
     except CallicError as error:
@@ -214,11 +224,17 @@ def _restore(archive: Archive, root: ExtractionRoot, entry: Entry, overwrite: bo
     return _judged(entry, fidelity, identity)
 
 
-def _judged(entry: Entry, fidelity: str, identity: Identity) -> Restored:
+def _already(archive: Archive, root: ExtractionRoot, entry: Entry, job: UnpackJob) -> Restored | None:
+    """What an earlier run made of the entry, if that is there and whole."""
+    found = restored_already(archive, root, entry, job.names.get(entry.path, 1))
+    return None if found is None else _judged(entry, *found, there=True)
+
+
+def _judged(entry: Entry, fidelity: str, identity: Identity, there: bool = False) -> Restored:
+    problem = None
     if fidelity != entry.fidelity:
         problem = Problem.of(entry.path, DigestMismatch(OTHER_BYTES), kept=True)
-        return Restored(entry, fidelity, problem, identity)
-    return Restored(entry, fidelity, None, identity)
+    return Restored(entry, fidelity, problem, identity, there)
 
 
 def restore_links(
@@ -237,24 +253,36 @@ def restore_links(
                 return
             leader = there.get(entry.link or "")
             refused: CallicError | None = None
+            if leader is not None and _is(root, entry.path, leader[1]):
+                watch(Restored(entry, entry.fidelity, there=True))
+                continue
             if leader is not None:
                 try:
                     root.make_hardlink(entry.path, *leader, overwrite=job.overwrite)
                     watch(Restored(entry, entry.fidelity))
                     continue
-                except WriteFailure as error:
-                    refused = error
+                except (WriteFailure, TargetExists) as error:
+                    refused = error  # a copy may be there, of an earlier run
                 except CallicError as error:
                     if ends_run(error):
                         raise
                     watch(Restored(entry, None, failed(entry, error)))
                     continue
-            done = _restore(archive, root, entry, job.overwrite)
+            done = _restore(archive, root, entry, job)
             if done.identity is not None and leader is None:
                 there[entry.link or ""] = (entry.path, done.identity)
             if refused is not None and done.problem is None:
                 done = replace(done, problem=Problem.of(entry.path, _not_kept(entry, refused), kept=True))
             watch(done)
+
+
+def _is(root: ExtractionRoot, path: str, identity: Identity) -> bool:
+    """Whether a name is that of this file already."""
+    try:
+        info = root.look(path)
+    except CallicError:  # told where it is written
+        return False
+    return info is not None and identity_of(info) == identity
 
 
 def restore_rest(job: UnpackJob, entries: Sequence[Entry]) -> list[Problem]:
@@ -290,16 +318,21 @@ def restore_rest(job: UnpackJob, entries: Sequence[Entry]) -> list[Problem]:
 def _link(
     root: ExtractionRoot, entry: Entry, overwrite: bool, made: dict[str, tuple[str, Identity]]
 ) -> None:
-    """Make a symbolic link, or give one that was ``made`` a further name."""
+    """Make a symbolic link, or give one that was ``made`` a further name; what is there already stays."""
     first = entry.link or entry.path
     refused: CallicError | None = None
-    if first in made:
+    if root.look(entry.path) is not None and link_restored(entry, root.root / entry.path):
+        if first in made and root.identify(entry.path) != made[first][1]:
+            refused = WriteFailure("it is there already, and one of its own")
+    elif first in made:
         try:
             root.make_hardlink(entry.path, *made[first], symbolic=True, overwrite=overwrite)
             return
         except WriteFailure as error:
             refused = error
-    root.make_symlink(entry.path, entry.target or "", overwrite=overwrite)
+            root.make_symlink(entry.path, entry.target or "", overwrite=overwrite)
+    else:
+        root.make_symlink(entry.path, entry.target or "", overwrite=overwrite)
     root.set_metadata(entry.path, mtime_ns=entry.mtime_ns)
     if refused is not None:
         raise _not_kept(entry, refused)

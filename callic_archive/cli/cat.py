@@ -47,7 +47,6 @@ def _cat(report: Report, *, archive: Path, path: str, force: bool, models: tuple
     from callic_archive.cli.unpack import decoder_plan
     from callic_archive.errors import DigestMismatch, UsageError
 
-    report.hide(archive, path)
     on_gpu = uses_gpu(device)
     with (
         Archive(archive, decoder_plan(on_gpu, models)) as opened,

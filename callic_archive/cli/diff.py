@@ -35,7 +35,6 @@ def _diff(report: Report, common: Common, *, archive: Path, tree: Path, contents
     from callic_archive.cli.unpack import decoder_plan
     from callic_archive.errors import MissingPath
 
-    report.hide(archive, tree)
     if not tree.is_dir():
         raise MissingPath(f"{tree} is no folder to compare with")
     differing: set[str] = set()

@@ -28,7 +28,6 @@ def info(common: Common, **values: Any) -> None:
 def _info(report: Report, *, archive: Path) -> None:
     from callic_archive.archive.reading import Archive
 
-    report.hide(archive)
     with Archive(archive) as opened:
         for problem in opened.problems:
             report.problem(problem)

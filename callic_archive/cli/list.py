@@ -33,7 +33,6 @@ def _list(report: Report, *, archive: Path, patterns: tuple[str, ...]) -> None:
     from callic_archive.archive.reading import Archive
     from callic_archive.archive.unpacking import select
 
-    report.hide(archive, *patterns)
     with Archive(archive) as opened:
         for problem in opened.problems:
             report.problem(problem)

@@ -55,7 +55,6 @@ def _list(report: Report, *, archive: Path | None) -> None:
     else:
         from callic_archive.archive.reading import Archive
 
-        report.hide(archive)
         with Archive(archive) as opened:
             for problem in opened.problems:
                 report.problem(problem)
@@ -78,7 +77,6 @@ def _list(report: Report, *, archive: Path | None) -> None:
 def _show(report: Report, *, model: str) -> None:
     from callic_archive.model.catalogue import find_model
 
-    report.hide(model)
     info = find_model(model)
     report.event("model", **_fields(info), record=info.record)
     if not report.as_json:

@@ -14,6 +14,8 @@ from click.core import ParameterSource
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+NO_PATHS = ("region", "subset")  # options of any text that name no files
+
 
 @dataclass(frozen=True)
 class Common:
@@ -186,7 +188,7 @@ fidelity_option = click.option(
     type=click.Choice(["auto", "bytes"]),
     default="auto",
     show_default=True,
-    help="bytes: store a file as it is where only its pixels and metadata would come back equal.",
+    help="bytes: every file byte for byte, also where equal pixels and metadata would take less.",
 )
 include_option = click.option(
     "--include", multiple=True, metavar="GLOB", help="Only files that match (name, or path if it has a /)."
@@ -257,7 +259,7 @@ directory_option = click.option(
     type=PathOf(path_type=Path),
     help="Where to restore the tree.",
 )
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files and links that exist; else the run is refused.")
 region_option = click.option(
     "--region",
     metavar="REGION",

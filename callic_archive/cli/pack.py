@@ -14,7 +14,7 @@ from callic_archive.cli import options
 from callic_archive.cli.options import Common
 from callic_archive.cli.pack_summary import count, idle_models, named_models, summarise
 from callic_archive.cli.report import Report, plural, size_text, time_text
-from callic_archive.cli.running import run_verb
+from callic_archive.cli.running import GOING_ON, run_verb
 
 if TYPE_CHECKING:
     from callic_archive.archive.codecs import CodecPlan, Learned
@@ -56,7 +56,7 @@ def pack(common: Common, **values: Any) -> None:
     names, empty folders, symbolic links, modes and times. Nothing is written to ARCHIVE before it was decoded
     and compared; a run that was stopped or killed is completed by the same command.
     """
-    run_verb("pack", common, lambda report: _pack(report, common, **values), resumable=True)
+    run_verb("pack", common, lambda report: _pack(report, common, **values), after_stop=GOING_ON)
 
 
 def codec_plan(
@@ -123,7 +123,6 @@ def _pack(
     from callic_archive.errors import UsageError
     from callic_archive.scheduling.pack import execute
 
-    report.hide(*sources, *model, *([output] if output is not None else []))
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=scheduler)
     on_gpu = resources.gpus > 0
     chosen = effort_of(effort, on_gpu=on_gpu, adapt=adapt, steps=steps)

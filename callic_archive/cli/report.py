@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
-from hashlib import blake2b
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
+from callic_archive.cli.redaction import Redaction
 from callic_archive.errors import CallicError
 
 if TYPE_CHECKING:
@@ -47,7 +46,6 @@ class Report:
         self.quiet = quiet
         self.verbose = verbose
         self.debug = debug
-        self.redact = redact
         self.out = out or sys.stdout
         self.err = err or sys.stderr
         self.counts: Counter[str] = Counter()
@@ -55,9 +53,8 @@ class Report:
         self.exit_code = 0
         self.stoppable = True  # whether a signal still ends the run
         self.print_over: Callable[[str], None] | None = None  # set while a progress display owns the terminal
-        self._salt = secrets.token_bytes(16)
+        self._redaction = Redaction() if redact else None
         self._begin = time.monotonic()
-        self._hidden: list[tuple[str, str]] = []
         self._told: Counter[str] = Counter()
 
     # -- writing ---------------------------------------------------------------------------------------------
@@ -99,43 +96,26 @@ class Report:
         """A path as it may be shown: with ``--redact-paths`` a token that is the same for the same path in
         this run.
         """
-        path = os.fspath(path)
-        if not self.redact:
-            return path
-        token = blake2b(os.fsencode(path), key=self._salt, digest_size=5).hexdigest()
-        suffix = os.path.splitext(path)[1]
-        return f"path-{token}{suffix if suffix.isascii() and len(suffix) <= 5 else ''}"
+        return os.fspath(path) if self._redaction is None else self._redaction.token(path)
 
     def shown(self, path: str | os.PathLike[str]) -> str:
         """A path for a line of text: as ``path``, on one line whatever its name holds."""
         return one_line(self.path(path))
 
-    def hide(self, *paths: str | os.PathLike[str]) -> None:
+    def hide(self, paths: Iterable[str | os.PathLike[str]]) -> None:
         """Paths of the command line, to be replaced wherever a message holds them."""
-        if self.redact:
-            for path in paths:
-                shown = self.path(path)
-                absolute = os.path.abspath(path)
-                forms = (absolute, os.fspath(path).rstrip("/"), os.path.basename(absolute))
-                self._hidden += [(form, shown) for form in forms if len(form) > 2]
-            self._hidden.sort(key=lambda pair: -len(pair[0]))
+        if self._redaction is not None:
+            self._redaction.hide(paths)
 
     def path_fields(self, path: str) -> dict[str, str]:
         """A path as JSON fields; names that are not UTF-8 come with their bytes in base64."""
         from callic_archive.container.fs import name_to_json
 
-        return {"path": self.path(path)} if self.redact else name_to_json(path)
+        return name_to_json(path) if self._redaction is None else {"path": self.path(path)}
 
     def clean(self, message: str, *paths: str) -> str:
         """A message as it may be shown: with ``--redact-paths`` without ``paths`` and those of ``hide``."""
-        if self.redact:
-            for path in paths:
-                for form in (path, repr(path)[1:-1], os.path.basename(path)):
-                    if len(form) > 2:
-                        message = message.replace(form, self.path(path))
-            for form, shown in self._hidden:
-                message = message.replace(form, shown)
-        return message
+        return message if self._redaction is None else self._redaction.clean(message, paths)
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -170,7 +150,13 @@ class Report:
         self.summary["error"] = {"code": error.code, "message": message}
         self._write(self.err, f"callic-archive {self.verb}: {one_line(message)} [{error.code}]")
         if self.debug:
-            self._write(self.err, "".join(traceback.format_exception(error)).rstrip())
+            trace = "".join(traceback.format_exception(error)).rstrip()
+            cause: BaseException | None = error
+            while cause is not None:  # each by itself: where a message begins tells what is a name in it
+                if str(cause):
+                    trace = trace.replace(str(cause), self.clean(str(cause), *error.paths))
+                cause = cause.__cause__ or cause.__context__
+            self._write(self.err, self.clean(trace, *error.paths))
 
     def raise_exit(self, code: int) -> None:
         """Note that the run can end no better than with ``code``."""

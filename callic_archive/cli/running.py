@@ -13,10 +13,14 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-from callic_archive.cli.options import Common
+import click
+
+from callic_archive.cli.options import NO_PATHS, Common
 from callic_archive.cli.report import Report
 from callic_archive.errors import CallicError, EnvironmentFailure, Interrupted, StoppedEarly
 from callic_archive.scheduling.signals import ENDING, TWICE
+
+GOING_ON = "run the same command again to go on where it was"
 
 
 def run_verb(
@@ -24,12 +28,13 @@ def run_verb(
     common: Common,
     body: Callable[[Report], None],
     *,
-    resumable: bool = False,
+    after_stop: str = "nothing was changed",
     data_on_stdout: bool = False,
 ) -> NoReturn:
     """Call ``body`` and end the process with the exit code that fits.
 
-    ``data_on_stdout``: standard output carries a file, so that all else goes to standard error.
+    ``after_stop`` is what to tell whoever interrupted it. ``data_on_stdout``: standard output carries a file, so that all
+    else goes to standard error.
     """
     report = Report(
         verb,
@@ -40,6 +45,7 @@ def run_verb(
         redact=common.redact_paths,
         out=sys.stderr if data_on_stdout else None,
     )
+    report.hide(given_paths())
     signals = _Signals(report)
     try:
         body(report)
@@ -48,7 +54,7 @@ def run_verb(
         _leave_pipe()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last line of defence: a bug is reported, not dumped
         report.past_stopping()
-        report.fail(_failure(error, signals.first, resumable))
+        report.fail(_failure(error, signals.first, after_stop))
     try:
         code = report.finish()
         sys.stdout.flush()
@@ -59,6 +65,17 @@ def run_verb(
     for number in ENDING:  # while the interpreter takes itself down, too
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
+
+
+def given_paths() -> list[str]:
+    """What the user named of files and folders, by options, arguments and variables."""
+    context = click.get_current_context()
+    found: list[str] = []
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if isinstance(parameter.type, (click.Path, click.types.StringParamType)) and parameter.name not in NO_PATHS:
+            found += [os.fspath(one) for one in (value if isinstance(value, tuple) else (value,)) if one]
+    return found
 
 
 class _Signals:
@@ -82,15 +99,14 @@ class _Signals:
         raise KeyboardInterrupt  # for SIGTERM too: nothing takes that for a failure of what is worked on
 
 
-def _failure(error: BaseException, stopped: signal.Signals | None, resumable: bool) -> CallicError:
+def _failure(error: BaseException, stopped: signal.Signals | None, after_stop: str) -> CallicError:
     """What ended the run. After a signal it is that, whatever a library made of it."""
     if isinstance(error, StoppedEarly):
         return error
     if stopped is not None or isinstance(error, KeyboardInterrupt):
-        again = "run the same command again to go on where it was" if resumable else "nothing was changed"
         if stopped in (None, signal.SIGINT):
-            return _from(Interrupted(f"interrupted; {again}"), error)
-        return _from(StoppedEarly(f"stopped by {stopped.name}; {again}"), error)
+            return _from(Interrupted(f"interrupted; {after_stop}"), error)
+        return _from(StoppedEarly(f"stopped by {stopped.name}; {after_stop}"), error)
     if isinstance(error, CallicError):
         return error
     if isinstance(error, OSError):

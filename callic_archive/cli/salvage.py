@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from callic_archive.archive.unpacking import Restored
 
 ARCHIVE_SUFFIX = ".callic"
+AGAIN = "run the same command again"  # to a folder it goes on where it was, a new archive is begun anew
 
 
 @click.command(short_help="Restore what can be had of a damaged ARCHIVE.")
@@ -40,7 +41,7 @@ def salvage(common: Common, **values: Any) -> None:
     DIR/callic-fragments. With NEW.callic instead of DIR, all whole entries become a new archive. The exit
     code is 3 when anything is lost or may be.
     """
-    run_verb("salvage", common, lambda report: _salvage(report, common, **values))
+    run_verb("salvage", common, lambda report: _salvage(report, common, **values), after_stop=AGAIN)
 
 
 def _salvage(
@@ -54,7 +55,7 @@ def _salvage(
     workers: int | None,
     loss_report: Path | None,
 ) -> None:
-    from callic_archive.archive.destinations import check_destination, check_file, check_folder, check_outside
+    from callic_archive.archive.destinations import check_destination, check_outside
     from callic_archive.archive.fragments import Fragments, of_entry, of_orphans
     from callic_archive.archive.reading import Archive
     from callic_archive.archive.regathering import regather
@@ -62,12 +63,11 @@ def _salvage(
     from callic_archive.archive.staging import Staging
     from callic_archive.cli.progress import Progress
     from callic_archive.cli.resources import resources_of
-    from callic_archive.container.fs import ExtractionRoot
+    from callic_archive.container.fs import ExtractionRoot, atomic_write, check_file, check_folder
     from callic_archive.scheduling.read import unpack as restore
     from callic_archive.scheduling.read import verify as check
 
     as_archive = output.name.endswith(ARCHIVE_SUFFIX)
-    report.hide(archive, output, *([loss_report] if loss_report is not None else []))
     if as_archive:
         Staging(output).check()
     else:
@@ -85,8 +85,7 @@ def _salvage(
         for problem in found.problems:
             report.problem(problem)
         if not as_archive:
-            advice = "salvage to an empty folder; one that was stopped is begun anew in another"
-            check_destination(found.contents.entries, output, advice=advice)
+            check_destination(found.contents.entries, output, advice="salvage to an empty folder")
         progress.files = progress.bytes = 0
         entries = found.contents.entries
         files = [entry for entry in entries if entry.kind == "file"]
@@ -121,8 +120,6 @@ def _salvage(
     report.past_stopping()
     losses.conclude(found, archive)
     if loss_report is not None:
-        from callic_archive.container.fs import atomic_write
-
         atomic_write(loss_report, json.dumps(losses.document, indent=1, sort_keys=True).encode() + b"\n")
 
 

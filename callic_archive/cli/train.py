@@ -11,7 +11,7 @@ import click
 from callic_archive.cli import options
 from callic_archive.cli.options import Common
 from callic_archive.cli.report import Report, plural, size_text
-from callic_archive.cli.running import run_verb
+from callic_archive.cli.running import GOING_ON, run_verb
 
 if TYPE_CHECKING:
     from callic_archive.archive.scan import Source
@@ -41,7 +41,7 @@ def train(common: Common, **values: Any) -> None:
     one model: for colour images, or for gray ones and single bands. A run that was stopped or killed is
     completed by the same command.
     """
-    run_verb("train", common, lambda report: _train(report, common, **values), resumable=True)
+    run_verb("train", common, lambda report: _train(report, common, **values), after_stop=GOING_ON)
 
 
 def train_options(minutes: float, steps: int | None, rate: float, device: str) -> TrainOptions:
@@ -85,7 +85,6 @@ def _train(
     from callic_archive.scheduling.signals import ENDING, StopSignals
     from callic_archive.training.folder import TrainingFolder
 
-    report.hide(output, *sources, *([base] if base else []))
     on_gpu = uses_gpu(device)
     folder = TrainingFolder(output)
     folder.check()

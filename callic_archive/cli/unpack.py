@@ -12,7 +12,7 @@ import click
 from callic_archive.cli import options
 from callic_archive.cli.options import Common
 from callic_archive.cli.report import Report, plural, size_text
-from callic_archive.cli.running import run_verb
+from callic_archive.cli.running import GOING_ON, run_verb
 
 if TYPE_CHECKING:
     from callic_archive.archive.codecs import DecoderPlan
@@ -40,7 +40,7 @@ def unpack(common: Common, **values: Any) -> None:
     With --region, NPY files of that part of each image are written instead, and only the tiles that it
     touches are decoded.
     """
-    run_verb("unpack", common, lambda report: _unpack(report, common, **values))
+    run_verb("unpack", common, lambda report: _unpack(report, common, **values), after_stop=GOING_ON)
 
 
 def decoder_plan(on_gpu: bool, models: Sequence[Path] = ()) -> DecoderPlan:
@@ -76,14 +76,14 @@ def _unpack(
     gpus: int | None,
     workers: int | None,
 ) -> None:
-    from callic_archive.archive.destinations import check_destination, check_folder, check_outside
+    from callic_archive.archive.destinations import check_destination, check_outside
     from callic_archive.archive.reading import Archive
     from callic_archive.archive.unpacking import select
     from callic_archive.cli.progress import Progress
     from callic_archive.cli.resources import resources_of
+    from callic_archive.container.fs import check_folder
     from callic_archive.scheduling.read import unpack as restore
 
-    report.hide(archive, output, *patterns)
     check_outside(output, archive)
     check_folder(output)
     resources = resources_of(device=device, gpus=gpus, workers=workers, scheduler=None)
@@ -100,7 +100,8 @@ def _unpack(
         for problem in opened.problems:
             report.problem(problem)
         entries = select(opened.entries, patterns)
-        check_destination(entries, output, overwrite=overwrite)
+        if there := check_destination(entries, output, overwrite=overwrite):
+            report.note(f"{plural(there, 'file')} there already; what is whole is left as it is")
         files = [entry for entry in entries if entry.kind == "file"]
         progress.stage("restoring")
         progress.planned(len(files), sum(entry.size for entry in files))
@@ -128,6 +129,7 @@ def _unpack(
             report.summary |= {
                 "archive": report.path(archive),
                 "files": watch.files,
+                "there_already": watch.there,
                 "failed": watch.failed,
                 "fidelity": watch.fidelity,
                 "restored_bytes": watch.bytes,
@@ -136,6 +138,8 @@ def _unpack(
     report.text(
         f"restored {plural(watch.files, 'file')}, {size_text(watch.bytes)}, below {report.shown(output)}"
     )
+    if watch.there:
+        report.text(f"  {plural(watch.there, 'file')} of them by an earlier run")
     if watch.fidelity["content"]:
         text = "with equal pixels and metadata and other compressed bytes, as declared at packing"
         report.text(f"  {plural(watch.fidelity['content'], 'file')} {text}")
@@ -149,7 +153,7 @@ class _Watch:
     def __init__(self, report: Report, progress: Any) -> None:
         self._report = report
         self._progress = progress
-        self.files = self.failed = self.bytes = 0
+        self.files = self.there = self.failed = self.bytes = 0
         self.fidelity = {"bytes": 0, "content": 0}
 
     def __call__(self, restored: Restored) -> None:
@@ -161,6 +165,7 @@ class _Watch:
             self.failed += 1
             return
         self.files += 1
+        self.there += restored.there
         self.bytes += entry.size
         self.fidelity[restored.fidelity] += 1
         self._report.event("entry", **self._report.path_fields(entry.path), fidelity=restored.fidelity)

@@ -28,6 +28,8 @@ from callic_archive.cli.verify import verify
 # free cores, training is two to five times as fast. OpenMP reads this once, when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+_VARIABLES = "CALLIC_ARCHIVE"  # how the names of variables for options begin
+
 EXIT_CODES = """\b
 Exit codes:
   0    all done
@@ -53,7 +55,7 @@ NEVER_CHANGES = (
 @click.group(
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "auto_envvar_prefix": "CALLIC_ARCHIVE",
+        "auto_envvar_prefix": _VARIABLES,
         "max_content_width": 110,
     },
     epilog=EXIT_CODES,
@@ -85,10 +87,11 @@ def run(words: Sequence[str]) -> None:
         if isinstance(error, click.NoSuchOption) and _verb(words) == "pack" and error.option_name in ADDING:
             text = f"{error.message} {NEVER_CHANGES}"
             error = click.NoSuchOption(error.option_name, text, ctx=error.ctx)
+        if _wants(words, "redact-paths"):
+            error = click.UsageError(_redacted(error.format_message(), words), ctx=getattr(error, "ctx", None))
         error.show()
-        if _wants_json(words):
-            message = error.format_message()
-            _usage_summary(words, message)
+        if _wants(words, "json"):
+            _usage_summary(words, error.format_message())
         sys.exit(2)
 
 
@@ -104,10 +107,23 @@ def _open_what_is_closed() -> None:
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115  as long as the process
 
 
-def _wants_json(words: Sequence[str]) -> bool:
+def _wants(words: Sequence[str], flag: str) -> bool:
     verb = _verb(words)
-    variable = os.environ.get(f"CALLIC_ARCHIVE_{verb.upper().replace(' ', '_')}_JSON", "") if verb else ""
-    return "--json" in words or variable.lower() in ("1", "true", "yes", "on", "t", "y")
+    name = f"{_VARIABLES}_{verb}_{flag}".upper().replace(" ", "_").replace("-", "_")
+    variable = os.environ.get(name, "") if verb else ""
+    return f"--{flag}" in words or variable.lower() in ("1", "true", "yes", "on", "t", "y")
+
+
+def _redacted(message: str, words: Sequence[str]) -> str:
+    """What is wrong with the words, without those that may name a file: nobody can tell yet which do."""
+    from callic_archive.cli.redaction import Redaction
+
+    named = list(words[len(_verb(words).split()) :])
+    named += [value for name, value in os.environ.items() if name.startswith(_VARIABLES)]
+    values = [word.partition("=")[2] if word.startswith("--") else word[2:] if word.startswith("-") else word for word in named]
+    redaction = Redaction()
+    redaction.hide(value for value in values if value and not value.replace(".", "").isdigit())
+    return redaction.clean(message)
 
 
 def _verb(words: Sequence[str]) -> str:

@@ -60,7 +60,6 @@ def _verify(
     from callic_archive.errors import MissingPath, UsageError
     from callic_archive.scheduling.read import verify as check
 
-    report.hide(archive, *([against] if against else []))
     full = options.chosen(full=full, quick=quick) != "quick"
     if contents_only and against is None:
         raise UsageError("--contents-only says how to compare with a folder; name it with --against DIR")

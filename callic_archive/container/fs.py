@@ -23,10 +23,12 @@ from typing import Any, BinaryIO, Self
 from callic_archive.errors import (
     EnvironmentFailure,
     InvalidName,
+    MissingPath,
     OutOfSpace,
     SymlinkInPath,
     TargetExists,
     UnsafePath,
+    UsageError,
     WriteFailure,
 )
 
@@ -43,11 +45,33 @@ _MOST_HALTS = 128
 def write_failure(error: OSError, path: object) -> EnvironmentFailure:
     """The failure that a write error on ``path`` is: OutOfSpace (E610) or WriteFailure (E611)."""
     reason = error.strerror or str(error)
+    failure: EnvironmentFailure = WriteFailure(f"cannot write {path}: {reason}")
     if error.errno in _SPACE:
-        return OutOfSpace(
-            f"cannot write {path}: {reason}; free or grant space, then run the same command again"
-        )
-    return WriteFailure(f"cannot write {path}: {reason}")
+        failure = OutOfSpace(f"cannot write {path}: {reason}; free or grant space, then run the same command again")
+    failure.paths = () if isinstance(path, int) else (str(path),)
+    return failure
+
+
+def _folder_failure(error: OSError, path: str) -> EnvironmentFailure:
+    """As ``write_failure``, where a name was to be made or replaced: what forbids that is the folder's mode, not the
+    file's.
+    """
+    if error.errno != errno.EACCES:
+        return write_failure(error, path)
+    failure = WriteFailure(
+        f"cannot write {path}: this user may not change the folder that it lies in; make that writable (chmod u+rwx), or "
+        "choose another destination"
+    )
+    failure.paths = (path,)
+    return failure
+
+
+@contextmanager
+def _in_folder(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _folder_failure(error, path) from error
 
 
 @contextmanager
@@ -57,6 +81,36 @@ def writing(path: object) -> Iterator[None]:
         yield
     except OSError as error:
         raise write_failure(error, path) from error
+
+
+def check_folder(path: Path) -> None:
+    """Raise what writing into the folder ``path``, or making it, would end with, as far as that can be told before.
+
+    Raises UsageError where a file stands in its place or on the way to it, WriteFailure where nothing may be written.
+    """
+    place = path
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        so = "" if place == path else f", so {path} cannot be made"
+        error = UsageError(f"{place} is no folder{so}; choose another place")
+        error.paths = (str(path), str(place))
+        raise error
+    if not os.access(place, os.W_OK | os.X_OK):
+        read_only = bool(os.statvfs(place).f_flag & os.ST_RDONLY)
+        number = errno.EROFS if read_only else errno.EACCES
+        raise write_failure(OSError(number, os.strerror(number)), place)
+
+
+def check_file(path: Path) -> None:
+    """Raise what writing the file ``path`` would end with, as far as that can be told before: MissingPath, UsageError,
+    WriteFailure.
+    """
+    if not path.parent.is_dir():
+        raise MissingPath(f"{path.parent} is no folder, so {path.name} cannot be made in it")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file in it: {path / 'NAME'}")
+    check_folder(path.parent)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
@@ -253,6 +307,25 @@ def finish_file(file: BinaryIO, path: str, *, mode: int, mtime_ns: int) -> Ident
         return identity_of(os.fstat(fd))
 
 
+def _same_bytes(parent: int, one: str, other: str) -> bool:
+    """Whether two names in a directory are regular files of the same bytes."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        with (
+            open(one, "rb", opener=lambda name, _: os.open(name, flags, dir_fd=parent)) as a,
+            open(other, "rb", opener=lambda name, _: os.open(name, flags, dir_fd=parent)) as b,
+        ):
+            found = [os.fstat(file.fileno()) for file in (a, b)]
+            if not all(stat.S_ISREG(info.st_mode) for info in found) or found[0].st_size != found[1].st_size:
+                return False
+            while block := a.read(WRITE_CHUNK):
+                if block != b.read(WRITE_CHUNK):
+                    return False
+    except OSError:
+        return False
+    return True
+
+
 class ExtractionRoot:
     """A destination directory into which a tree is unpacked; nothing outside of it can be reached.
 
@@ -302,7 +375,7 @@ class ExtractionRoot:
                 raise SymlinkInPath(
                     f"{path!r} leads through {part!r}, which is a symbolic link or no directory"
                 ) from error
-            raise write_failure(error, path) from error
+            raise _folder_failure(error, path) from error
 
     @contextmanager
     def _parent(self, path: str, create: bool = True) -> Iterator[tuple[int, str]]:
@@ -327,29 +400,44 @@ class ExtractionRoot:
             os.close(self._halts.pop()[2])
         return self._halts[-1][1:] if self._halts else (0, self._fd)
 
+    def look(self, path: str) -> os.stat_result | None:
+        """``lstat`` of a path; None where nothing is."""
+        try:
+            with self._parent(path, create=False) as (parent, name):
+                return os.lstat(name, dir_fd=parent)
+        except FileNotFoundError:
+            return None
+        except WriteFailure as error:
+            if isinstance(error.__cause__, FileNotFoundError):  # a folder on the way
+                return None
+            raise
+
     def make_directory(self, path: str) -> None:
         """Create a directory and those above it; an existing real directory is left as it is."""
         with self._parent(path) as (parent, name):
             os.close(self._step(parent, name, path, create=True))
 
     @contextmanager
-    def create_file(self, path: str, *, overwrite: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
+    def create_file(
+        self, path: str, *, overwrite: bool = False, durable: bool = False, equal: bool = False
+    ) -> Iterator[BinaryIO]:
         """A new file to write to; it takes its name only when the block ends without an error.
 
-        With ``overwrite`` an existing file or symbolic link is replaced, never written through.
+        With ``overwrite`` an existing file or symbolic link is replaced, never written through. With ``equal`` a file of
+        the very same bytes may be there already, and stays.
         """
-        with self.create_shared(path, overwrite=overwrite, durable=durable) as (file, _):
+        with self.create_shared(path, overwrite=overwrite, durable=durable, equal=equal) as (file, _):
             yield file
 
     @contextmanager
     def create_shared(
-        self, path: str, *, overwrite: bool = False, durable: bool = False
+        self, path: str, *, overwrite: bool = False, durable: bool = False, equal: bool = False
     ) -> Iterator[tuple[BinaryIO, str]]:
         """Like ``create_file``; with the name under which ``open_unfinished`` opens the file meanwhile."""
         with self._parent(path) as (parent, name):
             temporary = f".callic-{secrets.token_hex(8)}.tmp"
-            with writing(path):
-                if not overwrite:
+            with _in_folder(path):
+                if not overwrite and not equal:
                     self._refuse_existing(parent, name, path)
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 fd = os.open(temporary, flags, 0o666, dir_fd=parent)
@@ -360,7 +448,12 @@ class ExtractionRoot:
                     if durable:
                         fsync_file(fd)
                 with writing(path):
-                    self._give_name(parent, temporary, name, path, overwrite)
+                    try:
+                        self._give_name(parent, temporary, name, path, overwrite)
+                    except TargetExists:
+                        if not equal or not _same_bytes(parent, temporary, name):
+                            raise
+                        os.unlink(temporary, dir_fd=parent)
             except BaseException:
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=parent)
@@ -384,7 +477,7 @@ class ExtractionRoot:
             os.lstat(name, dir_fd=parent)
         except FileNotFoundError:
             return
-        raise TargetExists(f"{path!r} is already there; choose an empty destination or allow overwriting")
+        raise TargetExists(f"{path!r} is already there, and is not what would be written")
 
     def _give_name(self, parent: int, temporary: str, name: str, path: str, overwrite: bool) -> None:
         if overwrite:
@@ -396,7 +489,7 @@ class ExtractionRoot:
         try:  # link, unlike rename, refuses an existing name in one step
             os.link(temporary, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
         except FileExistsError as error:
-            raise TargetExists(f"{path!r} is already there") from error
+            raise TargetExists(f"{path!r} is already there, and is not what would be written") from error
         except OSError:  # a file system without hard links
             self._refuse_existing(parent, name, path)
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
@@ -421,7 +514,7 @@ class ExtractionRoot:
             if not overwrite:
                 self._refuse_existing(parent, name, path)
             temporary = f".callic-{secrets.token_hex(8)}.tmp"
-            with writing(path):
+            with _in_folder(path):
                 os.link(old, temporary, src_dir_fd=there, dst_dir_fd=parent, follow_symlinks=False)
             try:
                 with writing(path):
@@ -438,13 +531,15 @@ class ExtractionRoot:
         """Create a symbolic link; its target is text, never followed (``link_leaves_root`` judges it)."""
         if not target or "\0" in target:
             raise UnsafePath(f"the symbolic link {path!r} has an empty target or one with a NUL byte")
-        with self._parent(path) as (parent, name), writing(path):
+        with self._parent(path) as (parent, name), _in_folder(path):
             if overwrite:
                 try:
                     os.unlink(name, dir_fd=parent)
                 except FileNotFoundError:
                     pass
                 except (IsADirectoryError, PermissionError) as error:
+                    if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+                        raise
                     raise TargetExists(f"{path!r} is a directory; it is not replaced by a link") from error
             try:
                 os.symlink(target, name, dir_fd=parent)
@@ -459,7 +554,9 @@ class ExtractionRoot:
         """
         with self._parent(path, create=False) as (parent, name), writing(path):
             found = os.lstat(name, dir_fd=parent)
-            if mode is not None and not stat.S_ISLNK(found.st_mode):
+            allowed = 0o3777 if stat.S_ISDIR(found.st_mode) else 0o1777
+            changes = mode is not None and stat.S_IMODE(found.st_mode) != mode & allowed
+            if mode is not None and changes and not stat.S_ISLNK(found.st_mode):
                 fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=parent)
                 try:
                     allowed = 0o3777 if stat.S_ISDIR(os.fstat(fd).st_mode) else 0o1777

@@ -156,17 +156,22 @@ def scheduler_address(text: str) -> str:
     """The address of a scheduler: ``text`` itself, or what the scheduler file of that name holds. Raises UsageError."""
     if _ADDRESS.fullmatch(text):
         return text
+    failure: UsageError
     if not os.path.exists(text):
-        raise MissingPath(
+        failure = MissingPath(
             f"{text} is neither the address of a Dask scheduler, such as tcp://HOST:8786, nor a scheduler file that exists"
         )
+        failure.paths = (text,)
+        raise failure
     try:
         address = json.loads(Path(text).read_text("utf-8"))["address"]
         if not _ADDRESS.fullmatch(address):
             raise ValueError(f"the address in it is {address!r}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        raise UsageError(f"{text} is no scheduler file such as Dask writes ({reason})") from error
+        failure = UsageError(f"{text} is no scheduler file such as Dask writes ({reason})")
+        failure.paths = (text,)
+        raise failure from error
     return str(address)
 
 

@@ -19,6 +19,7 @@ from callic_archive.archive.parts import Place
 from callic_archive.archive.reading import Archive, Contents
 from callic_archive.archive.refusals import refusals
 from callic_archive.archive.rejoining import check_whole
+from callic_archive.archive.resuming import names_of
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.unpacking import (
     ReadJob,
@@ -45,7 +46,7 @@ from callic_archive.scheduling.signals import StopSignals
 
 DECODE_SECOND_PER_MB = 8.0  # of samples
 COPY_SECOND_PER_MB = 0.01
-AGAIN = "what was restored is whole; run the same command again with --overwrite"
+AGAIN = "what was restored is whole; run the same command again to go on"
 
 Job = TypeVar("Job")
 Batch = tuple[Entry, ...]
@@ -136,7 +137,7 @@ def unpack(
     batches, seconds = read_batches(small, resources.processes)
     threads = resources.threads if large else _threads(resources, batches, seconds)
     with _job(archive, plan, threads) as read, _Crew(resources) as crew:
-        job = UnpackJob(read, destination.absolute(), overwrite)
+        job = UnpackJob(read, destination.absolute(), overwrite, names_of(entries))
         with _stoppable(read, AGAIN) as stop:
             pays = bool(large) or _cluster_pays(resources, batches, seconds)
             crew.run(partial(unpack_batch, job), batches, pays, noting, tick, stop)

@@ -21,7 +21,7 @@ from callic_archive.cli.cat import is_text
 from callic_archive.cli.main import main
 from tests.command import ROOT, Ran, run, use_double
 from tests.doubles import DeflatePlan
-from tests.trees import make_tree, pack_tree, smooth, snapshot, write_pnm
+from tests.trees import make_tree, pack_tree, smooth, write_pnm
 
 
 @pytest.fixture(scope="module")
@@ -188,10 +188,9 @@ def test_regions_of_what_matches(packed: Path, tmp_path: Path) -> None:
     assert done.code == 0
     assert np.array_equal(written(tmp_path)["tree/images/gray.pgm.npy"], smooth(40, 60)[-5:, :3])
     assert "1 image" in done.out
-    before = snapshot(tmp_path)
     done = run("unpack", packed, "gray.pgm", "-o", tmp_path, "--region=0:5,:3")
     assert done.code != 0
-    assert snapshot(tmp_path) == before
+    assert np.array_equal(written(tmp_path)["tree/images/gray.pgm.npy"], smooth(40, 60)[-5:, :3])
     assert run("unpack", packed, "gray.pgm", "-o", tmp_path, "--region=0:5,:3", "--overwrite").code == 0
     assert np.array_equal(written(tmp_path)["tree/images/gray.pgm.npy"], smooth(40, 60)[:5, :3])
 

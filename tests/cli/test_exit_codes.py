@@ -287,6 +287,46 @@ def test_2_a_scheduler_that_is_none(
     assert not (tmp_path / "x.callic.partial").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("salvage {a} -o out --report missing/r.json", "E002"),
+        ("salvage {a} -o out --report .", "E001"),
+        ("salvage {a} -o out --report {a}/r.json", "E001"),
+        ("salvage {a} -o out --report notes/r.json", "E002"),
+        ("salvage {a} -o notes", "E001"),
+        ("salvage {a} -o notes/deeper/out", "E001"),
+        ("salvage {a} -o {a}/data/out", "E001"),
+        ("salvage {a} -o {a}/new.callic", "E001"),
+        ("salvage {a} -o missing/new.callic", "E002"),
+        ("unpack {a} -o notes", "E001"),
+        ("unpack {a} -o notes/out", "E001"),
+        ("unpack {a} -o notes --region 0:9,0:9", "E001"),
+        ("pack tree -o missing/y.callic", "E002"),
+        ("train tree -o missing/m.safetensors", "E002"),
+    ],
+)
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_cannot_be_written_is_told_before_anything_is_read(
+    words: str, code: str, closed: bool, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("something was read")
+
+    for name in ("archive.salvaging.survey", "archive.reading.Archive", "archive.scan.scan", "access.archive.OpenArchive"):
+        monkeypatch.setattr(f"callic_archive.{name}", read)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").write_text("a file")
+    if closed:  # the same, where nobody may write
+        (tmp_path / "missing").mkdir()
+        monkeypatch.setattr(os, "access", lambda path, mode, **_: not (mode & os.W_OK and Path(path).name == "missing"))
+    ran = run(*words.format(a=archive).split(), "--json")
+    refused = closed and "missing" in words
+    assert (ran.code, ran.summary["error"]["code"]) == ((4, "E611") if refused else (2, code)), ran.err
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("**/*.partial"))
+
+
 def test_2_a_pattern_without_match(archive: Path, tmp_path: Path) -> None:
     assert run("unpack", archive, "*.jpg", "-o", tmp_path / "out").code == 2
     assert run("list", archive, "*.jpg").code == 2

@@ -204,6 +204,8 @@ def test_redacted_paths_show_nothing(tree: Path, tmp_path: Path) -> None:
     ]
     codes = []
     for number, words in enumerate(commands):
+        if number == len(commands) - 1:
+            (out / "tree" / "notes.txt").write_text("mine")
         more = ["--json"] if number % 2 else []
         ran = run(*words, "--verbose", "--redact-paths", *more)
         codes.append(ran.code)

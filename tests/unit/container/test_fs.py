@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import stat
@@ -309,3 +310,44 @@ def test_the_order_of_a_durable_write(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "rename", note_rename)
     fs.atomic_write(tmp_path / "f", b"x")
     assert steps == ["file", "rename", "directory"]
+
+
+def test_a_folder_that_may_not_be_changed_is_named_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests may run as root, whom modes do not stop."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    real = os.open
+
+    def opened(path: object, flags: int, *more: object, **how: object) -> int:
+        if flags & os.O_CREAT:
+            refuse()
+        return real(path, flags, *more, **how)  # type: ignore[arg-type]
+
+    (tmp_path / "there").write_text("a file")
+    (tmp_path / "folder").mkdir()
+    with ExtractionRoot(tmp_path) as root:
+        for name, replacement, step in (
+            ("open", opened, lambda: root.create_file("folder/new").__enter__()),
+            ("mkdir", refuse, lambda: root.make_directory("folder/new")),
+            ("unlink", refuse, lambda: root.make_symlink("there", "elsewhere", overwrite=True)),
+            ("symlink", refuse, lambda: root.make_symlink("folder/link", "elsewhere")),
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr(os, name, replacement)
+                with pytest.raises(errors.WriteFailure, match="may not change the folder"):
+                    step()
+        with pytest.raises(errors.TargetExists, match="is a directory"):
+            root.make_symlink("folder", "elsewhere", overwrite=True)
+    assert (tmp_path / "there").read_text() == "a file"
+
+
+def test_a_mode_that_is_right_needs_no_right_to_set_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "closed").mkdir(mode=0o700)
+    with ExtractionRoot(tmp_path) as root:
+        monkeypatch.setattr(os, "fchmod", lambda *_: pytest.fail("the mode was set"))
+        root.set_metadata("closed", mode=0o700, mtime_ns=10**18)
+    assert (tmp_path / "closed").stat().st_mtime_ns == 10**18
