@@ -125,7 +125,7 @@ def test_other_files_are_refused_before_anything_is_written(archive: Path, tmp_p
         (out / "tree" / "script").unlink()
         ran = run(*words)
         assert ran.code == 2
-        assert "random.bin exist" in ran.err
+        assert "random.bin is " in ran.err
         assert not (out / "tree" / "script").exists()
         for place in (out, tmp_path / "elsewhere"):
             remove(place)
@@ -174,9 +174,10 @@ def test_a_planted_link_on_the_way_is_not_followed(archive: Path, tmp_path: Path
     assert run("unpack", archive, "-o", tmp_path / "first").code == 0
     (tmp_path / "out" / "tree").mkdir(parents=True)
     (tmp_path / "out" / "tree" / "more").symlink_to(tmp_path / "first" / "tree" / "more")
+    before = sorted(tmp_path.rglob("*"))
     ran = run("unpack", archive, "-o", tmp_path / "out", "--json")
-    assert ran.code == 3
-    assert {e["code"] for e in ran.events if e["event"] == "problem"} <= {"E504", "E441"}
+    assert (ran.code, ran.summary["error"]["code"]) == (2, "E003")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_salvage_goes_on_with_its_fragments(archive: Path, tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ TRUSTED: dict[str, str] = {
     "archive/staging.py": "a round trip of its own settings; what it finds is read by unfinished",
     "archive/tailoring.py": "round trips of families and models in use; tests/unit/archive/test_tailoring.py breaks one",
     "archive/worth.py": "a round trip of its own verdict; tests/unit/archive/test_worth.py breaks it",
+    "cli/redaction.py": "the words of the command line; tests/cli/test_redaction.py hides them",
     "codec/encoder.py": "digests that a model has of itself",
     "model/catalogue.py": "records that are part of the package",
     "scheduling/cluster.py": "files that schedulers of Dask write; tests/unit/scheduling/test_workers.py breaks one",
