@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -17,14 +18,17 @@ from callic_archive.access.regions import Region, box_of
 from callic_archive.archive.codecs import DecoderPlan
 from callic_archive.archive.context import ContextFinder
 from callic_archive.archive.entries import Entry
+from callic_archive.archive.file_headers import has_signed_bytes, types_of_entry
 from callic_archive.archive.learned_codec import CallicDecoderPlan
 from callic_archive.archive.reading import Archive, naming
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.unpacking import OTHER_BYTES
 from callic_archive.errors import DigestMismatch, NoSuchImage, SourceError, UnknownPath
+from callic_archive.images.sample_types import Types, types_of
 from callic_archive.images.source import parse, sniff
 
 Image = NDArray[Any]
+_REMEMBERED = 1024  # files whose headers were read
 
 
 class OpenArchive(Mapping[str, Entry]):
@@ -49,6 +53,7 @@ class OpenArchive(Mapping[str, Entry]):
         own = plan or CallicDecoderPlan(device=device, extra=extra)
         self._archive = Archive(Path(path), own, threads=threads)
         self._entries = {entry.path: entry for entry in self._archive.entries}
+        self._found: dict[str, list[Page]] = {}  # pages of files, once their headers were read
 
     # -- what is there ---------------------------------------------------------------------------------------
 
@@ -97,21 +102,21 @@ class OpenArchive(Mapping[str, Entry]):
         """Page number ``page`` of a file, (H, W) or (H, W, C), or a region of it.
 
         Pages are those of the file: slices and frames count one by one, also where many were coded as one image.
-        Samples are uint8, int8, uint16 or int16, and of wider ones, floats among them, the bits as uint32 or
-        uint64. Of images that the learned codec holds only the tiles that ``region`` touches are decoded;
-        each was checked by its CRC, and whole images also by the digest of their samples. Files that were stored as
-        they are, but whose format is understood, are read from their bytes. Regions are slices of rows and
-        columns, or (top, left, bottom, right); see ``regions``.
+        Samples have the type of the file in the byte order of this machine: integers of 8 to 64 bits, with or without
+        sign, floats of 16 to 64, complex numbers, truth values. Of images that the learned codec holds only the tiles
+        that ``region`` touches are decoded; each was checked by its CRC, and whole images also by the digest of their
+        samples. Files that were stored as they are, but whose format is understood, are read from their bytes. Regions
+        are slices of rows and columns, or (top, left, bottom, right); see ``regions``.
         Raises UnknownPath, NoSuchImage, RegionError, EntryDamaged, DigestMismatch.
         """
         entry = self._file(path)
         if entry.is_image:
-            found = _numbered(pages_of(entry.recipe, [info.shape for info in entry.images]), page, path)
+            found = _numbered(self._pages(entry), page, path)
             whole = entry.images[found.image].shape
             box = None if region is None else box_of(region, found.shape(whole))
             return found.samples(self._archive.image(entry, found.image, found.box(whole, box)))
-        images, recipe = self._parsed(entry)
-        found = _numbered(pages_of(recipe, [image.shape for image in images]), page, path)
+        images, recipe, types = self._parsed(entry)
+        found = _numbered(pages_of(recipe, [image.shape for image in images], types), page, path)
         image = images[found.image]
         box = None if region is None else box_of(region, found.shape(image.shape))
         box = found.box(image.shape, box)
@@ -136,7 +141,7 @@ class OpenArchive(Mapping[str, Entry]):
         entry = self._file(path)
         if entry.is_image:
             return len(pages_of(entry.recipe, [info.shape for info in entry.images]))
-        images, recipe = self._parsed(entry)
+        images, recipe, _ = self._parsed(entry)
         return len(pages_of(recipe, [image.shape for image in images]))
 
     def _file(self, path: str) -> Entry:
@@ -153,12 +158,30 @@ class OpenArchive(Mapping[str, Entry]):
         entry = self._entries.get(path)
         return self.read_bytes(path) if entry is not None and entry.kind == "file" else None
 
-    def _parsed(self, entry: Entry) -> tuple[tuple[Image, ...], Mapping[str, Any]]:
+    def _pages(self, entry: Entry) -> list[Page]:
+        """The pages of a file that went through the codec, with the types that its header tells."""
+        found = self._found.get(entry.path)
+        if found is None:
+            with naming(entry):
+                types = types_of_entry(self._archive, entry, self._context(entry))
+                found = pages_of(entry.recipe, [info.shape for info in entry.images], types)
+                if entry.method == "pieces":
+                    turned = [has_signed_bytes(self._archive, entry, n) for n in range(len(entry.images))]
+                    found = [replace(page, signed=turned[page.image]) for page in found]
+            if len(self._found) >= _REMEMBERED:
+                self._found.clear()
+            self._found[entry.path] = found
+        return found
+
+    def _parsed(self, entry: Entry) -> tuple[tuple[Image, ...], Mapping[str, Any], Types | None]:
+        context = self._context(entry)
         try:
-            parsed = parse(self.read_bytes(entry.path), context=self._context(entry))
+            parsed = parse(self.read_bytes(entry.path), context=context)
         except SourceError as error:
             raise NoSuchImage(f"{entry.path} holds no image that can be read: {error}") from error
-        return (parsed.images, parsed.recipe or {}) if parsed is not None else ((), {})
+        if parsed is None:
+            return (), {}, None
+        return parsed.images, parsed.recipe, types_of(parsed.format, parsed.recipe, parsed.surround, context)
 
     # -- end -------------------------------------------------------------------------------------------------
 

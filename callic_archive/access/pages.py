@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from callic_archive.errors import RebuildMismatch
 from callic_archive.images.layout import layouts_from_json
+from callic_archive.images.sample_types import SampleType, Types, page_type
 
 Image = NDArray[Any]
 Box = tuple[int, int, int, int]
@@ -25,6 +26,7 @@ class Page:
     frame: int = 0
     frames: int = 1
     signed: bool = False
+    type: SampleType | None = None  # what the samples are, where they are known to be that
 
     def shape(self, whole: Sequence[int]) -> tuple[int, ...]:
         """Of the page, where ``whole`` is that of the coded image."""
@@ -41,21 +43,28 @@ class Page:
 
     def samples(self, image: Image) -> Image:
         """The samples as the file means them."""
-        return (image ^ np.uint8(0x80)).view(np.int8) if self.signed and image.dtype == np.uint8 else image
+        if self.signed and image.dtype == np.uint8:
+            image, usual = image ^ np.uint8(0x80), SampleType("i1")
+            return (self.type or usual).of(image)
+        return image if self.type is None else self.type.of(image)
 
 
-def pages_of(recipe: Mapping[str, Any] | None, shapes: Sequence[Sequence[int]]) -> list[Page]:
-    """The pages of a file that was taken apart with ``recipe`` into coded images of ``shapes``."""
+def pages_of(
+    recipe: Mapping[str, Any] | None, shapes: Sequence[Sequence[int]], types: Types | None = None
+) -> list[Page]:
+    """The pages of a file that was taken apart with ``recipe`` into coded images of ``shapes``, with samples of ``types``."""
+    if types is not None and len(types) != len(shapes):
+        types = None
     try:
         stacks = list(_stacks(recipe or {}))
     except (RebuildMismatch, KeyError, TypeError, ValueError):
         stacks = []
     if len(stacks) != len(shapes):
-        return [Page(number) for number in range(len(shapes))]
+        return [Page(number, type=page_type(types, number, 0)) for number in range(len(shapes))]
     pages = []
     for number, ((frames, signed), shape) in enumerate(zip(stacks, shapes, strict=True)):
         whole = frames if frames > 0 and shape[0] % frames == 0 else 1
-        pages += [Page(number, frame, whole, signed) for frame in range(whole)]
+        pages += [Page(number, n, whole, signed, page_type(types, number, n)) for n in range(whole)]
     return pages
 
 

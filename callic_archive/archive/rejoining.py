@@ -100,6 +100,11 @@ def piece_bytes(archive: Archive, share: Entry, *, prove: bool = False) -> tuple
     return made, "content"
 
 
+def form_of_share(archive: Archive, share: Entry) -> Mapping[str, Any]:
+    """How the blocks of the one piece of ``share``, which has images, lie in it. Raises EntryDamaged and its kin."""
+    return _form(archive, share.parts)
+
+
 def _form(archive: Archive, parts: tuple[Part, ...]) -> Mapping[str, Any]:
     """What tells how the blocks of a piece lie in it: JSON, the first of its parts."""
     if not parts or parts[0].stream is not None:

@@ -245,6 +245,27 @@ def _form(dataset: Any, element: _Element, syntax: str) -> _Form:
     return _Form(frames, rows, columns, samples, allocated, signed and allocated <= 16)
 
 
+def sample_type(header: memoryview) -> tuple[str, int]:
+    """The numpy type of the samples, and of signed ones in how many low bits of each they were coded (0: in all).
+
+    ``header`` is the file up to its pixels and the head of their element. Raises NotTaken and SourceError subclasses.
+    """
+    with _quiet():
+        dataset, at = _read(header)
+        syntax = _transfer_syntax(dataset)
+        if syntax is None:
+            raise NotTaken("no-pixels")
+        tag = _tag(header, at, syntax)
+        if tag in _WIDE:
+            return f"f{_WIDE[tag][1] // 8}", 0
+        allocated = _number(dataset, "BitsAllocated")
+        if allocated < 8 or _number(dataset, "PixelRepresentation", 0) != 1:
+            return f"u{max(8, allocated) // 8}", 0
+        stored = _number(dataset, "BitsStored", allocated)
+        whole = syntax not in dicom_coded.SYNTAXES or syntax == dicom_coded.RLE  # these code all allocated bits
+        return f"i{allocated // 8}", 0 if whole or not 0 < stored < allocated else stored
+
+
 def _coded(
     data: memoryview, dataset: Any, element: _Element, syntax: str, form: _Form, limits: Limits
 ) -> Parsed:

@@ -66,7 +66,7 @@ def rebuild_members(
     counts = [(int(m["before"]), int(m["surround"]), int(m["images"])) for m in members]
     if any(min(numbers) < 0 for numbers in counts):
         raise RebuildMismatch("the recipe names negative numbers of bytes or images")
-    sides = [_side_bytes(stream) for stream in streams]
+    sides = sides_of(recipe)
     if min(sides, default=0) < 0:
         raise RebuildMismatch("the recipe names a negative number of differences")
     if sum(a + b for a, b, _ in counts) + sum(sides) > len(surround) or sum(c for _, _, c in counts) != len(images):
@@ -84,6 +84,11 @@ def rebuild_members(
             sink.finish()
         rest, used = rest[side:], used + count
     out.write(rest)
+
+
+def sides_of(recipe: Mapping[str, Any]) -> list[int]:
+    """Bytes that follow those around each member, and tell of its stream. Raises RebuildMismatch."""
+    return [_side_bytes(stream) for stream in recipe["streams"]]
 
 
 def _side_bytes(stream: Mapping[str, Any] | None) -> int:

@@ -21,11 +21,13 @@ from callic_archive.images.stacks import volume
 from callic_archive.images.streams import find, inflate
 
 _MAX_HEADER = 1 << 20
-#: 32 and 64 bits as bit patterns. MET_LONG is left: writers disagree about its size.
-_TYPES = {
-    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "u4", "MET_UINT": "u4",
-    "MET_FLOAT": "u4", "MET_LONG_LONG": "u8", "MET_ULONG_LONG": "u8", "MET_DOUBLE": "u8",
+#: MET_LONG is left: writers disagree about its size.
+_MEANINGS = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
+    "MET_FLOAT": "f4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_DOUBLE": "f8",
 }  # fmt: skip
+#: 32 and 64 bits are taken as bit patterns.
+_TYPES = {name: letter if letter[1] in "12" else f"u{letter[1]}" for name, letter in _MEANINGS.items()}
 _MOST_CHANNELS = 64  # as in NRRD and TIFF
 _MOST_AXES = 10  # MetaIO's own limit
 _ADLER = 4  # bytes of the checksum behind a zlib stream
@@ -60,12 +62,21 @@ def _is_true(fields: Mapping[str, str], name: str) -> bool:
     return fields.get(name, "False")[:1] in ("T", "t", "1")
 
 
+def _type(fields: Mapping[str, str]) -> str:
+    return fields.get("ElementType", "").upper().removesuffix("_ARRAY")
+
+
+def sample_type(header: memoryview) -> str:
+    """The numpy type of the samples. Raises NotTaken, KeyError."""
+    return _MEANINGS[_type(_header(header)[0])]
+
+
 def parse(data: memoryview, limits: Limits) -> Parsed:
     """See ``source.parse``. Samples as text, in other files, and of types of unsure size are not taken."""
     fields, start = _header(data)
     if not _is_true(fields, "BinaryData") or fields.get("HeaderSize", "0") != "0":
         raise NotTaken("coding")
-    letter = _TYPES.get(fields.get("ElementType", "").upper().removesuffix("_ARRAY"))
+    letter = _TYPES.get(_type(fields))
     if letter is None:
         raise NotTaken("samples")
     sizes = _numbers(fields, "DimSize")

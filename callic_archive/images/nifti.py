@@ -22,6 +22,9 @@ from callic_archive.images.stacks import volume
 _TYPES = {2: ("u1", 1), 256: ("i1", 1), 4: ("i2", 1), 512: ("u2", 1), 8: ("u4", 1), 768: ("u4", 1), 1024: ("u8", 1),
           1280: ("u8", 1), 16: ("u4", 1), 64: ("u8", 1), 32: ("u4", 2), 1792: ("u8", 2), 128: ("u1", 3),
           2304: ("u1", 4)}  # fmt: skip
+# What the samples are; a complex voxel has two.
+_MEANINGS = {2: "u1", 256: "i1", 4: "i2", 512: "u2", 8: "i4", 768: "u4", 1024: "i8", 1280: "u8", 16: "f4", 64: "f8",
+             32: "c8", 1792: "c16", 128: "u1", 2304: "u1"}  # fmt: skip
 _LARGEST = 1 << 40
 
 
@@ -53,6 +56,11 @@ def _header(data: memoryview) -> tuple[str, int, tuple[int, ...], int]:
 def parse(data: memoryview, limits: Limits) -> Parsed:
     """See ``source.parse``. Samples of 128 bits, single bits, and single rows of voxels are not taken."""
     return parse_spliced("nifti", data, layouts(data, limits), limits)
+
+
+def sample_type(header: memoryview) -> str:
+    """The numpy type of the samples, without the scaling that the header tells of. Raises SourceError subclasses, KeyError."""
+    return _MEANINGS[_header(header)[1]]
 
 
 def layouts(data: memoryview, limits: Limits) -> list[Layout]:

@@ -60,6 +60,12 @@ def _stored_as(descr: object) -> str:
     return f"{descr[0]}u{descr[2]}" if wide else ""
 
 
+def sample_type(header: memoryview) -> str:
+    """The numpy type of the samples, of complex ones with its byte order. Raises SourceError subclasses."""
+    descr = str(header_of(header)[0]["descr"])
+    return "?" if descr == "|b1" else descr if descr[1:2] == "c" else descr[1:]
+
+
 def parse(data: memoryview, limits: Limits) -> Parsed:
     """See ``source.parse``. Object arrays, structured types, and fewer than two axes are not taken."""
     return parse_spliced("npy", data, layouts(data, limits), limits)

@@ -26,14 +26,16 @@ _TYPES = {
     "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
     "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
     "u2": ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
-    # as bit patterns:
-    "u4": ("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t", "float"),
-    "u8": (
-        "longlong", "long long", "long long int", "signed long long", "signed long long int", "int64", "int64_t",
-        "ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t", "double",
-    ),
+    # taken as bit patterns:
+    "i4": ("int", "signed int", "int32", "int32_t"),
+    "u4": ("uint", "unsigned int", "uint32", "uint32_t"),
+    "f4": ("float",),
+    "i8": ("longlong", "long long", "long long int", "signed long long", "signed long long int", "int64", "int64_t"),
+    "u8": ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),
+    "f8": ("double",),
 }  # fmt: skip
-_LETTERS = {name: letter for letter, names in _TYPES.items() for name in names}
+_MEANINGS = {name: letter for letter, names in _TYPES.items() for name in names}
+_LETTERS = {name: letter if letter[1] in "12" else f"u{letter[1]}" for name, letter in _MEANINGS.items()}
 _COLOUR = ("vector", "list", "color", "colour", "point", "normal", "rgb", "rgba", "hsv", "xyz", "complex")
 _MOST_SAMPLES = 64  # samples a voxel, as in TIFF
 
@@ -62,12 +64,21 @@ def _numbers(text: str, name: str) -> list[int]:
         raise MalformedSource(f"the NRRD field {name} holds no numbers") from error
 
 
+def _type(fields: Mapping[str, str]) -> str:
+    return " ".join(fields.get("type", "").lower().split())
+
+
+def sample_type(header: memoryview) -> str:
+    """The numpy type of the samples. Raises SourceError subclasses, KeyError."""
+    return _MEANINGS[_type(_header(header)[0])]
+
+
 def parse(data: memoryview, limits: Limits) -> Parsed:
     """See ``source.parse``. Blocks, text and detached samples are not taken."""
     fields, start = _header(data)
     if "data file" in fields:
         raise NotTaken("variant")
-    letter = _LETTERS.get(" ".join(fields.get("type", "").lower().split()))
+    letter = _LETTERS.get(_type(fields))
     encoding = fields.get("encoding", "").lower()
     if letter is None or encoding not in ("raw", "gz", "gzip"):
         raise NotTaken("samples" if letter is None else "coding")

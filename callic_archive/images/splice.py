@@ -7,14 +7,14 @@ the surround as it goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from callic_archive.errors import MalformedSource, RebuildMismatch, TruncatedSource
-from callic_archive.images.layout import Image, Layout, layouts_from_json, layouts_to_json
+from callic_archive.images.layout import Image, Layout, layouts_from_json, layouts_to_json, unrun
 from callic_archive.images.source import Limits, Parsed
 
 Encoder = Callable[[int, int, bytes], bytes]  # (layout, block, raw bytes) -> stored bytes
@@ -121,6 +121,31 @@ def paste(
             out.write(block)
         position = offset + length
     out.write(rest[used:])
+
+
+def around(recipe: Mapping[str, Any], surround: bytes) -> Iterator[tuple[int, bytes]]:
+    """Bytes of a file that are no samples, each with the place where they lie, in order; no image is needed for that.
+
+    Of a block of samples there is a first byte, which is none of its own and not 0. Raises RebuildMismatch.
+    """
+    layouts = layouts_from_json(recipe["layouts"])
+    kept: Kept = ()
+    if "blocks" in recipe:
+        chosen = [unrun(runs, x.count) for runs, x in zip(recipe["blocks"], layouts, strict=True)]
+        kept = [frozenset(k for k, number in enumerate(column) if number < 0) for column in chosen]
+    rest = memoryview(surround)[: len(surround) - int(recipe.get("differences", 0))]
+    used = position = 0
+    for offset, length, i, k in _spans(layouts, kept).tolist():
+        gap = offset - position
+        if gap < 0 or used + gap > len(rest):
+            raise RebuildMismatch("the surrounding bytes are too short for the recipe")
+        if gap:
+            yield position, bytes(rest[used : used + gap])
+        if length:
+            yield offset, b"\x80"
+        used += gap + layouts[i].pad_length(k)
+        position = offset + length
+    yield position, bytes(rest[used:])
 
 
 def to_rasters(layouts: Sequence[Layout], images: Sequence[Image]) -> list[Image]:

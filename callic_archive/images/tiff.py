@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, BinaryIO
 
 from callic_archive.errors import MalformedSource, TruncatedSource
@@ -133,19 +133,52 @@ def parse(data: memoryview, limits: Limits) -> Parsed:
 
 def pages(data: memoryview, limits: Limits) -> list[tuple[Layout, Packing]]:
     """Where the samples lie, and how they are packed. Raises NotTaken and SourceError subclasses."""
+    return _stacks([(layout, packing) for layout, packing, _ in _taken(data, limits)])
+
+
+def sample_types(data: memoryview, limits: Limits, there: int) -> list[tuple[str, ...]]:
+    """What the samples of each image that ``parse`` gives are, of each page in it; the samples themselves are not looked
+    at. Of ``data`` no more than ``there`` bytes are others than zeros. Raises NotTaken and SourceError subclasses.
+    """
+    taken = _taken(data, limits, there)
+    left = iter(_meaning(page, layout.dtype[0]) for layout, _, page in taken)
+    found: list[tuple[str, ...]] = []
+    for layout, _ in _stacks([(layout, packing) for layout, packing, _ in taken]):
+        found += [tuple(islice(left, layout.frames))] * layout.images
+    return found
+
+
+def _meaning(page: Directory, order: str) -> str:
+    """The numpy type of the samples of a page. Complex integers, for which there is none, are their bits."""
+    depth, form = page.one(258, 1), page.one(339, 1)
+    letter = f"{order}c" if (form, depth) == (6, 64) else {2: "i", 3: "f"}.get(form, "u")
+    return f"{letter}{-(-depth // 8)}"
+
+
+def _taken(
+    data: memoryview, limits: Limits, there: int | None = None
+) -> list[tuple[Layout, Packing, Directory]]:
+    """The pages that become images. Raises NotTaken and SourceError subclasses."""
     reader = TiffReader(data, limits)
-    taken: list[tuple[Layout, Packing]] = []
+    if there is not None:  # tables do not lie where nothing is
+        reader.budget = min(reader.budget, 2 * there + 4096)
+    taken: list[tuple[Layout, Packing, Directory]] = []
     left: NotTaken | None = None
     for page in reader.directories():
         try:
-            taken.append(_raster(page, reader, limits))
+            taken.append((*_raster(page, reader, limits), page))
         except NotTaken as reason:
             left = left or reason  # of the first page
-    stored = sum(sum(layout.lengths) or layout.decoded_bytes for layout, _ in taken)
+    stored = sum(sum(layout.lengths) or layout.decoded_bytes for layout, _, _ in taken)
     if not taken:
         raise left or NotTaken("no-pixels")
     if len(data) > _LARGE and stored < _LEAST_SHARE * len(data):
         raise left or NotTaken("few-samples")
+    return taken
+
+
+def _stacks(taken: Sequence[tuple[Layout, Packing]]) -> list[tuple[Layout, Packing]]:
+    """The rasters of pages, small ones below each other."""
     if all(packing.codec == "none" for _, packing in taken):
         return [(x, taken[0][1]) for x in stacked([layout.merged() for layout, _ in taken])]
     alike = [(p, [x for x, _ in run]) for p, run in groupby(taken, key=lambda page: page[1])]

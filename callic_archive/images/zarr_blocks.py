@@ -49,6 +49,7 @@ class Group:
     steps: Chain
     missing: frozenset[int] = frozenset()
     fill: int = 0
+    sample_type: str = ""  # the numpy type of the samples, where the array's document is at hand
 
 
 def raster_of(shape: Sequence[int]) -> tuple[int, int, int] | None:
@@ -107,7 +108,7 @@ def _group(form: ChunkForm, layout: Layout, spans: Sequence[Span]) -> Group:
         offsets.append(start + head if length else 0)
         lengths.append(length - head - form.tail if length else 0)
     layout = replace(layout, offsets=tuple(offsets), lengths=tuple(lengths))
-    return Group(layout, form.steps, frozenset(missing), form.fill)
+    return Group(layout, form.steps, frozenset(missing), form.fill, form.sample_type)
 
 
 # -- taking apart --------------------------------------------------------------------------------------------

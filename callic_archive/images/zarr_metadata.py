@@ -61,6 +61,7 @@ class ChunkForm:
     tail: int = 0  # bytes of checksum behind the last step's code
     fill: int = 0
     shard: ShardForm | None = None
+    meaning: str = ""  # the numpy type of the samples, without byte order
 
     @property
     def itemsize(self) -> int:
@@ -71,6 +72,14 @@ class ChunkForm:
     def bytes(self) -> int:
         """Bytes before the first step."""
         return math.prod(self.shape) * self.itemsize
+
+    @property
+    def sample_type(self) -> str:
+        """The numpy type of the samples, of complex ones with its byte order."""
+        inner = self
+        while inner.shard is not None:
+            inner = inner.shard.inner
+        return inner.dtype[0] + self.meaning if self.meaning[:1] == "c" else self.meaning
 
 
 @dataclass(frozen=True)
@@ -229,7 +238,8 @@ def _version_2(found: Mapping[str, Json]) -> ArrayForm:
     axes = axes[::-1] if order == "F" else axes
     fill = _fill(found["fill_value"], kind)
     stored = order_of_bytes + _stored(kind)
-    form = ChunkForm(tuple(chunk[a] for a in axes), axes, stored, tuple(steps), 0, fill)
+    meaning = "?" if match[1] == "b1" else match[1]
+    form = ChunkForm(tuple(chunk[a] for a in axes), axes, stored, tuple(steps), 0, fill, meaning=meaning)
     check_outermost(form.steps)
     return ArrayForm(form, _grid(shape, chunk), "", separator)
 
@@ -267,7 +277,8 @@ def _version_3(found: Mapping[str, Json]) -> ArrayForm:
     if not shape:
         raise NotTaken("axes")
     fill = _fill(found.get("fill_value"), kind)
-    bare = ChunkForm(chunk, tuple(range(len(chunk))), f"|{_stored(kind)}", fill=fill)
+    meaning = "?" if found["data_type"] == "bool" else kind
+    bare = ChunkForm(chunk, tuple(range(len(chunk))), f"|{_stored(kind)}", fill=fill, meaning=meaning)
     form = _through(found["codecs"], bare, kind)
     prefix = "c" if keys == "default" else ""
     return ArrayForm(form, _grid(shape, chunk), prefix, separator)

@@ -19,6 +19,7 @@ import zarr
 
 from callic_archive.archive.candidates import learned
 from callic_archive.archive.entries import Entry
+from callic_archive.archive.file_headers import types_of_entry
 from callic_archive.archive.fragments import of_entry, of_orphans
 from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.reading import Archive, Contents
@@ -126,6 +127,8 @@ def _followed(found: Entry) -> str:
         for region in (None, (1, 2, 9, 8)):
             for number in range(min(2, len(found.images)) if found.is_image else 0):
                 settled(lambda r=region, n=number: str(opened.image(found, n, r).shape))
+        if found.is_image:
+            settled(lambda: str(types_of_entry(opened, found, None)))
         with ExtractionRoot(place) as root:
             settled(lambda: str(of_entry(opened, found, root)))
         return done.problem.code if done.problem is not None else str(done.fidelity)

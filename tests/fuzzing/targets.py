@@ -19,6 +19,7 @@ from callic_archive.archive.packed import PackOptions
 from callic_archive.errors import CallicError
 from callic_archive.images import parse
 from callic_archive.images.reasons import NotTaken
+from callic_archive.images.sample_types import types_of
 from callic_archive.images.source import Context, Limits, Parsed
 from callic_archive.images.zarr_metadata import array_form
 from tests.fuzzing import seeds
@@ -66,6 +67,9 @@ def image(data: bytes, context: Context | None = None) -> str:
             came = prove_rebuild(fresh, sha256(data), PackOptions(limits=LIMITS))
         except CallicError as error:
             raise Wrong(f"{parsed.format} was taken apart, but: {error}") from error
+        types = types_of(fresh.format, fresh.recipe, fresh.surround, context)
+        if types is not None and len(types) != len(fresh.images):
+            raise Wrong(f"{parsed.format} has {len(fresh.images)} images, and types of {len(types)}")
         if parsed.fidelity == "bytes" and came != "bytes":
             raise Wrong(f"{parsed.format} claims to come back byte for byte, and does not")
         return came
