@@ -1,7 +1,8 @@
 """What every archive tells of itself: a first page, and those sections of the specification that say something of it.
 
 The pages of docs/format say it of each section: below a heading, a comment ``<!-- for: lzw png -->`` names what an archive
-must have of, one of them at least, to need the section. Of one without a comment each archive has need.
+must have of, one of them at least, to need the section. Before a paragraph it says so of that alone. Of what has no comment
+each archive has need.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ ROOMY = 4 << 20
 #: What sections can be for. ``writing``: what packers do and readers need not know, which no archive carries. ``roomy``: what
 #: tells nothing that reading a sound archive takes, such as proofs, examples and what salvage reads, which small ones do without.
 TOPICS = frozenset({
-    *("adapters", "content", "conventional", "differences", "frames", "image", "jpegs", "learned", "lzw", "members"),
-    *("packings", "pieces", "png", "reasons", "roomy", "torchac", "writing", "zarr"),
+    *("adapters", "bases", "bits", "content", "conventional", "differences", "frames", "holes", "image", "jpegs", "learned"),
+    *("links", "lzw", "members", "names", "packings", "pieces", "planes", "png", "reasons", "roomy", "several", "torchac"),
+    *("writing", "zarr"),
 })  # fmt: skip
 EVERYTHING = TOPICS - {"writing"}
 #: What stands for a topic in the text of a recipe; rather too often than not.
 _IN_RECIPES = {
+    "bits": '"bits"',
     "differences": '"differences"',
     "frames": '"codes"',
     "lzw": '"(lzw|packbits|rle)"',
@@ -38,9 +41,16 @@ _IN_RECIPES = {
     "packings": '"packings"',
 }
 #: The forms that recipes of these formats can have: those of pieces lie in their parts.
-_OF_PIECES = {"tiff": {"packings", "lzw", "differences"}, "zarr": {"differences"}, "zip": {"members", "differences"}}
+_OF_PIECES = {
+    "tiff": {"packings", "lzw", "differences", "bits"},
+    "zarr": {"differences"},
+    "zip": {"members", "differences", "bits"},
+    "pnm": {"bits"},
+    "dicom": {"bits"},
+}
 _CONVENTIONAL = frozenset({"jpegxl", "webp", "samples", "jpeg"})
 _HEADING = re.compile(r"^(#+) (.*)\n(?:<!-- for: ([a-z ]+) -->\n)?", re.MULTILINE)
+_PARAGRAPH = re.compile(r"^<!-- for: ([a-z ]+) -->\n((?:.+\n)+\n?)", re.MULTILINE)
 
 
 def opening_text() -> str:
@@ -61,14 +71,23 @@ def _topics_of(entry: Entry, known: Collection[str]) -> set[str]:
     found: set[str] = set()
     if entry.reason is not None:
         found.add("reasons")
+    if entry.link is not None:
+        found.add("links")
+    if entry.extents is not None:
+        found.add("holes")
+    if not all(_is_utf8(name) for name in (entry.path, entry.link, entry.target) if name is not None):
+        found.add("names")
     if entry.path.rsplit("/", 1)[-1] in DOCUMENTS:
-        found |= {"zarr", "learned", "image"}  # chunks of the codec ``callic`` hold codestreams, and are kept as they are
+        found |= {"zarr", "learned", "image", "several", "adapters", "torchac"}  # chunks of the codec ``callic`` hold codestreams, and are kept as they are
     for part in entry.parts:
         found |= {"conventional"} if part.coding in _CONVENTIONAL else {part.coding} & TOPICS
+        found |= {"bases"} if part.base is not None else set()
         if part.stream is not None and part.coding == "codestream":
             found.add("learned")
             found |= {"torchac"} if part.stream.coder == "torchac" else set()
             found |= {"adapters"} if part.stream.adapters or part.stream.adapter_bytes else set()
+            found |= {"planes", "several"} if part.stream.plane else set()
+            found |= {"several"} if len(part.stream.shape) > 2 else set()
         if part.stream is not None and part.stream.coded_dtype:
             found.add("conventional")
     if not entry.is_image:
@@ -82,6 +101,14 @@ def _topics_of(entry: Entry, known: Collection[str]) -> set[str]:
     if "members" in found:
         found |= {member for member in ("png", "zarr") if f'"{member}"' in recipe}
     return found
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def specification_packed(topics: Collection[str] = EVERYTHING) -> bytes:
@@ -109,8 +136,9 @@ def format_text(topics: Collection[str] = EVERYTHING) -> str:
     for name, text in pages:
         sections = list(_sections(text))
         kept = [section for section in sections if section.needed(topics)]
-        spared += [f"{name}: {section.title}" for section in sections if section.spared_itself(topics)]
-        texts.append("".join(section.text for section in kept).strip())
+        if left := [section.title for section in sections if section.spared_itself(topics)]:
+            spared.append(f"{name}: {', '.join(_in_few_words(left))}")
+        texts.append("".join(section.told(topics) for section in kept).strip())
     head = (
         "# The format of this archive\n\n"
         f"Written by callic-archive {__version__}, format version {FORMAT_VERSION}. Codes such as E502 are names of failures "
@@ -122,14 +150,37 @@ def format_text(topics: Collection[str] = EVERYTHING) -> str:
     return "\n\n".join([head, *filter(None, texts)]) + "\n"
 
 
+def _in_few_words(titles: Iterable[str]) -> list[str]:
+    """Of sections that have numbers these alone, as other sections name them by these; "5 to 7" where they follow each other."""
+    words: list[str] = []
+    last = first = None
+    for title in titles:
+        number = int(found[1]) if (found := re.match(r"(\d+)\. ", title)) else None
+        if number is not None and last is not None and number == last + 1:
+            words[-1] = f"{first} to {number}"
+        else:
+            words.append(title if number is None else str(number))
+            first = number
+        last = number
+    return words
+
+
 @dataclass(frozen=True)
 class _Section:
     """A heading and what follows up to the next. ``asked``: topics of the section and of those around it, outermost
-    first; ``text`` without the comment."""
+    first; ``text`` without the comment below the heading, but with those before paragraphs."""
 
     title: str
     text: str
     asked: tuple[frozenset[str], ...]
+
+    def told(self, topics: Collection[str]) -> str:
+        """The text without paragraphs that nothing asks for."""
+
+        def paragraph(found: re.Match[str]) -> str:
+            return found[2] if set(found[1].split()) & set(topics) else ""
+
+        return _PARAGRAPH.sub(paragraph, self.text)
 
     def needed(self, topics: Collection[str]) -> bool:
         return all(not some or some & set(topics) for some in self.asked)

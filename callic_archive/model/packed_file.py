@@ -2,15 +2,19 @@
 
 Tables are smooth and biases wide: differences of their words, signs beside the magnitude, and the bytes of a word apart from
 each other, take a fraction of what the words as they are do. What is left are weights, nearly random numbers about zero: xz codes
-them by adaptive probabilities, in fewer bytes than any code of whole bits (decision 0035).
+them by adaptive probabilities, in fewer bytes than any code of whole bits (decision 0035). The header names where each array
+lies, which follows from their lengths, so these numbers are left out.
 """
 
 from __future__ import annotations
 
 import json
 import lzma
+import re
 import struct
-from itertools import pairwise
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +22,9 @@ from numpy.typing import NDArray
 SUFFIX = ".model.xz"
 MOST_DIFFERENCES, MOST_PIECES = 3, 1 << 16
 _COUNT, _PIECE = struct.Struct("<I"), struct.Struct("<IBB")  # pieces; of each bytes, width of a word, differences
+#: Width that marks a header without its offsets; and those, as they stand in it and as they are left out.
+HEADER = 0
+_OFFSETS, _NO_OFFSETS = re.compile(rb'"data_offsets":\[[0-9]+,[0-9]+\]'), b'"data_offsets":[]'
 _WORDS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 _WIDTHS = {"I8": 1, "U8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
 #: What unpacking may take besides the model: more than any window that is written here needs.
@@ -29,6 +36,11 @@ def pack_model(raw: bytes) -> bytes:
     """The stream of a model file: of any bytes, and smaller where they are a safetensors file of integers."""
     bounds, widths = _arrays(raw)
     pieces = [_smallest(raw[start:end], width) for (start, end), width in zip(pairwise(bounds), widths, strict=True)]
+    lengths = [end - start for start, end in pairwise(bounds)]
+    header = _OFFSETS.sub(_NO_OFFSETS, raw[: bounds[1]])
+    with suppress(ValueError):
+        if len(header) < lengths[0] and _with_offsets(header, lengths[1:]) == raw[: bounds[1]]:
+            pieces[0], widths[0] = (_filtered(header, 1, 0), 0), HEADER
     table = _COUNT.pack(len(pieces)) + b"".join(
         _PIECE.pack(len(data), width, order) for (data, order), width in zip(pieces, widths, strict=True)
     )
@@ -67,12 +79,27 @@ def unpack_model(packed: bytes, most: int) -> bytes:
     if sum(length for length, _, _ in table) > most:
         raise ValueError(f"it holds more than a model of at most {most} bytes")
     found = []
-    for length, width, order in table:
-        if width not in _WORDS or length % width or order > MOST_DIFFERENCES:
+    for number, (length, width, order) in enumerate(table):
+        header = width == HEADER and number == 0 and order == 0
+        if not header and (width not in _WORDS or length % width or order > MOST_DIFFERENCES):
             raise ValueError("its table of pieces is invalid")
-        found.append(_unfiltered(content[at : at + length], width, order))
+        found.append(_unfiltered(content[at : at + length], width or 1, order))
+        if header:
+            found[0] = _with_offsets(found[0], [size for size, _, _ in table[1:]])
         at += length
+    if sum(map(len, found)) > most:
+        raise ValueError(f"it holds more than a model of at most {most} bytes")
     return b"".join(found)
+
+
+def _with_offsets(header: bytes, lengths: Sequence[int]) -> bytes:
+    """A header with the offsets of arrays of these lengths, one after the other in the order that the header names them in."""
+    bounds = [0, *accumulate(lengths)]
+    parts = header.split(_NO_OFFSETS)
+    if len(parts) != len(bounds):
+        raise ValueError("its header names another number of arrays than it has")
+    told = [b'"data_offsets":[%d,%d]' % pair for pair in pairwise(bounds)]
+    return b"".join(one for pair in zip(parts, [*told, b""], strict=True) for one in pair)
 
 
 def _arrays(raw: bytes) -> tuple[list[int], list[int]]:

@@ -67,6 +67,27 @@ def test_the_form_is_that_of_the_specification() -> None:
     assert unpack_model(packed, MOST) == struct.pack("<3I", 1, 258, 515)
 
 
+def test_a_header_comes_without_the_offsets_that_follow_from_lengths() -> None:
+    text = b'\0{"a":{"data_offsets":[]},"b":{"data_offsets":[]}}'
+    doubled = bytes(2 * letter for letter in text)
+    packed = _content([(len(text), 0, 0), (6, 2, 1), (1, 1, 0)], doubled + b"\x0a\3\6" + b"\0\0\0" + b"\2")
+    told = b'\0{"a":{"data_offsets":[0,6]},"b":{"data_offsets":[6,7]}}'
+    assert unpack_model(packed, MOST) == told + struct.pack("<3H", 5, 3, 6) + b"\1"
+    with pytest.raises(ValueError, match="at most"):
+        unpack_model(packed, len(text) + 7)  # the pieces are no longer than that, the model is
+
+
+def test_odd_headers_come_back() -> None:
+    """Offsets that lie otherwise than the header names them, and such words where there are no arrays."""
+    values = np.arange(6, dtype=np.int16)
+    raw = save({"a": values, "b": values})
+    assert b'"data_offsets":[0,12]' in raw and b'"data_offsets":[12,24]' in raw
+    swapped = raw.replace(b"[0,12]", b"[..]").replace(b"[12,24]", b"[0,12]").replace(b"[..]", b"[12,24]")
+    spaced = raw.replace(b"[0,12]", b"[0,12 ]").replace(b"}   ", b"}  ")
+    for odd in (swapped, spaced, b'"data_offsets":[]', b'"data_offsets":[0,12]' * 9, b'"data_offsets":[]' + raw):
+        assert unpack_model(pack_model(odd), MOST) == odd
+
+
 @pytest.mark.parametrize(
     ("packed", "text"),
     [
@@ -84,7 +105,9 @@ def test_the_form_is_that_of_the_specification() -> None:
         (_content([(4, 1, 0)], b"abc"), "as long as"),
         (_content([(3, 2, 0)], b"abc"), "invalid"),
         (_content([(3, 3, 0)], b"abc"), "invalid"),
-        (_content([(3, 0, 0)], b"abc"), "invalid"),
+        (_content([(3, 0, 1)], b"abc"), "invalid"),
+        (_content([(2, 1, 0), (1, 0, 0)], b"abc"), "invalid"),
+        (_content([(2, 0, 0), (1, 1, 0)], b"abc"), "another number"),
         (_content([(3, 1, 4)], b"abc"), "invalid"),
         (_content([((1 << 20) + 1, 1, 0)], bytes((1 << 20) + 1)), "at most"),
     ],
