@@ -78,7 +78,8 @@ def _topics_of(entry: Entry, known: Collection[str]) -> set[str]:
     if not all(_is_utf8(name) for name in (entry.path, entry.link, entry.target) if name is not None):
         found.add("names")
     if entry.path.rsplit("/", 1)[-1] in DOCUMENTS:
-        found |= {"zarr", "learned", "image", "several", "adapters", "torchac"}  # chunks of the codec ``callic`` hold codestreams, and are kept as they are
+        # Chunks of the codec ``callic`` hold codestreams, and are kept as they are.
+        found |= {"zarr", "learned", "image", "several", "adapters", "torchac"}
     for part in entry.parts:
         found |= {"conventional"} if part.coding in _CONVENTIONAL else {part.coding} & TOPICS
         found |= {"bases"} if part.base is not None else set()

@@ -37,7 +37,8 @@ def left_out(text: str) -> set[str]:
     found = set()
     for part in told[1].split("; "):
         name, names = part.split(": ", 1)
-        numbers = {n for span in re.findall(r"(\d+)(?: to (\d+))?(?:,|$)", names) for n in range(int(span[0]), int(span[1] or span[0]) + 1)}
+        spans = re.findall(r"(\d+)(?: to (\d+))?(?:,|$)", names)
+        numbers = {number for first, last in spans for number in range(int(first), int(last or first) + 1)}
         for line in headings(PAGES[name]):
             title = line.lstrip("# ")
             number = re.match(r"(\d+)\. ", title)
