@@ -48,5 +48,7 @@ def _bytes(path: Path) -> bytes:
             return stream.read(MOST_BYTES + 1)
     except FileNotFoundError as error:
         raise MissingPath(f"the list {path} does not exist; check the spelling") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"--files-from wants a file that lists paths, and {path} is a folder; name it as a SOURCE") from error
     except OSError as error:
         raise ReadFailure(f"cannot read the list {path}: {error.strerror or error}") from error

@@ -103,6 +103,13 @@ def test_listed_names_that_are_missing_or_lead_up_are_told(
     assert paths(tmp_path / "x.callic") == ["gray.pgm"]
 
 
+def test_a_folder_is_no_list(tree: Path, tmp_path: Path) -> None:
+    ran = run("pack", "--files-from", tree, "-o", tmp_path / "x.callic")
+    assert ran.code == 2
+    assert "is a folder; name it as a SOURCE" in ran.err
+    assert not (tmp_path / "x.callic").exists()
+
+
 def test_another_list_is_another_run(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list").write_text("tree/notes.txt\n")
