@@ -13,7 +13,7 @@ from callic_archive.access.regions import Region
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.unpacking import ends_run, failed
-from callic_archive.container.fs import ExtractionRoot
+from callic_archive.container.extraction import ExtractionRoot
 from callic_archive.errors import CallicError, NoSuchImage, RegionError
 
 

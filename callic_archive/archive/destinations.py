@@ -11,7 +11,7 @@ from callic_archive.archive.entries import Entry
 from callic_archive.archive.reading import INDEX
 from callic_archive.archive.resuming import link_restored, names_of, seems_restored
 from callic_archive.archive.unfinished import PARTIAL
-from callic_archive.container.fs import check_relative, safe_join
+from callic_archive.container.names import check_relative, safe_join
 from callic_archive.errors import ContainerError, DestinationExists, UsageError
 
 _SHOWN = 3  # existing files named in a refusal

@@ -17,7 +17,7 @@ from callic_archive.archive.codecs import StreamInfo
 from callic_archive.archive.content import MOST_EXTENTS, Extents
 from callic_archive.archive.parts import MAX_SIZE, Part, check_digest, one_of, time_stamp, whole_number
 from callic_archive.archive.pieces import Picture, PieceRow, pictures_from, pieces_from
-from callic_archive.container.fs import name_from_json, name_to_json
+from callic_archive.container.names import name_from_json, name_to_json
 from callic_archive.errors import ContainerError, EntryDamaged
 
 Json = Any

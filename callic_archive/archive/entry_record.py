@@ -30,7 +30,6 @@ from callic_archive.archive.parts import (
     record_type,
     whole_number,
 )
-from callic_archive.container.fs import name_to_json
 from callic_archive.container.layout import (
     RECORD_OVERHEAD,
     RecordRef,
@@ -38,6 +37,7 @@ from callic_archive.container.layout import (
     decode_varint,
     encode_varint,
 )
+from callic_archive.container.names import name_to_json
 from callic_archive.errors import ContainerError, EntryDamaged
 
 Json = Any

@@ -24,7 +24,7 @@ from callic_archive.archive.reading import Archive, naming
 from callic_archive.archive.rejoining import piece_bytes, shares
 from callic_archive.archive.salvaging import Orphan
 from callic_archive.archive.verbatim import CHUNK, expand
-from callic_archive.container.fs import ExtractionRoot
+from callic_archive.container.extraction import ExtractionRoot
 from callic_archive.container.layout import RecordType
 from callic_archive.errors import CallicError, EntryDamaged, EnvironmentFailure, ReadFailure, WriteFailure
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.links import is_other_name
 from callic_archive.archive.scan import Problem
-from callic_archive.container.fs import check_relative
+from callic_archive.container.names import check_relative
 from callic_archive.errors import UnsafeEntry, UnsafePath
 
 

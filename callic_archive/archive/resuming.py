@@ -15,7 +15,7 @@ from pathlib import Path
 from callic_archive.archive.comparing import content_difference
 from callic_archive.archive.entries import Entry, Fidelity
 from callic_archive.archive.reading import Archive
-from callic_archive.container.fs import ExtractionRoot, Identity, identity_of
+from callic_archive.container.extraction import ExtractionRoot, Identity, identity_of
 from callic_archive.errors import ReadFailure
 
 _COARSE = 2 * 10**9  # ns; the coarsest times that file systems keep

@@ -2,7 +2,7 @@
 process.
 
 Everything is written relative to directory descriptors and under a temporary name until it is proven; see
-``callic_archive.container.fs.ExtractionRoot``.
+``callic_archive.container.extraction.ExtractionRoot``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from callic_archive.archive.reading import Archive, Contents, naming
 from callic_archive.archive.rejoining import check_whole, digest_of, judged, write_share
 from callic_archive.archive.resuming import link_restored, restored_already
 from callic_archive.archive.scan import Problem, Selection
-from callic_archive.container.fs import ExtractionRoot, Identity, finish_file, identity_of
+from callic_archive.container.extraction import ExtractionRoot, Identity, finish_file, identity_of
 from callic_archive.errors import (
     CallicError,
     ContainerError,

@@ -109,7 +109,7 @@ class Report:
 
     def path_fields(self, path: str) -> dict[str, str]:
         """A path as JSON fields; names that are not UTF-8 come with their bytes in base64."""
-        from callic_archive.container.fs import name_to_json
+        from callic_archive.container.names import name_to_json
 
         return name_to_json(path) if self._redaction is None else {"path": self.path(path)}
 

@@ -63,7 +63,8 @@ def _salvage(
     from callic_archive.archive.staging import Staging
     from callic_archive.cli.progress import Progress
     from callic_archive.cli.resources import resources_of
-    from callic_archive.container.fs import ExtractionRoot, atomic_write, check_file, check_folder
+    from callic_archive.container.extraction import ExtractionRoot
+    from callic_archive.container.fs import atomic_write, check_file, check_folder
     from callic_archive.scheduling.read import unpack as restore
     from callic_archive.scheduling.read import verify as check
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from callic_archive import errors
 from callic_archive.container import fs
+from callic_archive.container.names import check_relative
 
 DECLARATION = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 PAYLOAD_MANIFEST = "manifest-sha256.txt"
@@ -73,7 +74,7 @@ def write_bag(
     """
     octets = 0
     for path in payload:
-        if fs.check_relative(path)[0] != "data":
+        if check_relative(path)[0] != "data":
             raise errors.UnsafePath(f"the payload file {path!r} does not lie below data/")
         try:
             found = os.stat(root / path, follow_symlinks=False)
@@ -140,7 +141,7 @@ class _Checker:
                 continue
             path = decode_path(found[2]).removeprefix("./")
             try:
-                fs.check_relative(path)
+                check_relative(path)
             except errors.UnsafePath as error:
                 self.note(errors.UnsafePath, name, f"line {number}: {error}")
                 continue

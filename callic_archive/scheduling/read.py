@@ -35,7 +35,7 @@ from callic_archive.archive.unpacking import (
     unpack_shares,
 )
 from callic_archive.archive.verifying import VerifyJob, verify_batch
-from callic_archive.container.fs import Identity
+from callic_archive.container.extraction import Identity
 from callic_archive.errors import CallicError, StoppedEarly, WorkerKiller
 from callic_archive.images.cutting import PIECE
 from callic_archive.scheduling.cluster import usable_cores

@@ -10,7 +10,7 @@ import pytest
 
 from callic_archive.archive.reading import INDEX, Contents
 from callic_archive.archive.unpacking import ReadJob, UnpackJob, restore_rest
-from callic_archive.container.fs import ExtractionRoot
+from callic_archive.container.extraction import ExtractionRoot
 from tests.command import Ran, run, use_double
 from tests.doubles import DeflatePlan
 from tests.faults.test_forged_indexes import entry, forge

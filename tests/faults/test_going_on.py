@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from callic_archive.archive.comparing import content_difference
-from callic_archive.container import fs
-from callic_archive.container.fs import ExtractionRoot
+from callic_archive.container import extraction, fs
+from callic_archive.container.extraction import ExtractionRoot
 from tests.command import Ran, run, use_double
 from tests.trees import make_tree, open_archive, smooth, snapshot, write_pnm
 
@@ -82,7 +82,7 @@ def test_the_same_command_goes_on_where_it_was(
 
 def test_a_full_disk_is_no_dead_end(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("unpack", archive, "-o", tmp_path / "out", "--json")
-    real, written = fs._GuardedFile.write, [0]
+    real, written = extraction._GuardedFile.write, [0]
 
     def write(self: Any, data: bytes) -> int:
         written[0] += 1
@@ -91,7 +91,7 @@ def test_a_full_disk_is_no_dead_end(archive: Path, tmp_path: Path, monkeypatch: 
         return real(self, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fs._GuardedFile, "write", write)
+        patch.setattr(extraction._GuardedFile, "write", write)
         full = run(*words)
     assert (full.code, full.summary["error"]["code"]) == (4, "E610")
     assert "run the same command again" in full.summary["error"]["message"]

@@ -26,7 +26,7 @@ from callic_archive.archive.reading import Archive, Contents
 from callic_archive.archive.salvaging import survey
 from callic_archive.archive.unpacking import ReadJob, UnpackJob, restore_rest, unpack_batch
 from callic_archive.archive.verifying import VerifyJob, verify_batch
-from callic_archive.container.fs import ExtractionRoot
+from callic_archive.container.extraction import ExtractionRoot
 from tests.doubles import DeflatePlan
 from tests.fuzzing import seeds
 from tests.fuzzing.mutate import broken, broken_json

@@ -26,7 +26,7 @@ from callic_archive.archive.reading import Archive
 from callic_archive.archive.regathering import regather
 from callic_archive.archive.salvaging import survey
 from callic_archive.archive.unpacking import Restored
-from callic_archive.container.fs import ExtractionRoot
+from callic_archive.container.extraction import ExtractionRoot
 from callic_archive.container.layout import RecordType
 from callic_archive.container.reader import ShardReader
 from callic_archive.errors import EntryDamaged

@@ -22,7 +22,7 @@ from callic_archive.archive.parts import Part
 from callic_archive.archive.reading import INDEX
 from callic_archive.archive.regathering import regather
 from callic_archive.archive.salvaging import _recognise, survey
-from callic_archive.container.fs import ExtractionRoot
+from callic_archive.container.extraction import ExtractionRoot
 from callic_archive.container.layout import RecordRef, RecordType
 from callic_archive.container.reader import ShardReader
 from callic_archive.scheduling.pack import Resources

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callic_archive import errors
-from callic_archive.container import fs
-from callic_archive.container.fs import ExtractionRoot, name_from_json, name_to_json
+from callic_archive.container import fs, names
+from callic_archive.container.extraction import ExtractionRoot
+from callic_archive.container.names import name_from_json, name_to_json
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ UNSAFE = [
 @pytest.mark.parametrize("path", UNSAFE)
 def test_unsafe_paths_are_refused_everywhere(root: ExtractionRoot, path: str) -> None:
     with pytest.raises(errors.UnsafePath):
-        fs.safe_join(Path("/destination"), path)
+        names.safe_join(Path("/destination"), path)
     with pytest.raises(errors.UnsafePath):
         put(root, path, b"")
     with pytest.raises(errors.UnsafePath):
@@ -109,7 +110,7 @@ def test_unsafe_paths_are_refused_everywhere(root: ExtractionRoot, path: str) ->
 
 @pytest.mark.parametrize("path", ["a", "a/b", "...", "a/..b", " ", "a\\b", "C:", "a\nb", "a\udcff/b"])
 def test_odd_but_safe_paths_are_taken(root: ExtractionRoot, path: str) -> None:
-    assert fs.safe_join(Path("/d"), path) == Path(f"/d/{path}")
+    assert names.safe_join(Path("/d"), path) == Path(f"/d/{path}")
     put(root, path, b"x")
     assert (root.root / path).read_bytes() == b"x"
 
@@ -117,7 +118,7 @@ def test_odd_but_safe_paths_are_taken(root: ExtractionRoot, path: str) -> None:
 @given(path=st.text(st.sampled_from("ab./\0"), max_size=12))
 def test_a_path_that_passes_stays_below_the_root(path: str) -> None:
     try:
-        joined = fs.safe_join(Path("/d"), path)
+        joined = names.safe_join(Path("/d"), path)
     except errors.UnsafePath:
         return
     assert os.path.normpath(joined) == str(joined)
@@ -137,7 +138,7 @@ def test_a_path_that_passes_stays_below_the_root(path: str) -> None:
     ],
 )
 def test_links_that_leave(path: str, target: str, leaves: bool) -> None:
-    assert fs.link_leaves_root(path, target) is leaves
+    assert names.link_leaves_root(path, target) is leaves
 
 
 # -- extraction --------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from callic_archive import errors
 from callic_archive.container import index
-from callic_archive.container.fs import name_from_json, name_to_json
 from callic_archive.container.index import decode_line, encode_line, read_index, write_index
+from callic_archive.container.names import name_from_json, name_to_json
 
 ENTRIES: list[dict[str, Any]] = [
     {"path": "b/ü.png", "size": 3, "nested": {"z": [1, 2.5, None], "a": True}},
