@@ -49,7 +49,7 @@ def use_double(patch: pytest.MonkeyPatch, **behaviour: Any) -> None:
 def run(*words: object) -> Ran:
     """Run a command in this process."""
     out, err = StringIO(), StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)}
     try:
         with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
             main([str(word) for word in words])

@@ -14,7 +14,7 @@ settings.load_profile("without deadlines")
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
     """Restore what ends runs."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         if handler is not None:  # of no one in Python

@@ -53,6 +53,7 @@ from callic_archive.errors import (
 from callic_archive.images.source import Limits, Parsed, images_equal, parse_again, rebuild
 
 INDEX = "index.jsonl.zst"
+MOST_INVALID = 1000  # lines of an index: each costs its entry alone, but damage does not make so many
 MODEL_SUFFIX = ".model.xz"
 MODELS, COPIES = "models", "copies"  # folders of models, and of copies of them, in ``data``
 
@@ -407,6 +408,8 @@ def contents_of(rows: Iterator[dict[str, Any]], contents: Contents | None = None
             except EntryDamaged as error:
                 shown = str(row.get("path", "?"))
                 contents.problems.append(Problem.of(shown, error, kept=False))
+                if len(contents.problems) > MOST_INVALID:
+                    raise IndexDamaged(f"more than {MOST_INVALID} of its lines are not valid") from error
     if fault is not None:
         raise fault
     if heads != [0]:

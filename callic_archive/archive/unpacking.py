@@ -286,7 +286,8 @@ def _is(root: ExtractionRoot, path: str, identity: Identity) -> bool:
 
 
 def restore_rest(job: UnpackJob, entries: Sequence[Entry]) -> list[Problem]:
-    """Folders, then links, then metadata of folders, deepest first. Raises EnvironmentFailure."""
+    """Folders, without what killed runs left in them, then links, then metadata of folders, deepest first. Raises
+    EnvironmentFailure."""
     problems: list[Problem] = []
     folders = [entry for entry in entries if entry.kind == "directory"]
     with ExtractionRoot(job.destination) as root:
@@ -303,6 +304,8 @@ def restore_rest(job: UnpackJob, entries: Sequence[Entry]) -> list[Problem]:
 
         for entry in folders:
             attempt(entry, partial(root.make_directory, entry.path))
+        for path in ("", *(entry.path for entry in folders)):  # now, as their times are set below
+            root.sweep(path)
         links = [entry for entry in entries if entry.kind == "symlink"]
         made: dict[str, tuple[str, Identity]] = {}  # by first name: the name under which a link was made, and who it is
         for entry in sorted(links, key=lambda link: link.link is not None):

@@ -5,7 +5,10 @@ import signal
 import sys
 
 # Nothing else is imported before signals are answered: click and the verbs take a tenth of a second.
-_ASKED = {signal.SIGINT: ("interrupted", 130, "E621"), **dict.fromkeys((signal.SIGTERM, signal.SIGUSR1), ("stopped", 75, "E620"))}
+_ASKED = {
+    signal.SIGINT: ("interrupted", 130, "E621"),
+    **dict.fromkeys((signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP), ("stopped", 75, "E620")),
+}
 
 
 def main(arguments: "list[str] | None" = None) -> None:

@@ -37,7 +37,7 @@ Exit codes:
   2    wrong usage: nothing was begun
   3    the archive is corrupt, or the verification failed
   4    the environment does not allow it: no such GPU, no space, nothing can be written
-  75   stopped early (SIGTERM, SIGUSR1); the same command goes on where it was
+  75   stopped early (SIGTERM, SIGUSR1, SIGHUP); the same command goes on where it was
   130  interrupted from the keyboard; the same command goes on where it was
 
 Options can also be given as variables: CALLIC_ARCHIVE_PACK_WORKERS=4 stands for `pack --workers 4`.

@@ -7,6 +7,7 @@ with O_NOFOLLOW, so a symbolic link that was unpacked before, or planted meanwhi
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 import re
@@ -20,7 +21,7 @@ from typing import Any, BinaryIO, Self
 
 from callic_archive.container.fs import WRITE_CHUNK, folder_failure, fsync_file, in_folder, writing
 from callic_archive.container.names import check_relative
-from callic_archive.errors import SymlinkInPath, TargetExists, UnsafePath, WriteFailure
+from callic_archive.errors import CallicError, SymlinkInPath, TargetExists, UnsafePath, WriteFailure
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _HALT = 64  # levels; in trees deeper than that every so many keep a descriptor, or walking would be quadratic
@@ -79,6 +80,34 @@ def finish_file(file: BinaryIO, path: str, *, mode: int, mtime_ns: int) -> Ident
         with _times_that_fit():
             os.utime(fd, ns=(os.fstat(fd).st_atime_ns, mtime_ns))
         return identity_of(os.fstat(fd))
+
+
+def _new_file(parent: int) -> tuple[int, str]:
+    """Descriptor and name of a new file in a folder, locked so that nobody takes it for one that was left. Raises OSError."""
+    while True:
+        name = f".callic-{secrets.token_hex(8)}.tmp"
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=parent)
+        with suppress(OSError):  # a file system without locks: there nothing is swept
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if os.fstat(fd).st_nlink:
+            return fd, name
+        os.close(fd)  # it was swept before it was locked
+
+
+def _unlink_left(parent: int, name: str) -> None:
+    """Remove an unfinished file of this user if nobody writes to it any more. Raises OSError where somebody does."""
+    found = os.lstat(name, dir_fd=parent)
+    if found.st_uid != os.geteuid():
+        return
+    if stat.S_ISREG(found.st_mode):
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=parent)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(name, dir_fd=parent)
+        finally:
+            os.close(fd)
+    elif stat.S_ISLNK(found.st_mode):
+        os.unlink(name, dir_fd=parent)
 
 
 def _same_bytes(parent: int, one: str, other: str) -> bool:
@@ -209,12 +238,11 @@ class ExtractionRoot:
     ) -> Iterator[tuple[BinaryIO, str]]:
         """Like ``create_file``; with the name under which ``open_unfinished`` opens the file meanwhile."""
         with self._parent(path) as (parent, name):
-            temporary = f".callic-{secrets.token_hex(8)}.tmp"
             with in_folder(path):
                 if not overwrite and not equal:
                     self._refuse_existing(parent, name, path)
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                fd = os.open(temporary, flags, 0o666, dir_fd=parent)
+                fd, temporary = _new_file(parent)
+                held = os.dup(fd)  # with the lock, until the file has its name
             try:
                 with io.BufferedRandom(_GuardedFile(fd, path)) as file:
                     yield file, temporary
@@ -232,6 +260,8 @@ class ExtractionRoot:
                 with suppress(OSError):
                     os.unlink(temporary, dir_fd=parent)
                 raise
+            finally:
+                os.close(held)
 
     @contextmanager
     def open_unfinished(self, path: str, temporary: str) -> Iterator[BinaryIO]:
@@ -244,6 +274,16 @@ class ExtractionRoot:
             with io.BufferedRandom(_GuardedFile(fd, path)) as file:
                 yield file
                 file.flush()
+
+    def sweep(self, path: str = "") -> None:
+        """Remove from a folder, by default the root, what runs that were killed left unfinished in it. Files that are still
+        written are locked, and stay; so does what cannot be told from these, and where there is no such folder nothing is done.
+        """
+        with suppress(OSError, CallicError), self._parent(f"{path}/x" if path else "x", create=False) as (parent, _):
+            for name in os.listdir(parent):
+                if _TEMPORARY.fullmatch(name):
+                    with suppress(OSError):
+                        _unlink_left(parent, name)
 
     @staticmethod
     def _refuse_existing(parent: int, name: str, path: str) -> None:

@@ -166,6 +166,8 @@ def decode_line(line: bytes, where: str) -> dict[str, Any]:
         entry = json.loads(
             line.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates
         )
+        if b"\\u" in line:  # half a surrogate pair is no character, and could be written nowhere
+            json.dumps(entry, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise errors.IndexEntryInvalid(f"{where} is no JSON object: {error}") from error
     if not isinstance(entry, dict):

@@ -83,7 +83,7 @@ class PackWatch(Protocol):
 def execute(run: PackRun, resources: Resources, watch: PackWatch) -> Finished:
     """Pack everything that is left and finish the archive.
 
-    Raises StoppedEarly after SIGTERM or SIGUSR1, KeyboardInterrupt, and EnvironmentFailure; whatever is
+    Raises StoppedEarly after SIGTERM, SIGUSR1 or SIGHUP, KeyboardInterrupt, and EnvironmentFailure; whatever is
     raised, the staging folder can be gone on with.
     """
     with StopSignals(run.staging.request_stop) as stop:

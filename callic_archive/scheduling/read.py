@@ -265,7 +265,7 @@ def _cluster_pays(resources: Resources, batches: Sequence[Batch], seconds: float
 
 @contextmanager
 def _stoppable(job: ReadJob, again: str) -> Iterator[StopSignals]:
-    """Let SIGTERM and SIGUSR1 end the work inside in good order. Raises StoppedEarly behind it."""
+    """Let SIGTERM, SIGUSR1 and SIGHUP end the work inside in good order. Raises StoppedEarly behind it."""
     with StopSignals(job.stop_file.touch) as stop:
         yield stop
         if stop.requested is not None:

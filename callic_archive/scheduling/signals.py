@@ -1,4 +1,5 @@
-"""Ending in good order: SIGTERM and SIGUSR1 (Slurm's warning) ask for a stop after the record in hand."""
+"""Ending in good order: SIGTERM, SIGUSR1 (Slurm's warning) and SIGHUP (a terminal that went away) ask for a stop after the
+record in hand."""
 
 from __future__ import annotations
 
@@ -10,16 +11,16 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # what asks a run to end
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)  # what asks a run to end
 TWICE = 0.5  # seconds; what comes sooner belongs to the first one: `timeout` sends a signal to a process and to its group
 
 
 class StopSignals:
-    """While active, the signals set ``requested`` and call ``on_stop`` once; a second SIGINT does what it did before. Only
-    the main thread can install handlers.
+    """While active, the signals set ``requested`` and call ``on_stop`` once; a second SIGINT does what it did before. Those that
+    are ignored, as ``nohup`` has it, stay so. Only the main thread can install handlers.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
     def __init__(self, on_stop: Callable[[], object], signals: Sequence[signal.Signals] = SIGNALS) -> None:
         self._on_stop = on_stop
@@ -41,6 +42,8 @@ class StopSignals:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in self._signals:
+                if signal.getsignal(number) is signal.SIG_IGN:
+                    continue
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -88,7 +91,7 @@ def kept_from_children() -> Iterator[None]:
     """Let the threads and processes that are started inside hear no signal that ends a run, from their first instant on:
     what a thread has blocked, those that it starts inherit.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*ENDING, signal.SIGHUP))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
     finally:

@@ -185,3 +185,14 @@ def test_what_unpack_refuses_verify_finds(archive: Path, tmp_path: Path, forged:
     run("salvage", archive, "-o", new)
     assert run("verify", new).code == 0
     assert run("unpack", new, "-o", tmp_path / "again").code == 0
+
+
+def test_an_index_of_nothing_but_nonsense_is_given_up_soon(archive: Path, tmp_path: Path) -> None:
+    """Ten thousand lines that are no entries pack into nothing, and nobody wants to read as many messages."""
+    forge(archive, lambda rows: [{**rows[0], "entries": len(rows) + 9999}, *rows[1:], *[{"kind": "x"}] * 10_000])
+    ran = run("unpack", archive, "-o", tmp_path / "out", "--json")
+    assert ran.code == 3
+    (problem,) = [event for event in ran.events if event["event"] == "problem"]
+    assert (problem["path"], problem["code"]) == (f"data/{INDEX}", "E420")
+    assert "more than 1000 of its lines" in problem["message"]
+    assert snapshot(tmp_path / "out" / "tree") == snapshot(tmp_path / "tree")

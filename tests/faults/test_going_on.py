@@ -109,6 +109,18 @@ def changed(path: Path, change: Callable[[Path], object]) -> None:
     os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
+def test_what_a_killed_run_left_unfinished_goes(archive: Path, tmp_path: Path) -> None:
+    words = ("unpack", archive, "-o", tmp_path / "out", "--json")
+    assert run(*words).code == 0
+    expected = snapshot(tmp_path / "out")
+    inside = [path for path in (tmp_path / "out").rglob("*") if path.is_dir() and not path.is_symlink()]
+    for folder in (tmp_path / "out", *inside):
+        (folder / ".callic-0123456789abcdef.tmp").write_bytes(b"begun")
+    again = run(*words)
+    assert again.code == 0, again.err
+    assert snapshot(tmp_path / "out") == expected
+
+
 def test_other_files_are_refused_before_anything_is_written(archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ("unpack", archive, "-o", out)

@@ -53,7 +53,7 @@ def photographs(folder: Path, count: int = 3) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_to_the_whole_group_costs_no_file_its_coding(number: signal.Signals, tmp_path: Path) -> None:
     tree = photographs(tmp_path / "tree")
     expected = run("pack", tree, "-o", tmp_path / "x.callic", "--json")
@@ -71,7 +71,7 @@ def test_a_signal_to_the_whole_group_costs_no_file_its_coding(number: signal.Sig
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
 @pytest.mark.parametrize("verb", ["verify", "unpack"])
 def test_a_signal_to_the_whole_group_is_no_damage(verb: str, number: signal.Signals, tmp_path: Path) -> None:
     tree = photographs(tmp_path / "tree")
@@ -88,7 +88,7 @@ def test_a_signal_to_the_whole_group_is_no_damage(verb: str, number: signal.Sign
 
 @pytest.mark.cluster
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_while_workers_start_ends_the_run_in_good_order(number: signal.Signals, tmp_path: Path) -> None:
     for seed in range(40):
         write_pnm(tmp_path / "tree" / f"{seed:02}.pgm", smooth(300, 320, seed=seed))
@@ -187,7 +187,7 @@ def test_what_was_told_is_not_taken_back(
     assert text in ran.out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 @pytest.mark.parametrize("when", [NAMING, TELLING, ENDING], ids=["naming", "told", "ending"])
 def test_an_archive_that_has_its_name_is_told_of(when: str, number: signal.Signals, tmp_path: Path) -> None:
     write_pnm(tmp_path / "tree" / "a.pgm", smooth(50, 50))

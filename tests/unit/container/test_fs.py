@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import resource
 import stat
@@ -237,6 +238,51 @@ def test_an_existing_file_is_not_replaced_even_when_it_appears_late(root: Extrac
     with pytest.raises(errors.TargetExists):
         late()
     assert [(p.name, p.read_bytes()) for p in root.root.iterdir()] == [("file", b"theirs")]
+
+
+def test_what_killed_runs_left_is_swept_and_nothing_else(root: ExtractionRoot, tmp_path: Path) -> None:
+    left = [".callic-0123456789abcdef.tmp", "d/.callic-fedcba9876543210.tmp", "d/.callic-00000000000000ab.tmp"]
+    kept = [".callic-0123456789abcdef", ".callic-0123456789ABCDEF.tmp", "d/.callic-1.tmp", "e/.callic-0123456789abcdef.tmp"]
+    for path in (*left[:2], *kept):
+        put(root, path, b"begun")
+    (root.root / left[2]).symlink_to("nowhere")
+    (root.root / "d/.callic-0123456789abcdef.tmp").mkdir()  # no file of ours
+    with root.create_shared("d/new") as (file, temporary):
+        file.write(b"being written")
+        for path in ("", "d", "missing", "d/new"):
+            root.sweep(path)
+        assert (root.root / "d" / temporary).exists()
+    assert (root.root / "d/new").read_bytes() == b"being written"
+    assert not any(os.path.lexists(root.root / path) for path in left)
+    assert all((root.root / path).exists() for path in kept)
+    assert (root.root / "d/.callic-0123456789abcdef.tmp").is_dir()
+
+
+def test_a_file_that_was_swept_before_it_was_locked_is_begun_anew(
+    root: ExtractionRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, swept = fcntl.flock, []
+
+    def flock(fd: int, operation: int) -> None:
+        if operation & fcntl.LOCK_SH and not swept:
+            swept.extend(root.root.glob(".callic-*.tmp"))
+            swept[0].unlink()
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    put(root, "a", b"all of it")
+    assert len(swept) == 1
+    assert (root.root / "a").read_bytes() == b"all of it"
+
+
+def test_where_nothing_can_be_locked_nothing_is_swept(root: ExtractionRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    put(root, ".callic-0123456789abcdef.tmp", b"begun")
+    root.sweep()
+    assert (root.root / ".callic-0123456789abcdef.tmp").exists()
 
 
 def test_a_failed_file_leaves_nothing_and_keeps_its_error(root: ExtractionRoot) -> None:

@@ -102,10 +102,12 @@ def test_what_is_no_json_is_refused(tmp_path: Path, entry: dict[str, Any]) -> No
         b'{"a":-Infinity}',
         b'{"a":1,"a":2}',
         b'{"a":"\xff"}',
+        b'{"a":"\\ud800"}',
+        b'{"\\uDC00":1}',
         b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
         b'{"a":' + b"9" * 5000 + b"}",
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_bad_lines_name_their_number(tmp_path: Path, line: bytes) -> None:
     data = zstandard.ZstdCompressor().compress(b'{"path":"good"}\n' + line + b"\n")

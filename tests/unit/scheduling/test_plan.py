@@ -144,7 +144,7 @@ def test_workers_get_one_gpu_each_of_those_that_are_visible(monkeypatch: pytest.
 # -- signals -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_asks_for_a_stop_once_and_handlers_are_given_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     asked: list[str] = []
