@@ -297,6 +297,8 @@ class Archive:
             rebuild(entry.format or "", entry.recipe, surround, images, cast("BinaryIO", tee))
             tee.end()
             if tee.hexdigest() == entry.sha256:
+                if tee.tell() != entry.size:
+                    raise EntryDamaged(f"it has {tee.tell()} bytes, and its entry tells of {entry.size}")
                 return "bytes"
             if prove:
                 _prove_content(entry, surround, images)

@@ -196,3 +196,14 @@ def test_an_index_of_nothing_but_nonsense_is_given_up_soon(archive: Path, tmp_pa
     assert (problem["path"], problem["code"]) == (f"data/{INDEX}", "E420")
     assert "more than 1000 of its lines" in problem["message"]
     assert snapshot(tmp_path / "out" / "tree") == snapshot(tmp_path / "tree")
+
+
+def test_an_image_file_of_another_size_than_its_entry_tells_is_damage(archive: Path, tmp_path: Path) -> None:
+    forge(archive, entry("tree/images/gray.pgm", size=2**50))
+    for words in (["verify"], ["unpack", "-o", tmp_path / "out"]):
+        ran = run(words[0], archive, *words[1:], "--json")
+        assert ran.code == 3, words
+        (problem,) = [event for event in ran.events if event["event"] == "problem"]
+        assert (problem["path"], problem["code"]) == ("tree/images/gray.pgm", "E502")
+        assert f"tells of {2**50}" in problem["message"]
+    assert not (tmp_path / "out/tree/images/gray.pgm").exists()
