@@ -25,6 +25,8 @@ _PREDICTORS = ("none", "left", "above")
 _SHUFFLED = 16
 _TRIED = 1 << 20  # bytes of samples on which filters are compared
 _LEVEL, _LEVEL_LARGE, _LARGE = 19, 9, 4 << 20
+_FED = 1 << 20  # bytes at a time
+_LONGEST = 26  # binary logarithm of the widest window: decoders take up to 27 unasked
 _BIAS = np.uint16(0x8000)
 
 Words = NDArray[Any]
@@ -75,7 +77,27 @@ def encode_samples(image: Image) -> bytes:
     ]
     best = min(filters, key=lambda chosen: len(quick.compress(_filtered(some, chosen))))
     level = _LEVEL if words.nbytes <= _LARGE else _LEVEL_LARGE
-    return bytes([best]) + zstandard.ZstdCompressor(level=level).compress(_filtered(words, best))
+    return bytes([best]) + _compressor(level, words.nbytes).compress(_filtered(words, best))
+
+
+def repeats_coded(image: Image) -> int:
+    """Bytes of the samples as they are, coded in no time with all that comes again however far away."""
+    coder = _compressor(1, image.nbytes).compressobj(size=image.nbytes)
+    view = memoryview(np.ascontiguousarray(image).reshape(-1).view(np.uint8))
+    return sum(len(coder.compress(view[at : at + _FED])) for at in range(0, len(view), _FED)) + len(coder.flush())
+
+
+def _compressor(level: int, size: int) -> zstandard.ZstdCompressor:
+    """With a window that holds all of ``size`` bytes, if it can be, and finds long repeats all over it."""
+    window = max(10, min(_LONGEST, (max(1, size) - 1).bit_length()))
+    usual = zstandard.ZstdCompressionParameters.from_level(level, source_size=size)
+    if window <= usual.window_log:
+        return zstandard.ZstdCompressor(level=level)
+    return zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters.from_level(
+            level, source_size=size, window_log=window, enable_ldm=True, write_content_size=True
+        )
+    )
 
 
 def decode_samples(payload: bytes, shape: tuple[int, ...], dtype: str) -> Image:

@@ -138,6 +138,28 @@ def test_a_large_image_that_is_not_blank_where_it_was_not_looked_at_is_searched(
     assert asked == ["jpegxl"]
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])
+def test_a_recorded_volume_that_hardly_changes_is_coded_by_its_repeats(dtype: str) -> None:
+    frame = RNG.normal(0, 40, (128, 128)).cumsum(0).astype(np.int16).astype(dtype)
+    volume = np.tile(frame, (16, 1))
+    volume[1000:1010, 3:9] = 7
+    coded = candidates.smallest(volume, CODEC)
+    assert coded.coding == "samples"
+    assert len(coded.payload) < 1.3 * len(candidates.smallest(frame, CODEC).payload)
+    assert same_image(image_coding.decode_image(coded.payload, coded.coding, coded.stream, None), volume)
+
+
+def test_repeats_are_found_however_far_away() -> None:
+    """Beyond the windows that levels come with."""
+    noise = RNG.integers(0, 1 << 16, (3 << 10, 3 << 10), np.uint16)  # 18 MiB
+    twice = np.concatenate([noise, noise])
+    assert image_coding.repeats_coded(noise) > 0.99 * noise.nbytes
+    assert image_coding.repeats_coded(twice) < 1.05 * noise.nbytes
+    payload = image_coding.encode_samples(twice)
+    assert len(payload) < 1.05 * noise.nbytes
+    assert same_image(image_coding.decode_samples(payload, twice.shape, "uint16"), twice)
+
+
 def test_without_the_library_the_rest_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object, **__: object) -> bytes:
         raise ForeignCodecMissing("not here")
