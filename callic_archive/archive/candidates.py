@@ -35,7 +35,8 @@ HOPELESS = 1.3  # times JPEG XL's size of the sample, from which the model does 
 CLOSE = 2.0  # times the model's size, up to which JPEG XL at effort 7 is followed by effort 9
 MOST = 512 << 20  # bytes of samples that are given to a library
 BLANK = 16 << 10  # bytes of samples that filtered Zstandard codes in one, beyond a thousand of them: nothing is worth a search
-REPEATS = 1.25  # times the size of another coding, up to which a quick search for repeats makes a thorough one worth its time
+FAR = 0.75  # of what a quick search for repeats makes of near ones, that must be left with far ones too,
+REPEATS = 1.25  # and times the size of another coding, up to which a thorough search is worth its time
 OWN = 24  # bytes by which a foreign coding must beat filtered Zstandard: that needs no further library
 
 
@@ -156,11 +157,16 @@ def _drawn(image: Image, codec: Codec, tiny: bool) -> Coded:
 def _or_own(image: Image, best: Coded, *, always: bool = False) -> Coded:
     """The best coding, or filtered Zstandard where that is no larger. Nothing else finds what comes again far away, as slices
     do of a volume that hardly changes; where nothing does, a quick search shows it at a hundredth of the time of a model."""
-    if always or image_coding.repeats_coded(image) <= REPEATS * _size(best):
+    if always or _repeats_far(image, _size(best)):
         own = _own(image)
         if _size(own) < _size(best) or (best.coding != "codestream" and _size(own) <= _size(best) + OWN):
             return own
     return best
+
+
+def _repeats_far(image: Image, size: int) -> bool:
+    far = image_coding.repeats_coded(image)
+    return far <= REPEATS * size and far <= FAR * image_coding.repeats_coded(image, near=True)
 
 
 def _may_win(image: Image, codec: Codec) -> bool:

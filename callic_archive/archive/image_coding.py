@@ -26,6 +26,7 @@ _SHUFFLED = 16
 _TRIED = 1 << 20  # bytes of samples on which filters are compared
 _LEVEL, _LEVEL_LARGE, _LARGE = 19, 9, 4 << 20
 _FED = 1 << 20  # bytes at a time
+_NEAR = 12  # binary logarithm of the bytes that count as near
 _LONGEST = 26  # binary logarithm of the widest window: decoders take up to 27 unasked
 _BIAS = np.uint16(0x8000)
 
@@ -80,10 +81,14 @@ def encode_samples(image: Image) -> bytes:
     return bytes([best]) + _compressor(level, words.nbytes).compress(_filtered(words, best))
 
 
-def repeats_coded(image: Image) -> int:
-    """Bytes of the samples as they are, coded in no time with all that comes again however far away."""
-    coder = _compressor(1, image.nbytes).compressobj(size=image.nbytes)
-    view = memoryview(np.ascontiguousarray(image).reshape(-1).view(np.uint8))
+def repeats_coded(image: Image, *, near: bool = False) -> int:
+    """Bytes of the samples as they are, coded in no time with all that comes again however far away, or only if it is
+    ``near``: within the last rows, where any model sees it too.
+    """
+    usual = zstandard.ZstdCompressionParameters.from_level(1, window_log=_NEAR)
+    chosen = zstandard.ZstdCompressor(compression_params=usual) if near else _compressor(1, image.nbytes)
+    coder = chosen.compressobj(size=image.nbytes)
+    view = np.ascontiguousarray(image).reshape(-1).view(np.uint8).data
     return sum(len(coder.compress(view[at : at + _FED])) for at in range(0, len(view), _FED)) + len(coder.flush())
 
 
