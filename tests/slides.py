@@ -28,6 +28,12 @@ def jpeg(image: np.ndarray[Any, Any] | None = None, **options: Any) -> bytes:
     return out.getvalue()
 
 
+def forged(code: bytes) -> bytes:
+    """A JPEG stream that declares the largest size there is."""
+    at = max(code.find(b"\xff\xc0"), code.find(b"\xff\xc2"))
+    return code[: at + 5] + b"\xff" * 4 + code[at + 9 :]
+
+
 def parted_tables(code: bytes) -> tuple[bytes, bytes]:
     """A JPEG stream as a stream of its tables and one without them."""
     tables, rest, at = b"", b"", 2

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from callic_archive.archive import isolated
 from callic_archive.archive.jpeg_form import Group, Table, assembled, checksum, table_bytes, zstd
+from callic_archive.archive.jpeg_limits import memory_to_decode, memory_to_recode, recodable
 from callic_archive.container.layout import encode_varint
 from callic_archive.errors import ForeignCodecFailed
 from callic_archive.images.jpeg_streams import (
@@ -27,7 +28,6 @@ from callic_archive.images.jpeg_streams import (
     with_tables,
 )
 
-MEMORY = 8  # bytes of samples that a byte of JPEG stands for, about
 _PIXELS, _BYTES = 8 << 20, 4 << 20  # of a joined stream
 _LEAST = 64  # bytes of coded data; smaller streams are left alone
 _SAVING = 32  # bytes that a JPEG XL file must save
@@ -61,7 +61,7 @@ class Joining:
         for stream in streams:
             content = stream.read(self.data)
             jpeg = stream.jpeg
-            if len(content) < _LEAST or len(self.places) >= _ROWS:
+            if len(content) < _LEAST or len(self.places) >= _ROWS or not recodable(jpeg):
                 continue
             number = self._tables_of(stream)
             if number is None:
@@ -237,9 +237,9 @@ def _batches(alike: list[tuple[Stream, bytes]]) -> Iterator[list[tuple[Stream, b
 
 def _recoded(jpeg: bytes, pixels: int) -> bytes | None:
     """A JPEG stream as JPEG XL that gives it back, or None. Raises ForeignCodecMissing."""
-    memory = max(MEMORY * len(jpeg), 3 * pixels)
     try:
-        packed = isolated.ask("encode_jpeg", jpeg, memory=memory)
+        packed = isolated.ask("encode_jpeg", jpeg, memory=memory_to_recode(len(jpeg), pixels))
+        memory = memory_to_decode(max(len(jpeg), len(packed)))  # what whoever unpacks it will have
         if isolated.ask("decode_jpeg", packed, memory=memory, most=max(4096, len(jpeg))) != jpeg:
             return None
     except ForeignCodecFailed:

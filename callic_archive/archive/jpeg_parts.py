@@ -19,7 +19,8 @@ from callic_archive.archive.jpeg_form import (
     proven_frame,
     read_table,
 )
-from callic_archive.archive.jpeg_joining import MEMORY, Joining
+from callic_archive.archive.jpeg_joining import Joining
+from callic_archive.archive.jpeg_limits import memory_to_decode
 from callic_archive.errors import ContainerError, ForeignCodecFailed, ForeignCodecMissing
 from callic_archive.images.jpeg_streams import Found, Tables, find
 
@@ -78,7 +79,7 @@ def _check_sizes(table: Table, size: int) -> None:
 
 def _jpeg(packed: bytes, group: Group) -> bytes:
     """The JPEG stream that a JPEG XL file gives back. Raises ForeignCodecMissing, ForeignCodecFailed."""
-    memory = MEMORY * max(group.size, len(packed))
+    memory = memory_to_decode(max(group.size, len(packed)))
     return isolated.ask("decode_jpeg", packed, memory=memory, most=max(4096, group.size))
 
 

@@ -8,18 +8,18 @@ import zstandard
 
 from callic_archive.archive import isolated, jpeg_parts
 from callic_archive.archive.attempts import attempt
+from callic_archive.archive.jpeg_limits import memory_to_decode, memory_to_recode, recodable
 from callic_archive.archive.mapped import blocks
 from callic_archive.archive.packed import Piece, cost_of
 from callic_archive.container.layout import RecordType
 from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing
-from callic_archive.images.jpeg_streams import Tables, find
+from callic_archive.images.jpeg_streams import Tables, find, read
 
 # bytes of a file in one STORED or SURROUND record: bounds memory, and what one damaged record costs
 CHUNK = 64 << 20
 ZSTD_LEVEL = 9
 ZSTD_LEVEL_SMALL = 19  # below SMALL bytes the strongest level costs nothing that is felt
 SMALL = 1 << 20
-MEMORY_OF_JPEG = 8  # bytes of samples that a byte of a JPEG file stands for, about
 
 
 def is_jpeg(data: bytes | memoryview) -> bool:
@@ -29,8 +29,12 @@ def is_jpeg(data: bytes | memoryview) -> bool:
 
 def recoded_jpeg(data: bytes | memoryview) -> list[Piece] | None:
     """A JPEG file as JPEG XL that gives back its very bytes; None where that fails or saves nothing."""
+    told = read(memoryview(data))
+    if told is not None and not recodable(told):
+        return None
+    pixels = told.height * told.width if told is not None else 0
     try:
-        payload = isolated.ask("encode_jpeg", data, memory=MEMORY_OF_JPEG * len(data))
+        payload = isolated.ask("encode_jpeg", data, memory=memory_to_recode(len(data), pixels))
         if len(payload) >= len(data) or expand(payload, "jpeg", len(data)) != data:
             return None
     except (ForeignCodecMissing, ForeignCodecFailed, ValueError):
@@ -159,7 +163,7 @@ def expand(payload: bytes, coding: str, size: int, base: bytes | None = None) ->
     elif coding == "jpeg":
         if size > CHUNK:
             raise ValueError(f"a JPEG of {size} bytes, more than {CHUNK}, is not recoded")
-        memory = MEMORY_OF_JPEG * max(size, len(payload))
+        memory = memory_to_decode(max(size, len(payload)))
         payload = isolated.ask("decode_jpeg", payload, memory=memory, most=max(size, 4096))
     elif coding == "jpegs":
         if size > CHUNK:

@@ -22,6 +22,7 @@ RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _ITEM = b"\xfe\xff\x00\xe0"
 _HEAD_OF_ITEM = _ITEM + bytes(4)  # tag and length
 _SOF, _SOF_TAKEN = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}), (0xC0, 0xC1, 0xC2)
+_PROGRESSIVE = 0xC2
 _DHT, _DQT, _DRI, _SOS, _EOI = 0xC4, 0xDB, 0xDD, 0xDA, 0xD9
 _SKIPPED = frozenset({_DHT, _DQT, _DRI, 0xFE, *range(0xE0, 0xF0)})
 _STEPS, _BYTES_A_STEP = 1 << 16, 64  # segments that are looked at: so many, and one more for so many bytes
@@ -91,6 +92,22 @@ class Jpeg:
             return 1
         count, rest = divmod(self.units, self.interval)
         return 0 if rest else count
+
+    @property
+    def possible(self) -> bool:
+        """Whether its coded data can hold as many blocks of 8x8 samples as its frame declares.
+
+        Sizes may be forged, and libraries take memory for what is declared. No Huffman code is shorter than a bit, and the
+        first value of each block has one of its own; in a sequential stream the end of each block has one too. Blank
+        images come near it: with tables of their own, libjpeg codes them in 2 bits a block, progressive ones too.
+        """
+        if not self.sampling or any(n < 1 for pair in self.sampling for n in pair):
+            return True  # no library takes it
+        tall, wide = max(v for _, v in self.sampling), max(h for h, _ in self.sampling)
+        blocks = sum(
+            -(-self.height * v // (8 * tall)) * -(-self.width * h // (8 * wide)) for h, v in self.sampling
+        )
+        return blocks * (1 if self.process == _PROGRESSIVE else 2) <= 8 * (self.end - self.coded)
 
     @property
     def rows(self) -> int:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import zarr
 
+from callic_archive.archive import isolated
 from callic_archive.cli.progress import Progress
 from tests.command import ROOT, run, use_double
+from tests.slides import forged, jpeg, picture
 from tests.trees import grainy, smooth, snapshot, write_pnm
 
 CENTURIES = {"1600": -11_676_096_000, "1901": -2_177_452_800, "2300": 10_413_792_000, "9999": 253_370_764_800}
@@ -273,3 +275,18 @@ def test_a_lost_index_says_how_to_mend_the_archive(archive: Path, tmp_path: Path
     assert "salvage" in problem["message"]
     assert json.loads(json.dumps(problem))["code"] == "E420"
     assert run("list", archive).code == 3
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_declares_a_huge_size_is_kept_without_taking_memory_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progressive: bool
+) -> None:
+    monkeypatch.setattr(isolated, "ask", lambda *_, **__: pytest.fail("a library was asked"))
+    code = forged(jpeg(picture(300, 400), progressive=progressive))
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "a.jpg").write_bytes(code)
+    (tmp_path / "tree" / "b.pdf").write_bytes(b"%PDF-1.4" + code + b"endstream")
+    assert run("pack", tmp_path / "tree", "-o", tmp_path / "x.callic").code == 0
+    assert run("unpack", tmp_path / "x.callic", "-o", tmp_path / "out").code == 0
+    assert snapshot(tmp_path / "out" / "tree") == snapshot(tmp_path / "tree")

@@ -15,13 +15,13 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
-from callic_archive.archive import jpeg_form, jpeg_parts, pack_one, verbatim
+from callic_archive.archive import isolated, jpeg_form, jpeg_limits, jpeg_parts, pack_one, verbatim
 from callic_archive.archive.verbatim import expand, stored_pieces, streamed_pieces
 from callic_archive.errors import ForeignCodecFailed
 from callic_archive.images import tiff_jpeg
 from callic_archive.images.source import Limits
 from tests.doubles import DeflatePlan
-from tests.slides import jpeg, picture, slide
+from tests.slides import forged, jpeg, picture, slide
 
 pytest.importorskip("imagecodecs")
 
@@ -287,3 +287,26 @@ def test_impossible_tables_are_refused_before_memory_is_taken(groups, gaps, leng
     with pytest.raises(ValueError, match="part with JPEG streams"):
         jpeg_parts.decode(payload, 100)
     assert jpeg_parts.left_of(payload, 100) == []
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_no_library_is_asked_for_forged_sizes(monkeypatch, progressive):
+    monkeypatch.setattr(isolated, "ask", lambda *_, **__: pytest.fail("a library was asked"))
+    code = forged(jpeg(progressive=progressive))
+    assert verbatim.recoded_jpeg(code) is None
+    assert jpeg_parts.encode(b"%PDF" + code + b"endstream") is None
+
+
+def test_nor_for_more_pixels_than_there_is_memory_for(monkeypatch):
+    monkeypatch.setattr(isolated, "ask", lambda *_, **__: pytest.fail("a library was asked"))
+    monkeypatch.setattr(jpeg_limits, "MOST_PIXELS", 48 * 64 - 1)
+    assert verbatim.recoded_jpeg(jpeg()) is None
+    assert jpeg_parts.encode(jpeg()) is None
+
+
+def test_blank_images_are_recoded_and_read_within_the_same_bounds():
+    code = jpeg(np.zeros((3000, 3000), "u1"), progressive=True)
+    (piece,) = verbatim.recoded_jpeg(code)
+    assert piece.coding == "jpeg"
+    assert len(piece.payload) < len(code) / 10
+    assert expand(piece.payload, "jpeg", len(code)) == code

@@ -15,7 +15,7 @@ from PIL import Image
 from callic_archive.images import tiff_jpeg
 from callic_archive.images.jpeg_streams import find, joined, parted, read
 from callic_archive.images.source import Limits
-from tests.slides import jpeg, picture, slide
+from tests.slides import forged, jpeg, picture, slide
 
 
 def pixels(code):
@@ -203,3 +203,13 @@ def test_fragments_among_many_are_still_found():
     one = b"".join(ITEM + struct.pack("<I", len(part)) + part for part in parts)
     found = find(memoryview(one * 200))
     assert [stream.read(memoryview(one * 200)) for stream in found.streams] == [code] * 200
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_size_that_the_coded_data_cannot_hold_is_told(progressive, channels):
+    blank = np.zeros((1500, 1501, channels), "u1").squeeze()
+    for image in (blank, picture(channels=channels)):
+        code = jpeg(image, progressive=progressive, optimize=True)
+        assert read(memoryview(code)).possible
+        assert not read(memoryview(forged(code))).possible
