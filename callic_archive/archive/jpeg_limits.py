@@ -5,7 +5,7 @@ from __future__ import annotations
 from callic_archive.images.jpeg_streams import Jpeg
 
 #: Pixels of a JPEG stream that is recoded: JPEG XL takes 16 to 20 bytes of memory for each.
-MOST_PIXELS = 512 << 20
+MOST_PIXELS = 128 << 20
 _SAMPLES = 8  # bytes of samples that a byte of JPEG stands for, about
 _BLANK = 512  # pixels at most that a byte of JPEG stands for: a bit for each block of 8x8 (``Jpeg.possible``)
 _LESS = 4  # times less than coding, decoding takes: 14 to 18 bytes of address space a pixel, not 51 to 57
