@@ -91,7 +91,7 @@ def main() -> int:
     make_samples(samples)
     console.print(f"{tree_size(samples):,} bytes of sample files lie in demo/samples.")
 
-    packing = callic(console, "pack", samples, "-o", archive, "--effort", "fast")
+    packing = callic(console, "pack", samples, "-o", archive)
     callic(console, "verify", archive)
     listing = callic(console, "list", archive)
     callic(console, "unpack", archive, "-o", restored)
@@ -112,8 +112,7 @@ def main() -> int:
     console.print(
         f"The whole archive takes {tree_size(archive):,} bytes, index and specification included; "
         f"{packing[-1]['model_bytes']:,} of them are models. Of images as few as these the learned codec saves less than "
-        "its models take, so `pack` uses other coders; `--learned always` shows what it does. Without `--effort fast`, `pack` "
-        "fits models to a collection first, which takes minutes."
+        "its models take, so `pack` uses other coders; `--learned always` shows what it does."
     )
 
     problems = compare_trees(samples, restored / "samples", {file.path: file.fidelity for file in files})

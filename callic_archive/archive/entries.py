@@ -64,16 +64,6 @@ class Entry:
         return self.method in ("image", "pieces")
 
     @property
-    def sort(self) -> str:
-        """How people are told what a file is in the archive: its format, where it went through the codec; ``jpeg`` or
-        ``jpegs`` where JPEG streams were coded as JPEG XL; else ``empty``, ``stored`` or ``sparse``."""
-        if any(part.coding == "jpeg" for part in self.parts):
-            return "jpeg"
-        if (self.format is None or not self.images) and any(part.coding == "jpegs" for part in self.parts):
-            return "jpegs"
-        return self.format or ("empty" if self.method == "none" else self.method)
-
-    @property
     def samples(self) -> int:
         """Samples of all its images."""
         return sum(part.stream.samples for part in self.parts if part.stream is not None)
