@@ -91,7 +91,7 @@ def main() -> int:
     make_samples(samples)
     console.print(f"{tree_size(samples):,} bytes of sample files lie in demo/samples.")
 
-    packing = callic(console, "pack", samples, "-o", archive)
+    packing = callic(console, "pack", samples, "-o", archive, "--effort", "fast")
     callic(console, "verify", archive)
     listing = callic(console, "list", archive)
     callic(console, "unpack", archive, "-o", restored)

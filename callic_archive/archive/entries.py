@@ -64,6 +64,16 @@ class Entry:
         return self.method in ("image", "pieces")
 
     @property
+    def kept_as(self) -> str:
+        """How a file is kept, in the word that every verb shows: its image format, ``jpeg``, ``jpegs``, ``stored``, ``sparse``
+        or ``empty``."""
+        if any(part.coding == "jpeg" for part in self.parts):
+            return "jpeg"
+        if (self.format is None or not self.images) and any(part.coding == "jpegs" for part in self.parts):
+            return "jpegs"
+        return self.format or ("empty" if self.method == "none" else self.method)
+
+    @property
     def samples(self) -> int:
         """Samples of all its images."""
         return sum(part.stream.samples for part in self.parts if part.stream is not None)

@@ -41,6 +41,7 @@ from callic_archive.images.source import (
     parse_again,
     rebuild,
 )
+from callic_archive.images.unread import check_jpeg_ends, reason_of
 
 # bytes of an index line; a file of so many images that it would be longer is stored verbatim
 MAX_ROW = 8 << 20
@@ -87,8 +88,11 @@ def pack_one(
     else:
         failure = taken
     pieces = stored_pieces(data, tables=_tables(data, options))
-    if is_jpeg(data):
-        pieces = iter(recoded_jpeg(data) or pieces)
+    recoded = recoded_jpeg(data) if is_jpeg(data) else None
+    if recoded is not None:
+        pieces = iter(recoded)
+    elif failure is None and reason is None and parser is None:
+        failure, reason = attempt(partial(check_jpeg_ends, data)), reason_of(data)
     return Packed(
         digest, size, "stored", "bytes", pieces, failure=failure, reason=None if failure else reason
     )

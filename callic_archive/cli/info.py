@@ -51,7 +51,7 @@ def _info(report: Report, *, archive: Path) -> None:
             "files": len(files),
             "directories": sum(entry.kind == "directory" for entry in entries),
             "symlinks": sum(entry.kind == "symlink" for entry in entries),
-            "kinds": dict(sorted(Counter(entry.format or entry.method for entry in files).items())),
+            "kinds": dict(sorted(Counter(entry.kept_as for entry in files).items())),
             "fidelity": dict(sorted(Counter(entry.fidelity for entry in files).items())),
             "verbatim": dict(sorted(Counter(filter(None, map(_why, files))).items())),
             "source_bytes": source,

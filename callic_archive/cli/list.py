@@ -60,15 +60,7 @@ def _line(report: Report, entry: Entry) -> str:
         return f"{'':>14} {'':>14} {'link':8} {'':7}  {path} -> {target}{link}"
     why = entry.problem[0] if entry.problem is not None else entry.reason
     end = f"{link}  [{why}]" if why is not None else link
-    return f"{entry.size:>14,} {entry.packed_size:>14,} {_kind(entry):8} {entry.fidelity:7}  {path}{end}"
-
-
-def _kind(entry: Entry) -> str:
-    if any(part.coding == "jpeg" for part in entry.parts):
-        return "jpeg"
-    if (entry.format is None or not entry.images) and any(part.coding == "jpegs" for part in entry.parts):
-        return "jpegs"
-    return entry.format or ("empty" if entry.method == "none" else entry.method)
+    return f"{entry.size:>14,} {entry.packed_size:>14,} {entry.kept_as:8} {entry.fidelity:7}  {path}{end}"
 
 
 def _fields(report: Report, entry: Entry) -> dict[str, Any]:
@@ -82,7 +74,7 @@ def _fields(report: Report, entry: Entry) -> dict[str, Any]:
         fields["target"] = report.path(entry.target or "")
     if entry.kind == "file":
         fields |= {
-            "kind": _kind(entry),
+            "kind": entry.kept_as,
             "fidelity": entry.fidelity,
             "source_bytes": entry.size,
             "stored_bytes": entry.packed_size,

@@ -225,7 +225,7 @@ class _Watch:
         self._report.event(
             "entry",
             **self._report.path_fields(entry.path),
-            kind=entry.format or entry.method,
+            kind=entry.kept_as,
             fidelity=entry.fidelity,
             source_bytes=entry.size,
             stored_bytes=entry.packed_size,
@@ -237,7 +237,7 @@ class _Watch:
             shown = self._report.shown(entry.path)
             sizes = f"{size_text(entry.size)} -> {size_text(entry.packed_size)}"
             why = f" ({REASONS[entry.reason]})" if entry.reason in REASONS else ""
-            self._report.detail(f"{shown}: {entry.format or entry.method}{why}, {entry.fidelity}, {sizes}")
+            self._report.detail(f"{shown}: {entry.kept_as}{why}, {entry.fidelity}, {sizes}")
 
 
 def _dry_run(

@@ -84,7 +84,7 @@ def _inflate(pieces: Sequence[memoryview], size: int) -> tuple[Bytes, int]:
                     break
             behind += len(engine.unused_data)
     except zlib.error as error:
-        raise MalformedSource(f"the PNG's image data cannot be inflated: {error}") from error
+        raise MalformedSource("the PNG's image data cannot be inflated: its deflate stream is broken") from error
     if n < size or not engine.eof:
         raise TruncatedSource(f"the PNG's image data has {n} bytes, its header promises {size}")
     return out, behind

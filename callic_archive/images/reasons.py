@@ -22,6 +22,8 @@ REASONS = {
     "few-samples": "large, and samples are a small part of it",
     "variant": "a variant of its format that is not read: animated, detached, with data behind its end, and the like",
     "content-only": "one of which only the content would come back, and `--fidelity bytes` was given",
+    "no-reader": "of a kind that is recognised but not read, such as JPEG 2000, JPEG XL, WebP or HEIF in files of their own",
+    "jpeg-kind": "a JPEG file that JPEG XL does not take or make smaller: damaged, lossless, of four colours, and the like",
     "many-images": "of so many images that its description would be longer than an index line may be",
 }
 

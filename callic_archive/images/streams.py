@@ -56,7 +56,7 @@ def inflate(stream: memoryview, limits: Limits, spent: int = 0) -> tuple[memoryv
                 if not todo and len(part) < _STEP:
                     break
     except zlib.error as error:
-        raise MalformedSource(f"a deflate stream is broken: {error}") from error
+        raise MalformedSource("a deflate stream is broken: what it holds cannot be unpacked") from error
     if not engine.eof:
         raise TruncatedSource("a deflate stream ends too early")
     return memoryview(out).toreadonly(), at - len(engine.unused_data)

@@ -84,7 +84,7 @@ def _inflate(code: memoryview, size: int) -> Bytes:
     try:
         return np.frombuffer(engine.decompress(code, size), np.uint8)
     except zlib.error as error:
-        raise MalformedSource(f"a deflate block is broken: {error}") from error
+        raise MalformedSource("a deflate block is broken: what it holds cannot be unpacked") from error
 
 
 def _unfold(code: memoryview, size: int) -> Bytes:

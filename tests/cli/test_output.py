@@ -139,7 +139,7 @@ def test_list_and_info(tree: Path, tmp_path: Path) -> None:
     assert "format version 1" in text
     assert "shard-00000.cla" in text
     summary = run("info", tmp_path / "x.callic", "--json").events[0]
-    assert summary["kinds"] == {"none": 1, "npy": 1, "pnm": 2, "stored": 7}
+    assert summary["kinds"] == {"empty": 1, "npy": 1, "pnm": 2, "stored": 7}
     assert summary["symlinks"] == 3
 
 
