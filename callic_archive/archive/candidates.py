@@ -29,7 +29,7 @@ DRAWN_EXACT = (
 DRAWN_NEAR = 0.95  # or misses by one at most, as in computed gradients,
 DRAWN_COLOURS, DRAWN_GRAYS = 256, 64  # and colours in the blocks, up to which it does
 TINY = 16 << 10  # bytes of samples up to which everything is tried
-SIMPLE = 1 << 20  # bytes of samples up to which filtered Zstandard is tried
+SIMPLE = 1 << 20  # bytes of samples up to which filtered Zstandard is tried, and beyond for images that repeat themselves
 PROBED_FROM = 4 * BLOCKS * SIDE * SIDE  # pixels from which the model is tried on a sample first
 HOPELESS = 1.3  # times JPEG XL's size of the sample, from which the model does not see the whole image
 CLOSE = 2.0  # times the model's size, up to which JPEG XL at effort 7 is followed by effort 9
@@ -142,8 +142,11 @@ def _drawn(image: Image, codec: Codec, tiny: bool) -> Coded:
         return min((coded for coded in found if coded is not None), key=_size)
     model = _if_modelled(image, codec) if tiny or _may_win(image, codec) else None
     found.append(model)
+    repeats = False
     if model is None or tiny or _size(quick) <= CLOSE * _size(model):
-        found.append(_foreign(image, "jpegxl", 9))
+        effort = image_coding.thorough(image, _size(quick))
+        repeats = effort < 9
+        found.append(_foreign(image, "jpegxl", effort))
         if (
             image.dtype == np.uint8
             and image.ndim == 3
@@ -151,7 +154,8 @@ def _drawn(image: Image, codec: Codec, tiny: bool) -> Coded:
             and max(image.shape) < 16384
         ):
             found.append(_foreign(image, "webp", 6))
-    return _or_own(image, min((coded for coded in found if coded is not None), key=_size), always=image.nbytes <= SIMPLE)
+    best = min((coded for coded in found if coded is not None), key=_size)
+    return _or_own(image, best, always=repeats or image.nbytes <= SIMPLE)
 
 
 def _or_own(image: Image, best: Coded, *, always: bool = False) -> Coded:

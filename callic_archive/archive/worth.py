@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from callic_archive.archive.candidates import TINY, look_at
 from callic_archive.archive.codecs import Codec, CodecPlan, Image
 from callic_archive.archive.collection import LEAST_FITTED, LEAST_PIXELS, Sample
-from callic_archive.archive.image_coding import encode_foreign
+from callic_archive.archive.image_coding import encode_foreign, thorough
 from callic_archive.archive.specification import specification_packed
 from callic_archive.container.fs import atomic_write
 from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing, UnknownModel
@@ -221,7 +221,7 @@ class _Measure:
         self._crops = [_Crop(i, False) for i in images] if whole else _crops(images, PIXELS if drawn else MOST_PIXELS)
         self._scale = times * sum(i.size for i in images) / max(1, sum(crop.image.size for crop in self._crops))
         self._factor = factor
-        self._other: dict[int, list[float]] = {}
+        self._other: dict[int | None, list[float]] = {}
         self._own: dict[tuple[str, ...], float] = {}
 
     def most(self) -> float:
@@ -230,7 +230,7 @@ class _Measure:
 
     def saved(self, plan: CodecPlan, way: tuple[str, ...]) -> float:
         """Bytes that ``plan`` saves, which uses the models ``way`` for these images; below zero where it loses."""
-        others = self._as_jpegxl(9)
+        others = self._as_jpegxl()
         if way not in self._own:
             codec = plan.open() if self._crops else None
             coded = [self._factor * _coded(crop.image, codec, other) for crop, other in zip(self._crops, others, strict=True)]
@@ -239,12 +239,18 @@ class _Measure:
             self._own[way] = sum(coded)
         return self._scale * (sum(others) - self._own[way])
 
-    def _as_jpegxl(self, effort: int) -> list[float]:
-        """Bytes of each crop, as part of the image that it is cut from; of whole images as they are."""
+    def _as_jpegxl(self, effort: int | None = None) -> list[float]:
+        """Bytes of each crop, as part of the image that it is cut from; of whole images as they are. Without ``effort``:
+        with the one that is worth its time."""
         if effort not in self._other:
+            images = [crop.image for crop in self._crops]
+            if effort is None:
+                efforts = list(map(thorough, images, self._as_jpegxl(7)))
+            else:
+                efforts = [effort] * len(images)
             try:
-                images = [crop.image for crop in self._crops]
-                sizes = [float(min(len(encode_foreign(image, "jpegxl", effort)), image.nbytes)) for image in images]
+                coded = (encode_foreign(i, "jpegxl", n) for i, n in zip(images, efforts, strict=True))
+                sizes = [float(min(len(code), i.nbytes)) for i, code in zip(images, coded, strict=True)]
             except (ForeignCodecMissing, ForeignCodecFailed):
                 sizes = [PRICELESS] * len(self._crops)  # there is nothing that could take a model's place
             parts = (1 - CROP_LOSS if crop.cut else 1.0 for crop in self._crops)

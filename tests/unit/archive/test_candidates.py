@@ -19,7 +19,7 @@ from callic_archive.archive.digests import same_image
 from callic_archive.archive.pack_one import pack_one
 from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.verbatim import expand
-from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing
+from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing, UnknownModel
 from tests.doubles import DeflateCodec, DeflatePlan
 from tests.trees import open_archive, pack_tree, smooth
 
@@ -370,3 +370,38 @@ def test_streams_of_unknown_types_are_refused() -> None:
     stream = StreamInfo((4, 5), "uint8", "x", (), (), 0, "uint4", "integer")
     with pytest.raises(Exception, match="unknown type"):
         image_coding.decode_image(b"", "samples", stream, None)
+
+
+# -- images that repeat themselves ---------------------------------------------------------------------------
+
+
+class Declined(NotToBeAsked):
+    """A codec whose models were declined."""
+
+    def encode(self, image: object) -> bytes:
+        raise UnknownModel("declined")
+
+
+@pytest.mark.parametrize(("times", "channels"), [(6, 1), (12, 3)])
+def test_images_that_repeat_themselves_are_not_searched_for_long(
+    monkeypatch: pytest.MonkeyPatch, times: int, channels: int
+) -> None:
+    tile = RNG.integers(0, 256, (64, 64, channels), np.uint8)
+    image = np.tile(tile, (times, times, 1)).squeeze()
+    efforts: list[int] = []
+    encode = image_coding.encode_foreign
+
+    def noted(image: Any, coding: str, effort: int) -> bytes:
+        if coding == "jpegxl":
+            efforts.append(effort)
+        return encode(image, coding, effort)
+
+    monkeypatch.setattr(image_coding, "encode_foreign", noted)
+    coded = candidates._drawn(image, Declined(), tiny=False)
+    assert 9 not in efforts
+    assert len(coded.payload) < 1.3 * tile.nbytes
+
+
+def test_photographs_are_searched_thoroughly() -> None:
+    image = photograph()
+    assert image_coding.thorough(image, len(image_coding.encode_foreign(image, "jpegxl", 7))) == 9
