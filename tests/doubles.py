@@ -94,6 +94,9 @@ class DeflatePlan:
 
     fits_models: bool = False
 
+    def steps_to_fit(self, total_pixels: int) -> int:
+        return 0
+
     def fit_models(
         self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None], folder: Path
     ) -> Mapping[str, bytes]:

@@ -128,6 +128,10 @@ class CodecPlan(Protocol):
         """Whether models are to be fitted to the collection before packing, in place of those that it then carries."""
         ...
 
+    def steps_to_fit(self, total_pixels: int) -> int:
+        """Steps of training that fitting one model to a collection of so many pixels takes; 0 where none is fitted."""
+        ...
+
     def fit_models(
         self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None], folder: Path
     ) -> Mapping[str, bytes]:

@@ -94,6 +94,14 @@ class CallicPlan:
         """Whether models are to be fitted to the collection before packing."""
         return self.adapt in ("model", "all") and bool(self._used())
 
+    def steps_to_fit(self, total_pixels: int) -> int:
+        """Steps of training that fitting one model takes; see CodecPlan."""
+        from callic_archive.codec.fitting import fitting_steps
+
+        if not self.fits_models:
+            return 0
+        return self.longer * fitting_steps(total_pixels) if self.steps is None else self.steps
+
     def fit_models(
         self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None], folder: Path
     ) -> Mapping[str, bytes]:

@@ -243,7 +243,7 @@ class _Watch:
 def _dry_run(
     report: Report, common: Common, found: Scan, plan: CodecPlan, options: PackOptions, processes: int
 ) -> None:
-    from callic_archive.archive.collection import take_sample
+    from callic_archive.archive.collection import LEAST_FITTED, take_sample
     from callic_archive.archive.estimate import estimate
     from callic_archive.archive.worth import judge
     from callic_archive.cli.progress import Progress
@@ -260,18 +260,26 @@ def _dry_run(
     files = sum(1 for source in found.sources if source.kind == "file")
     report.summary |= {"dry_run": True, "files": files, "source_bytes": found.total_bytes}
     with Progress(report, common, "sampled") as progress:
-        if plan.weighs_models:
+        steps = 0
+        if plan.weighs_models or plan.fits_models:
             progress.stage("weighing models against what they save")
-            plan = plan.declining(judge(plan, take_sample(found.sources)).declined)
+            sample = take_sample(found.sources)
+            plan = plan.declining(judge(plan, sample).declined) if plan.weighs_models else plan
+            steps = plan.steps_to_fit(sample.total_pixels) if sample.total_pixels >= LEAST_FITTED else 0
         plan = plan.for_pieces(())  # what an adapter gives cannot be told from a few crops
         progress.stage("packing small samples, for an estimate")
         guess = estimate(found.sources, plan, options, processes)
     report.past_stopping()
-    report.summary |= {"estimate": guess.as_json()}
+    report.summary |= {"estimate": {**guess.as_json(), "steps_to_fit": steps}}
     report.text(f"{plural(files, 'file')}, {size_text(found.total_bytes)}; nothing was written")
     report.text(
         f"estimate from {plural(guess.sampled_files, 'sampled file')} "
         f"({guess.sampled_images} with images): about {size_text(guess.archive_bytes)} of archive"
         f"{f', ratio {guess.ratio:.1f}' if guess.ratio else ''}, about {time_text(guess.seconds)}. "
-        "This is a guess, and knows nothing of adapters"
+        "This is a guess, and knows nothing of what is fitted"
     )
+    if steps:
+        report.text(
+            f"models are fitted to the collection before: some {plural(steps, 'step')} of training each, minutes on a few "
+            "cores, which this time leaves out; --effort fast does without"
+        )

@@ -68,6 +68,10 @@ class TimedPlan:
         """Of the plan inside."""
         return bool(self.plan.fits_models)
 
+    def steps_to_fit(self, total_pixels: int) -> int:
+        """Of the plan inside."""
+        return int(self.plan.steps_to_fit(total_pixels))
+
     def fit_models(
         self, images: Sequence[Image], total_pixels: int, progress: Callable[[int, int], None], folder: Path
     ) -> Mapping[str, bytes]:

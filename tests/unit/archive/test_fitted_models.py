@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from callic_archive.archive.collection import (
 from callic_archive.archive.learned_codec import CallicPlan
 from callic_archive.archive.scan import Source, scan
 from callic_archive.archive.staging import Staging
+from callic_archive.codec.fitting import fitting_steps
 from callic_archive.model.weights import load_model
 from tests.doubles import DeflatePlan
 from tests.unit.model.builders import CONFORMANCE
@@ -68,6 +70,15 @@ def fit(staging: Staging, sample: Callable[[], Sample | None] = enough) -> Mappi
 
 def before(staging: Staging) -> Mapping[str, Path] | None:
     return fitted_before(staging.adapters, staging.models)
+
+
+def test_steps_to_fit_are_foreseen() -> None:
+    plan = CallicPlan(adapt="model")
+    assert plan.steps_to_fit(10**6) == fitting_steps(10**6) > 0
+    assert replace(plan, longer=3).steps_to_fit(10**6) == 3 * fitting_steps(10**6)
+    assert replace(plan, steps=7).steps_to_fit(10**6) == 7
+    assert replace(plan, adapt="collection").steps_to_fit(10**6) == 0
+    assert plan.declining(plan.model_files()).steps_to_fit(10**6) == 0
 
 
 def test_what_was_fitted_lies_where_the_archive_will_have_it(staging: Staging) -> None:
