@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import shutil
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,16 @@ from callic_archive.archive.specification import (
     topics_of,
 )
 from callic_archive.archive.staging import Staging
-from callic_archive.container.bag import write_bag
-from callic_archive.container.fs import atomic_write, fsync_dir, writing
+from callic_archive.container.bag import TAG_FILES, write_bag
+from callic_archive.container.fs import atomic_write, fsync_dir, unfinished_name, writing
 from callic_archive.container.index import write_index
 from callic_archive.container.layout import RecordRef
 from callic_archive.container.writer import SealedShard
-from callic_archive.errors import ModelError, ReadFailure
+from callic_archive.errors import ModelError, OtherRun, ReadFailure
 
 _BLOCK = 4 << 20
 COPY_FROM = 1000  # times a model's bytes: archives with so much in them carry it twice
+_MODEL = re.compile(rf"[0-9a-f]{{64}}{re.escape(MODEL_SUFFIX)}")
 _UNTOLD = ("sources", "include", "exclude", "listed", "one_file_system")  # settings that name no bytes
 
 
@@ -97,6 +99,7 @@ def finish(
         "Bag-Software-Agent": f"callic-archive {__version__}",
         "Callic-Format-Version": str(FORMAT_VERSION),
     }
+    _refuse_others(staging, hashes)
     write_bag(staging.root, info, hashes)
     fsync_dir(staging.data)
     total = sum(path.stat().st_size for path in staging.root.rglob("*") if path.is_file())
@@ -104,6 +107,22 @@ def finish(
     model_bytes = sum(path.stat().st_size for path in (*models, *copies))
     staging.commit()
     return Finished(total, model_bytes, outside)
+
+
+def _refuse_others(staging: Staging, hashes: Mapping[str, str]) -> None:
+    """Raise OtherRun for a file that somebody else put into the folder: no archive may hold it, and it is not ours to remove.
+    What was being written when a run was killed is."""
+    for path in sorted(staging.root.rglob("*")):
+        if unfinished_name(path.name) and path.is_file() and not path.is_symlink():
+            with writing(path):
+                path.unlink()
+            continue
+        name = path.relative_to(staging.root).as_posix()
+        ours = path.is_dir() or staging.run in path.parents or name in hashes or name in TAG_FILES
+        if not ours or path.is_symlink():
+            raise OtherRun(
+                f"{path} is nothing that this command wrote; move it out of {staging.root}, then run the same command again"
+            )
 
 
 def _copy_models(folder: Path, wanted: set[str], plan: CodecPlan) -> list[Path]:
@@ -124,23 +143,24 @@ def _copy_models(folder: Path, wanted: set[str], plan: CodecPlan) -> list[Path]:
             folder.mkdir(exist_ok=True)
         atomic_write(target, pack_model(data))
         copies.append(target)
-    if folder.is_dir():
-        for other in folder.iterdir():
-            if other not in copies:
-                with writing(other):
-                    other.unlink()
-        if not wanted:
-            with writing(folder):
-                shutil.rmtree(folder)
+    _remove_models(folder, copies)
     return copies
+
+
+def _remove_models(folder: Path, kept: Collection[Path]) -> None:
+    """Remove models from a folder, but for those that are ``kept``, and the folder where nothing else is in it."""
+    with writing(folder):
+        for other in folder.iterdir() if folder.is_dir() else ():
+            if other not in kept and _MODEL.fullmatch(other.name):
+                other.unlink()
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _copies(folder: Path, models: list[Path], others: int) -> list[Path]:
     """Copies of the models that add less than a thousandth to ``others`` bytes: all images hang on them, so they should
     not be lost with one block of a disk."""
-    if folder.is_dir():  # of an earlier try to finish
-        with writing(folder):
-            shutil.rmtree(folder)
+    _remove_models(folder, ())  # of an earlier try to finish
     found = []
     for path in models:
         if COPY_FROM * path.stat().st_size <= others:

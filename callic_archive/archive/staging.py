@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from callic_archive.archive.unfinished import PARTIAL, UnfinishedFolder
+from callic_archive.container.bag import TAG_FILES
 from callic_archive.container.fs import atomic_write, fsync_dir, writing
-from callic_archive.errors import DestinationExists
+from callic_archive.errors import DestinationExists, OtherRun
 
 _RUN = ".run"
 
@@ -73,9 +74,13 @@ class Staging(UnfinishedFolder):
         and OutOfSpace or WriteFailure when it cannot be written.
         """
         resumed = self.run.is_dir()
+        if not resumed and os.path.lexists(self.root) and not self._ended():
+            raise OtherRun(
+                f"{self.root} is there, and is no unfinished archive of this program: choose another destination, or move it away"
+            )
         with writing(self.root):
-            self.data.mkdir(parents=True, exist_ok=True)
-            (self.run / "claims").mkdir(parents=True, exist_ok=True)
+            (self.run / "claims").mkdir(parents=True, exist_ok=True)  # first: it tells whose the folder is
+            self.data.mkdir(exist_ok=True)
             self.adapters.mkdir(exist_ok=True)
             for shard in self.shards():
                 (self.run / "claims" / shard.name.removesuffix(PARTIAL)).touch()
@@ -95,6 +100,12 @@ class Staging(UnfinishedFolder):
             self.release()
             raise
         return resumed
+
+    def _ended(self) -> bool:
+        """Whether the folder is empty, or a finished bag: a run can be killed just before that gets its name."""
+        with writing(self.root):
+            found = set(os.listdir(self.root)) if self.root.is_dir() and not self.root.is_symlink() else {""}
+        return found <= {"data", *TAG_FILES} and (not found or found >= TAG_FILES)
 
     def commit(self) -> None:
         """Make the staged bag the archive: remove ``.run``, rename, fsync. Nothing is visible under the name

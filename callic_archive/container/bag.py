@@ -22,6 +22,7 @@ from callic_archive.container.names import check_relative
 DECLARATION = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 PAYLOAD_MANIFEST = "manifest-sha256.txt"
 TAG_MANIFEST = "tagmanifest-sha256.txt"
+TAG_FILES = frozenset({"bagit.txt", "bag-info.txt", "manifest-sha256.txt", TAG_MANIFEST})
 MAX_TAG_FILE = 256 << 20  # bytes; a manifest line takes some 100, so millions of payload files fit
 _CHUNK = 4 << 20
 _LINE = re.compile(r"([0-9a-fA-F]{64})[ \t]+(?:\*)?(.+)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -125,6 +126,11 @@ def fsync_dir(path: Path | int) -> None:
         finally:
             if not isinstance(path, int):
                 os.close(fd)
+
+
+def unfinished_name(name: str) -> bool:
+    """Whether it is a name under which ``atomic_write`` writes what has no name yet."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{12}\.tmp", name) is not None
 
 
 def atomic_write(path: Path, data: bytes | Iterable[bytes], *, durable: bool = True) -> None:

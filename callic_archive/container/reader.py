@@ -7,6 +7,7 @@ descriptor and no position, so threads may share it.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -39,10 +40,12 @@ class ShardReader:
         self.name = shard_name(path)
         self.header_damage: Damage | None = None
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is waited for by nobody
         except OSError as error:
             raise errors.ReadFailure(f"cannot open {path}: {error.strerror or error}") from error
         try:
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                raise errors.NotAShard(f"{path} is no regular file")
             self.size = os.fstat(self._fd).st_size
             self.shard_id = self._identify(shard_id)
         except BaseException:
