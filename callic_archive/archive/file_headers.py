@@ -29,7 +29,7 @@ def types_of_entry(archive: Archive, entry: Entry, context: Context | None) -> T
     ``context`` is what lies beside a chunk of a zarr array. Raises EntryDamaged and its kin.
     """
     format = entry.format or ""
-    if all(tells_all(format, entry.recipe, info.dtype) for info in entry.images):
+    if all(tells_all(format, info.dtype) for info in entry.images):
         return None
     if entry.method == "pieces":
         header = Header(memoryview(b""), 0) if context is not None else _laid_out(archive, entry)

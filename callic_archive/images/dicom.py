@@ -246,7 +246,7 @@ def _form(dataset: Any, element: _Element, syntax: str) -> _Form:
 
 
 def sample_type(header: memoryview) -> tuple[str, int]:
-    """The numpy type of the samples, and of signed ones in how many low bits of each they were coded (0: in all).
+    """The numpy type of the samples, and in how many low bits of each they lie (0: in all).
 
     ``header`` is the file up to its pixels and the head of their element. Raises NotTaken and SourceError subclasses.
     """
@@ -259,11 +259,11 @@ def sample_type(header: memoryview) -> tuple[str, int]:
         if tag in _WIDE:
             return f"f{_WIDE[tag][1] // 8}", 0
         allocated = _number(dataset, "BitsAllocated")
-        if allocated < 8 or _number(dataset, "PixelRepresentation", 0) != 1:
-            return f"u{max(8, allocated) // 8}", 0
+        if allocated < 8:
+            return "u1", 0
+        signed = _number(dataset, "PixelRepresentation", 0) == 1
         stored = _number(dataset, "BitsStored", allocated)
-        whole = syntax not in dicom_coded.SYNTAXES or syntax == dicom_coded.RLE  # these code all allocated bits
-        return f"i{allocated // 8}", 0 if whole or not 0 < stored < allocated else stored
+        return f"{'i' if signed else 'u'}{allocated // 8}", stored if 0 < stored < allocated else 0
 
 
 def _coded(

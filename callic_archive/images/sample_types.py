@@ -31,7 +31,7 @@ _BROKEN = (
 
 @dataclass(frozen=True)
 class SampleType:
-    """A numpy type, and, where numbers with a sign fill only the lowest bits of a sample, how many.
+    """A numpy type, and, where numbers fill only the lowest bits of a sample, how many: others can be there, such as overlays.
 
     The type has the byte order of this machine; but that of a complex number taken as one word has the order in which
     it is stored, since its halves change places with its bytes.
@@ -64,17 +64,15 @@ class SampleType:
 Types = list[tuple[SampleType, ...]]  # of each image: one for all of it, or of each page that lies in it
 
 
-def tells_all(format: str, recipe: Mapping[str, Any], dtype: str) -> bool:
+def tells_all(format: str, dtype: str) -> bool:
     """Whether samples of ``dtype`` in such a file can be nothing but that."""
     kind = np.dtype(dtype)
-    if kind.itemsize > 2:
+    if kind.itemsize > 2 or format == "dicom":  # of which samples may have bits that are none of theirs
         return False
     if kind.kind == "i" or format in _UNSIGNED:
         return True
     if format in ("gzip", "zip", "zarr", "npy"):  # half floats, truth values
         return False
-    if format == "dicom":
-        return "layouts" in recipe
     return kind.itemsize == 1 or format != "tiff"
 
 

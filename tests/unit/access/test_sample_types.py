@@ -114,6 +114,23 @@ def test_dicom_has_the_sign_that_its_header_tells(tree: Path) -> None:
     assert {"tree/native-i2.dcm", "tree/rle-i1.dcm", "tree/rle-i2.dcm", "tree/rle-film.dcm"} <= through
 
 
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize(("dtype", "stored"), [("u1", 6), ("u2", 12), ("u2", 16), ("u4", 20)])
+def test_bits_beyond_those_that_are_stored_are_none_of_the_samples(tree: Path, dtype: str, stored: int, signed: int) -> None:
+    """Overlays lie there, and some writers leave signs out."""
+    raw = np.random.default_rng(stored).integers(0, np.iinfo(dtype).max, (40, 50), dtype)
+    data = native(raw, BitsStored=stored, HighBit=stored - 1, PixelRepresentation=signed)
+    (tree / "native.dcm").write_bytes(data)
+    expected = {"native.dcm": pydicom_array(data)}
+    assert expected["native.dcm"].max() < 1 << stored
+    ds = pydicom.dcmread(io.BytesIO(data), force=True)
+    if dtype != "u4":
+        ds.compress(RLELossless)
+        ds.save_as(tree / "rle.dcm", enforce_file_format=True)
+        expected["rle.dcm"] = pydicom_array((tree / "rle.dcm").read_bytes())
+    compare(tree, expected)
+
+
 @pytest.mark.parametrize(("name", "vr", "dtype"), [("FloatPixelData", "OF", "f4"), ("DoubleFloatPixelData", "OD", "f8")])
 def test_floats_of_dicom(tree: Path, name: str, vr: str, dtype: str) -> None:
     array = values(dtype, 40, 50)
