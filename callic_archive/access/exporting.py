@@ -14,7 +14,7 @@ from callic_archive.archive.entries import Entry
 from callic_archive.archive.scan import Problem
 from callic_archive.archive.unpacking import ends_run, failed
 from callic_archive.container.extraction import ExtractionRoot
-from callic_archive.errors import CallicError, NoSuchImage, RegionError
+from callic_archive.errors import CallicError, NoSuchImage, RegionError, TargetExists
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,15 @@ def export_regions(
 
     An image that the region does not fit, and damage, cost that file alone. Raises EnvironmentFailure.
     """
+    taken: dict[str, str] = {}  # names of this run, and whose they are
     with ExtractionRoot(destination) as root:
         for entry in entries:
             written: list[tuple[str, int]] = []
             problem = None
             try:
                 for name, image in _regions(archive, entry, region):
+                    if taken.setdefault(name, entry.path) != entry.path:
+                        raise TargetExists(f"{name!r} is the name of a region of {taken[name]!r} too; restore one of them elsewhere")
                     with root.create_file(name, overwrite=overwrite, equal=True) as out:
                         np.lib.format.write_array(out, image, version=(1, 0), allow_pickle=False)
                     written.append((name, image.nbytes))

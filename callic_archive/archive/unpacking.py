@@ -77,8 +77,8 @@ class ReadResult:
 
 
 OTHER_BYTES = (
-    "its pixels and metadata are right, but the compression library of this machine makes other bytes of "
-    "them than the one it was packed with"
+    "its pixels and metadata are right, but its bytes are others than at packing: the compression library of this machine "
+    "makes other ones, if its SHA-256 in the index is right"
 )
 Watch = Callable[[Restored], None]
 

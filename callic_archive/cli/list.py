@@ -71,7 +71,7 @@ def _fields(report: Report, entry: Entry) -> dict[str, Any]:
         "mtime_ns": entry.mtime_ns,
     }
     if entry.kind == "symlink":
-        fields["target"] = report.path(entry.target or "")
+        fields |= report.path_fields(entry.target or "", "target")
     if entry.kind == "file":
         fields |= {
             "kind": entry.kept_as,
@@ -88,7 +88,7 @@ def _fields(report: Report, entry: Entry) -> dict[str, Any]:
         if entry.extents is not None:
             fields["holes"] = entry.size - sum(length for _, length in entry.extents)
     if entry.link is not None:
-        fields["link"] = report.path(entry.link)
+        fields |= report.path_fields(entry.link, "link")
     if entry.problem is not None:
         fields["problem"] = {"code": entry.problem[0]}
     return fields

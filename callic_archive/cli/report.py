@@ -107,11 +107,11 @@ class Report:
         if self._redaction is not None:
             self._redaction.hide(paths)
 
-    def path_fields(self, path: str) -> dict[str, str]:
+    def path_fields(self, path: str, field: str = "path") -> dict[str, str]:
         """A path as JSON fields; names that are not UTF-8 come with their bytes in base64."""
         from callic_archive.container.names import name_to_json
 
-        return name_to_json(path) if self._redaction is None else {"path": self.path(path)}
+        return name_to_json(path, field) if self._redaction is None else {field: self.path(path)}
 
     def clean(self, message: str, *paths: str) -> str:
         """A message as it may be shown: with ``--redact-paths`` without ``paths`` and those of ``hide``."""

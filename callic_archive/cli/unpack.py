@@ -140,9 +140,11 @@ def _unpack(
     )
     if watch.there:
         report.text(f"  {plural(watch.there, 'file')} of them by an earlier run")
-    if watch.fidelity["content"]:
-        text = "with equal pixels and metadata and other compressed bytes, as declared at packing"
-        report.text(f"  {plural(watch.fidelity['content'], 'file')} {text}")
+    equal = "with equal pixels and metadata"
+    if watch.declared:
+        report.text(f"  {plural(watch.declared, 'file')} {equal} and other compressed bytes, as declared at packing")
+    if other := watch.fidelity["content"] - watch.declared:
+        report.text(f"  {plural(other, 'file')} {equal} and other bytes than at packing, each named above")
     if watch.failed:
         report.text(f"  {plural(watch.failed, 'file')} could not be restored, each named above", always=True)
 
@@ -154,6 +156,7 @@ class _Watch:
         self._report = report
         self._progress = progress
         self.files = self.there = self.failed = self.bytes = 0
+        self.declared = 0  # of those with equal content: whose other bytes were foreseen
         self.fidelity = {"bytes": 0, "content": 0}
 
     def __call__(self, restored: Restored) -> None:
@@ -168,5 +171,6 @@ class _Watch:
         self.there += restored.there
         self.bytes += entry.size
         self.fidelity[restored.fidelity] += 1
+        self.declared += restored.fidelity == "content" == entry.fidelity
         self._report.event("entry", **self._report.path_fields(entry.path), fidelity=restored.fidelity)
         self._report.detail(f"{self._report.shown(entry.path)}: {restored.fidelity}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 from callic_archive.archive.comparing import content_difference
 from callic_archive.container import extraction, fs
@@ -251,3 +252,16 @@ def test_regions_that_are_there_already_are_no_obstacle(archive: Path, tmp_path:
     assert one.read_bytes() == before
     assert run(*words, "--overwrite").code == 0
     assert np.load(one).shape == (20, 20)
+
+
+def test_regions_of_one_name_are_named_and_not_replaced(tmp_path: Path) -> None:
+    """A file of several images, and another whose name is that of the first with a number."""
+    pages = np.arange(3 * 40 * 50, dtype=np.uint16).reshape(3, 40, 50)
+    (tmp_path / "tree").mkdir()
+    tifffile.imwrite(tmp_path / "tree/scan", pages, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "tree/scan.0", pages[0] + 7, photometric="minisblack")
+    assert run("pack", tmp_path / "tree", "-o", tmp_path / "x.callic").code == 0
+    ran = run("unpack", tmp_path / "x.callic", "-o", tmp_path / "out", "--region", "0,0,9,9", "--overwrite")
+    assert ran.code == 1
+    assert "is the name of a region of" in ran.err
+    np.testing.assert_array_equal(np.load(tmp_path / "out/tree/scan.0.npy"), pages[0, :9, :9])
