@@ -53,7 +53,7 @@ def export_regions(
             try:
                 for name, image in _regions(archive, entry, region):
                     if taken.setdefault(name, entry.path) != entry.path:
-                        raise TargetExists(f"{name!r} is the name of a region of {taken[name]!r} too; restore one of them elsewhere")
+                        raise TargetExists(f"{name!r} is the name of a region of {taken[name]!r} too; restore it by itself")
                     with root.create_file(name, overwrite=overwrite, equal=True) as out:
                         np.lib.format.write_array(out, image, version=(1, 0), allow_pickle=False)
                     written.append((name, image.nbytes))
