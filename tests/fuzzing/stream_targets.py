@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from contextlib import suppress
 from functools import lru_cache
 
 import imagecodecs
@@ -15,8 +16,8 @@ import zstandard
 
 from callic_archive.archive import jpeg_parts
 from callic_archive.container.layout import decode_varint, encode_varint
-from callic_archive.errors import ContainerError, ForeignCodecFailed, RebuildMismatch
-from callic_archive.images import dicom_rle, jpeg2000, jpeg_lossless, jpeg_ls, tiff_jpeg, tiff_lzw
+from callic_archive.errors import ContainerError, ForeignCodecFailed, RebuildMismatch, TruncatedSource
+from callic_archive.images import dicom_rle, jpeg2000, jpeg_lossless, jpeg_ls, tiff_jpeg, tiff_lzw, unread
 from callic_archive.images.deflate.differences import Reader, Writer
 from callic_archive.images.jpeg_streams import EOI, SOI, find, joined, parted, read
 from callic_archive.images.reasons import NotTaken
@@ -36,6 +37,9 @@ MOST_SAMPLES = 1 << 20  # of a code that is decoded; callers know how many there
 def jpeg_streams(data: bytes) -> str:
     """Streams lie in the data one behind the other, and are what was said of them; two alike join and part."""
     view = memoryview(data)
+    with suppress(TruncatedSource):
+        unread.check_jpeg_ends(view)
+    claims = unread.reason_of(view)
     found, end = find(view), 0
     for stream in found.streams:
         if stream.spans[0][0] < end or any(at + size > len(data) for at, size in stream.spans):
@@ -50,7 +54,7 @@ def jpeg_streams(data: bytes) -> str:
             again = read(memoryview(made))
             if again is not None:
                 parted(made[again.coded : again.scan_end], 2, told.segments)
-    return f"{min(2, len(found.streams))} {min(1, len(found.tables))} {found.open is not None}"
+    return f"{min(2, len(found.streams))} {min(1, len(found.tables))} {found.open is not None} {claims}"
 
 
 def jpeg_tables(data: bytes) -> str:
