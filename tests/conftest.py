@@ -9,6 +9,8 @@ from hypothesis import settings
 
 settings.register_profile("without deadlines", deadline=None)
 settings.load_profile("without deadlines")
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # tests that run under `nohup` are about what happens without it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
