@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,6 +200,9 @@ class OpenArchive(Mapping[str, Entry]):
 
 
 def _numbered(found: Sequence[Page], page: int, path: str) -> Page:
+    if not isinstance(page, SupportsIndex):
+        raise NoSuchImage(f"{path} has no image {page!r}; images of a file are counted in whole numbers from 0")
+    page = operator.index(page)
     if not 0 <= page < len(found):
         have = (
             f"those it holds are numbered 0 to {len(found) - 1}"

@@ -52,6 +52,8 @@ def box_of(region: Region | Any, shape: tuple[int, ...]) -> Box:
         raise RegionError(
             f"{region!r} is no region; give (top, left, bottom, right) or slices of rows and columns"
         )
+    if top > bottom or left > right:
+        raise RegionError(f"rows {top} to {bottom}, columns {left} to {right} run backwards")
     if not (0 <= top <= bottom <= height and 0 <= left <= right <= width):
         raise RegionError(f"rows {top} to {bottom}, columns {left} to {right} do not lie within {whole}")
     if top == bottom or left == right:

@@ -17,6 +17,7 @@ from callic_archive.errors import (
     EnvironmentFailure,
     ForeignCodecMissing,
     ReadFailure,
+    SpecialFile,
     TorchacUnavailableError,
     TreeDiffers,
 )
@@ -65,7 +66,8 @@ def compare_with(
     for source in found.sources:
         if source.path not in known:
             yield _problem(source.path, "it is in the tree and not in the archive")
-    yield from (problem for problem in found.problems if problem.kept is False)
+    # of pipes and the like archives hold nothing; where one stands for an entry, that is missing already
+    yield from (p for p in found.problems if p.kept is False and p.code != SpecialFile.code)
 
 
 def _problem(path: str, difference: str) -> Problem:
@@ -150,7 +152,7 @@ def content_difference(
     with opened(path) as file:
         if file.size != entry.size and fidelity == "bytes":
             return f"it has {entry.size} bytes in the archive and {file.size} in the tree", fidelity
-        if _same_bytes(entry, file):
+        if same_bytes(entry, file):
             return None, "bytes"
     if fidelity == "content":
         same = _same_content(archive, entry, path)
@@ -158,7 +160,8 @@ def content_difference(
     return "it has the same size and other bytes in the tree", fidelity
 
 
-def _same_bytes(entry: Entry, file: OpenFile) -> bool:
+def same_bytes(entry: Entry, file: OpenFile) -> bool:
+    """Whether a file has every byte of the source of ``entry``. Raises OSError."""
     if entry.method != "sparse":
         digest = hashlib.sha256()
         for piece in file.pieces():

@@ -15,7 +15,8 @@ from callic_archive.archive.band_sets import band_candidates
 from callic_archive.archive.codecs import CodecPlan
 from callic_archive.archive.collection import all_fitted
 from callic_archive.archive.commit import Finished, finish
-from callic_archive.archive.content import look
+from callic_archive.archive.comparing import same_bytes
+from callic_archive.archive.content import look, opened
 from callic_archive.archive.cut_files import CutFiles
 from callic_archive.archive.duplicates import group_candidates
 from callic_archive.archive.entries import Entry, relocated, with_whole_digests
@@ -31,6 +32,8 @@ from callic_archive.container.layout import PARTIAL_SUFFIX, RecordRef, RecordTyp
 from callic_archive.container.writer import SealedShard
 
 Key = TypeVar("Key")
+
+_CLOCKS_APART = 60 * 10**9  # ns that file systems of sources and of the archive may differ by
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class PackRun:
             source = self._wanted.get(path)
             if source is None or source.link is not None or entry.link is not None:
                 continue  # further names of a file cost nothing; they are written again
-            if _unchanged(source, entry):
+            if _unchanged(source, entry, self.staging.began_ns):
                 self.entries[path] = replace(entry, mode=source.mode)
                 self.resumed += 1
                 if entry.problem is not None:
@@ -280,12 +283,23 @@ def _still(source: Source, entry: Entry) -> bool:
     return same and (info.st_size, info.st_mtime_ns) == (entry.size, entry.mtime_ns)
 
 
-def _unchanged(source: Source, entry: Entry) -> bool:
+def _unchanged(source: Source, entry: Entry, began_ns: int) -> bool:
+    """Whether an entry of a run that began then still is its source: same time and size, and, where anything of
+    the file changed since (``cp -p`` sets its time back), same bytes.
+    """
     if source.kind != entry.kind or source.mtime_ns != entry.mtime_ns:
         return False
     if source.kind == "symlink":
         return source.target == entry.target
-    return source.kind == "directory" or source.size == entry.size
+    if source.kind == "directory":
+        return True
+    if source.size != entry.size or source.ctime_ns < began_ns - _CLOCKS_APART:
+        return source.size == entry.size
+    try:
+        with opened(source.file) as file:
+            return same_bytes(entry, file)
+    except OSError:
+        return False  # it is read again, and then what is wrong with it is told
 
 
 def run_settings(

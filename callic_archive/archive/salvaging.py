@@ -1,7 +1,8 @@
 """What is left of a damaged or unfinished archive: found by reading everything, believing nothing twice.
 
 Nothing in the archive is changed. Entries come from the lines of the index as far as it can be read, and from
-the ENTRY records of all shards; the version whose records are whole wins.
+the ENTRY records of all shards; the version whose records are whole wins. What a whole index does not list is
+left where it is: a run that was stopped had packed it, and its source had gone or changed when that went on.
 """
 
 from __future__ import annotations
@@ -56,6 +57,12 @@ class Survey:
     damage: list[Damage] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     index_whole: bool = False
+    unlisted: list[str] = field(default_factory=list)  # paths that a whole index of a finished archive leaves out
+
+    @property
+    def authoritative(self) -> bool:
+        """Whether what the index does not list is not part of the archive."""
+        return self.index_whole and not self.unfinished
 
     @property
     def unknown(self) -> int | None:
@@ -94,6 +101,8 @@ def survey(root: Path, progress: Callable[[int], None] = lambda size: None) -> S
         for path in (data / folder).glob(f"*{MODEL_SUFFIX}")
     )
     _recognise(indexed, found, {*models, *result.contents.adapters})
+    if result.authoritative:
+        result.unlisted = _as_listed(indexed, found)
     _choose(indexed, found, result)
     entries = [*result.contents.entries, *result.damaged]
     known = {part.ref for entry in entries for part in entry.parts}
@@ -103,7 +112,9 @@ def survey(root: Path, progress: Callable[[int], None] = lambda size: None) -> S
     result.orphans = [
         Orphan(ref, key)
         for ref, key in keys.items()
-        if ref not in known and key not in named  # of a named path: an earlier attempt at the same file
+        if not result.authoritative  # all that counts is listed
+        and ref not in known
+        and key not in named  # of a named path: an earlier attempt at the same file
     ]
     return result
 
@@ -176,6 +187,20 @@ def _recognise(indexed: dict[str, Entry], found: dict[str, list[Entry]], digests
         digests |= entry.models() | entry.adapters()
     for path, versions in found.items():
         found[path] = [with_whole_digests(entry, digests) for entry in versions]
+
+
+def _as_listed(indexed: dict[str, Entry], found: dict[str, list[Entry]]) -> list[str]:
+    """Drop from ``found`` what the index does not list, paths and earlier contents; the paths, sorted."""
+    unlisted = sorted(set(found) - set(indexed))
+    for path in unlisted:
+        del found[path]
+    for path, versions in found.items():
+        found[path] = [v for v in versions if _content(v) == _content(indexed[path])]
+    return unlisted
+
+
+def _content(entry: Entry) -> tuple[object, ...]:
+    return entry.kind, entry.size, entry.sha256, entry.target
 
 
 def _is_whole(entry: Entry, whole: set[RecordRef]) -> bool:

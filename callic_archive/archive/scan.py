@@ -34,6 +34,7 @@ class Source:
     identity: tuple[int, int] = (0, 0)  # device and inode
     names: int = 1  # hard links that the file system counts
     link: str | None = None  # path in the archive of the first name of the same file or link
+    ctime_ns: int = 0  # when anything of it changed last, as the file system says: nobody can set that back
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +293,7 @@ def _source(path: str, file: str, kind: Kind, info: os.stat_result, target: str 
         target,
         (info.st_dev, info.st_ino),
         1 if kind == "directory" else info.st_nlink,
+        ctime_ns=info.st_ctime_ns,
     )
 
 

@@ -120,6 +120,12 @@ class Staging(UnfinishedFolder):
             os.rename(self.root, self.destination)
         fsync_dir(self.destination.parent)
 
+    @property
+    def began_ns(self) -> int:
+        """When the first of the runs that this folder went through began, by the clock of its file system."""
+        with writing(self.root):
+            return (self.run / "job.json").stat().st_mtime_ns
+
     def request_stop(self) -> None:
         """Ask all workers to end after the file in hand."""
         with contextlib.suppress(OSError):

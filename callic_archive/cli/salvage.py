@@ -227,6 +227,7 @@ class _Losses:
             "restored_bytes": self.bytes,
             "lost_files": lost,
             "lost_entries_without_name": unknown,
+            "unlisted_entries": len(found.unlisted),
             "complete": not lost and not unsure,
         }
         keys = ("lost", "damage", "fragments_of_unknown_files")
@@ -264,6 +265,9 @@ class _Losses:
         if found.unfinished:
             text = "the archive was never finished; what the run had not reached is not in it"
             report.text(f"  {text}", always=True)
+        if found.unlisted:
+            text = "that the index does not list left out: their sources had gone when a stopped run was gone on with"
+            report.text(f"  {plural(len(found.unlisted), 'entry')} {text}", always=True)
         if self.document["complete"]:
             report.text("  nothing is lost")
         elif not (lost or unknown or found.unfinished):

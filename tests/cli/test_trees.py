@@ -173,6 +173,14 @@ def test_links_in_a_circle_and_special_files(tmp_path: Path) -> None:
     assert told == {"pipe": ("E513", False), "socket": ("E513", False)}
     assert run("unpack", tmp_path / "x.callic", "-o", tmp_path / "out").code == 0
     assert os.readlink(tmp_path / "out" / "tree" / "a") == "b"
+    # what archives do not hold makes a tree no different from one
+    assert run("verify", tmp_path / "x.callic", "--against", tmp_path).code == 0
+    os.mkfifo(tree / "c")
+    (tree / "a").unlink()
+    os.mkfifo(tree / "a")
+    ran = run("verify", tmp_path / "x.callic", "--against", tmp_path, "--json")
+    assert ran.code == 2 or ran.code == 3
+    assert {e["path"] for e in ran.events if e["event"] == "problem"} == {"tree/a", "tree"}
 
 
 def test_other_file_systems_are_not_entered() -> None:

@@ -266,6 +266,45 @@ def test_an_unfinished_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert run("pack", tree, "-o", tmp_path / "x.callic").code == 0
 
 
+def test_what_a_whole_index_does_not_list_stays_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outside: None
+) -> None:
+    tree = make_tree(tmp_path / "tree")
+    real, packed = Packer._file, []
+
+    def cut(self: Packer, source: object, *arguments: object) -> object:
+        if len(packed) == 5:
+            raise KeyboardInterrupt
+        packed.append(source.file)  # type: ignore[attr-defined]
+        return real(self, source, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Packer, "_file", cut)
+        with pytest.raises(KeyboardInterrupt):
+            pack_tree(tree, tmp_path / "x.callic")
+    full = [Path(path) for path in packed if Path(path).stat().st_size > 1]
+    full[0].unlink()
+    full[1].write_bytes(b"other words")
+    pack_tree(tree, tmp_path / "x.callic")
+    gone = str(full[0].relative_to(tmp_path))
+    ran = salvage(tmp_path / "x.callic", tmp_path / "out")
+    assert (ran.code, ran.summary["complete"], ran.summary["unlisted_entries"]) == (0, True, 1)
+    assert not (tmp_path / "out" / "callic-fragments").exists()
+    assert snapshot(tmp_path / "out" / "tree") == snapshot(tree)
+    # of a damaged file no earlier content passes for it
+    changed = str(full[1].relative_to(tmp_path))
+    flip_part(tmp_path / "x.callic", entry(tmp_path / "x.callic", changed))
+    ran = salvage(tmp_path / "x.callic", tmp_path / "more")
+    assert ran.code == 3
+    assert [e["path"] for e in ran.events if e["event"] == "lost"] == [changed]
+    assert not (tmp_path / "more" / changed).exists()
+    # without the index it is all that is left of that
+    (tmp_path / "x.callic" / "data" / INDEX).unlink()
+    ran = salvage(tmp_path / "x.callic", tmp_path / "all")
+    assert (tmp_path / "all" / gone).exists()
+    assert ran.summary["unlisted_entries"] == 0
+
+
 def test_content_without_any_entry_comes_back_as_fragments(tmp_path: Path, outside: None) -> None:
     text = b"some words " * 900
     (tmp_path / "tree").mkdir()

@@ -118,8 +118,12 @@ def test_arrays_and_regions_of_an_archive(packed: tuple[Path, Path]) -> None:
         assert np.array_equal(archive.read_array("tree/stack.npy", 2, (1, 2, 3, 4)), stack[2, 1:3, 2:4])
         with pytest.raises(NoSuchImage, match="0 to 4"):
             archive.read_array("tree/stack.npy", 5)
+        with pytest.raises(NoSuchImage, match="whole numbers"):
+            archive.read_array("tree/stack.npy", None)  # type: ignore[arg-type]
         with pytest.raises(RegionError):
             archive.read_array("tree/stack.npy", region=(0, 0, 91, 120))
+        with pytest.raises(RegionError, match="backwards"):
+            archive.read_array("tree/stack.npy", region=(20, 0, 10, 50))
         assert archive["tree/noise.npy"].method == "stored"
         assert archive.has_image("tree/noise.npy")
         noise = np.load(tree / "noise.npy")

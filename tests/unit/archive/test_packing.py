@@ -35,6 +35,7 @@ from callic_archive.errors import (
     OtherRun,
     OutOfSpace,
 )
+from tests.command import run, use_double
 from tests.doubles import DeflatePlan
 from tests.trees import Silent, make_tree, open_archive, pack_tree, smooth, write_pnm
 
@@ -234,6 +235,26 @@ def test_a_run_that_was_cut_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
     assert run.resumed == len(run.scan.sources) - len(packed)
     assert set(entries_of(tmp_path / "x.callic")) == {s.path for s in run.scan.sources}
     assert validate_bag(tmp_path / "x.callic") == []
+
+
+def test_a_source_that_changed_and_had_its_time_set_back_is_packed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = make_tree(tmp_path / "tree")
+    with monkeypatch.context() as patch:
+        cut_after(patch, 5)
+        with pytest.raises(Cut):
+            pack_tree(tree, tmp_path / "x.callic")
+    done = [path for path in sorted(tree.rglob("*")) if path.is_file() and not path.is_symlink()]
+    for path in done:  # the same size and time, other bytes
+        data, info = path.read_bytes(), path.stat()
+        path.write_bytes(bytes(255 - byte for byte in data))
+        os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+    pack_tree(tree, tmp_path / "x.callic")
+    assert entries_of(tmp_path / "x.callic").keys() >= {str(path.relative_to(tmp_path)) for path in done}
+    use_double(monkeypatch)
+    ran = run("verify", tmp_path / "x.callic", "--against", tmp_path, "--full")
+    assert ran.code == 0, ran.err
 
 
 def test_a_half_written_record_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
