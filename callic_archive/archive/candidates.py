@@ -1,6 +1,7 @@
-"""Which coding an image gets: the learned one, JPEG XL, WebP, or filtered Zstandard.
+"""Which coding an image gets: the learned one, JPEG XL, WebP, filtered Zstandard, or one by images of fewer bits.
 
-The learned model was trained on what sensors record, and there it wins: such images go through it alone. What a
+The learned model was trained on what sensors record, and there it wins: JPEG XL takes their place only where a quick effort
+comes near it. What a
 program drew (screenshots, masks, labels, diagrams) shows itself in a look at a few blocks: most samples follow
 exactly from their neighbours, or there are few colours. Only then are conventional coders tried, the cheap
 efforts first, and large images are coded by the model only where a sample says that it may win.
@@ -16,7 +17,7 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from callic_archive.archive import image_coding
+from callic_archive.archive import image_coding, wide
 from callic_archive.archive.codecs import Codec, Image, StreamInfo
 from callic_archive.archive.digests import same_image
 from callic_archive.archive.parts import Coding
@@ -37,6 +38,11 @@ MOST = 512 << 20  # bytes of samples that are given to a library
 BLANK = 16 << 10  # bytes of samples that filtered Zstandard codes in one, beyond a thousand of them: nothing is worth a search
 FAR = 0.75  # of what a quick search for repeats makes of near ones, that must be left with far ones too,
 REPEATS = 1.25  # and times the size of another coding, up to which a thorough search is worth its time
+LEAST = 200  # bytes of filtered Zstandard, up to which an image is not split
+CLEAR = 0.85  # of filtered Zstandard's size, up to which an image by its parts is not compared with JPEG XL of its floats
+NEAR = 1.06  # times the model's size, up to which JPEG XL at effort 3 is followed by more: it takes up to 14 % more than 9
+CLOSE_TO_USUAL = 1.03  # times the smallest, up to which effort 7 is followed by 9
+NOISY = 0.9  # of its bytes, from which the low part of an image is noise to any coding
 OWN = 24  # bytes by which a foreign coding must beat filtered Zstandard: that needs no further library
 
 
@@ -113,7 +119,7 @@ def smallest(image: Image, codec: Codec) -> Coded:
         )  # fmt: skip
         return Coded(coded.payload, coded.coding, told, coded.proven)
     if image.itemsize > 2:
-        return _own(image)
+        return _wide(image, codec)
     look = look_at(image)
     channels = image.shape[2] if image.ndim == 3 else 1
     tiny = image.nbytes <= TINY
@@ -123,8 +129,50 @@ def smallest(image: Image, codec: Codec) -> Coded:
             return blank
     if not tiny and (image.nbytes > MOST or not look.drawn(channels)):
         found = _if_modelled(image, codec)
-        return _or_own(image, found) if found is not None else _drawn(image, codec, tiny)
+        return _or_own(image, _or_jpegxl(image, found)) if found is not None else _drawn(image, codec, tiny)
     return _drawn(image, codec, tiny)
+
+
+def _wide(image: Image, codec: Codec) -> Coded:
+    """The smallest coding of an image of more than 16 bits a sample: by images of fewer bits, filtered Zstandard, or, where
+    that does not clearly win, JPEG XL if it holds floats.
+    """
+    own = _own(image)
+    if _size(own) <= LEAST:
+        return own
+    found = [own, *(_by_parts(image, split, codec, _size(own)) for split in wide.splits(image))]
+    best = min((coded for coded in found if coded is not None), key=_size)
+    if image.itemsize == 4 and image.nbytes <= MOST and _size(best) > CLEAR * _size(own):
+        best = min((coded for coded in (best, *_efforts(image, _size(best))) if coded is not None), key=_size)
+    return best
+
+
+def _by_parts(image: Image, split: wide.Split, codec: Codec, other: int) -> Coded | None:
+    """The image by those that it was split into; None where that takes more than ``other`` bytes, or does not come back."""
+    table = None if split.table is None else _own(split.table)
+    low = None if split.low is None else _own(split.low)
+    if sum(_size(coded) for coded in (table, low) if coded is not None) >= other:
+        return None
+    if low is not None and split.low is not None and split.low.itemsize <= 2 and _size(low) < NOISY * split.low.nbytes:
+        low = min(low, _foreign(split.low, "jpegxl", 7) or low, key=_size)
+    high = smallest(split.high, codec)
+    coded = [part for part in (table, high, low) if part is not None]
+    payload = wide.form(split, [(part.coding, part.payload) for part in coded])
+    seen = high.stream
+    stream = StreamInfo(
+        tuple(int(n) for n in image.shape), image.dtype.name, seen.coder, seen.models, seen.adapters, seen.adapter_bytes
+    )
+    return Coded(payload, "wide", stream, False)
+
+
+def seen_by_models(image: Image) -> Image:
+    """What of an image the learned codec is given: the image, one of its values in fewer bits, or its high part."""
+    if image.itemsize <= 2:
+        return image
+    narrow = image_coding.narrowed(image)
+    if narrow is not None:
+        return narrow[0]
+    return wide.splits(image)[0].high
 
 
 def recorded(image: Image) -> bool:
@@ -166,6 +214,26 @@ def _or_own(image: Image, best: Coded, *, always: bool = False) -> Coded:
         if _size(own) < _size(best) or (best.coding != "codestream" and _size(own) <= _size(best) + OWN):
             return own
     return best
+
+
+def _or_jpegxl(image: Image, found: Coded) -> Coded:
+    """The learned coding, or JPEG XL where that is smaller: a model may have seen nothing like what an instrument nobody thought
+    of records. Effort 3, a hundredth of the model's time, tells where that may be.
+    """
+    if image.nbytes > MOST:
+        return found
+    quick = _foreign(image, "jpegxl", 3)
+    if quick is None or _size(quick) > NEAR * _size(found):
+        return found
+    return min((coded for coded in (found, quick, *_efforts(image, _size(found))) if coded is not None), key=_size)
+
+
+def _efforts(image: Image, other: int) -> list[Coded | None]:
+    """JPEG XL at effort 7, and, where that comes near ``other`` bytes, at 9."""
+    usual = _foreign(image, "jpegxl", 7)
+    if usual is None or _size(usual) > CLOSE_TO_USUAL * other:
+        return [usual]
+    return [usual, _foreign(image, "jpegxl", image_coding.thorough(image, _size(usual)))]
 
 
 def _repeats_far(image: Image, size: int) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from callic_archive.archive.candidates import seen_by_models
 from callic_archive.archive.codecs import CodecPlan, Image
 from callic_archive.archive.content import WHOLE_BELOW, opened, read_source
 from callic_archive.archive.context import ContextFinder, read_beside
@@ -211,7 +212,7 @@ def sample_of(
             samples = list(some_pieces(data, large, MOST_PIECES))
             if samples:
                 return (
-                    tuple(i for sample in samples for i in sample.parsed.images if i.itemsize <= 2),
+                    tuple(seen_by_models(i) for sample in samples for i in sample.parsed.images),
                     sum(sample.bytes for sample in samples),
                 )
         parsed = parse(data, context=context)
@@ -219,6 +220,4 @@ def sample_of(
         raise
     except (CallicError, OSError, MemoryError):
         return (), source.size  # packing will report it
-    # what is wider than 16 bits no model takes
-    images = tuple(image for image in parsed.images if image.itemsize <= 2) if parsed is not None else ()
-    return images, source.size
+    return (tuple(map(seen_by_models, parsed.images)) if parsed is not None else ()), source.size

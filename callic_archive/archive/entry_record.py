@@ -18,6 +18,7 @@ from typing import Any
 from callic_archive.archive.codecs import StreamInfo
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.parts import (
+    BY_MODELS,
     BYTE_CODINGS,
     IMAGE_CODINGS,
     Base,
@@ -209,7 +210,7 @@ def _short_description(part: Part, shard: str) -> dict[str, Json]:
     row = description(part)
     if part.base is not None:
         row["base"] |= {"places": [_short_place(place, shard) for place in part.base.places]}
-    if part.coding == "codestream" and part.stream is not None:
+    if part.coding in BY_MODELS and part.stream is not None:
         row["stream"]["models"] = [digest[:START] for digest in part.stream.models]
         row["stream"]["adapters"] = [digest[:START] for digest in part.stream.adapters]
     return row

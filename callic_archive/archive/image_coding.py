@@ -1,4 +1,5 @@
-"""The codings of an image beside the learned one: JPEG XL and WebP through their libraries, and filtered Zstandard.
+"""The codings of an image beside the learned one: JPEG XL and WebP through their libraries, filtered Zstandard, and images
+of many bits by those of fewer (``wide``).
 
 Whatever the coding, an image may be coded as narrower samples of equal value: labels that a program saved as
 32-bit integers or floats are 8- or 16-bit images to every codec.
@@ -14,7 +15,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from callic_archive.archive import isolated
+from callic_archive.archive import isolated, wide
 from callic_archive.archive.codecs import Box, Decoder, Image, StreamInfo
 from callic_archive.errors import EntryDamaged
 
@@ -29,6 +30,7 @@ _FED = 1 << 20  # bytes at a time
 _NEAR = 12  # binary logarithm of the bytes that count as near
 _LONGEST = 26  # binary logarithm of the widest window: decoders take up to 27 unasked
 _BIAS = np.uint16(0x8000)
+_STORED = {"uint8": "uint8", "uint16": "uint16", "int16": "uint16", "uint32": "float32"}
 _REPEATS = 2.0  # times that plain Zstandard may take, up to JPEG XL's size at effort 7, of an image that repeats itself
 
 Words = NDArray[Any]
@@ -161,6 +163,8 @@ def encode_foreign(image: Image, coding: str, effort: int) -> bytes:
     plain = np.ascontiguousarray(image, dtype=image.dtype.newbyteorder("="))
     if plain.dtype == np.int16:
         plain = plain.view(np.uint16) ^ _BIAS
+    elif plain.dtype == np.uint32:
+        plain = plain.view(np.float32)
     return isolated.ask(
         f"encode_{coding}", plain.tobytes(), memory=plain.nbytes,
         shape=list(plain.shape), dtype=plain.dtype.name, effort=effort,
@@ -180,9 +184,9 @@ def thorough(image: Image, quick: float) -> int:
 
 def decode_foreign(payload: bytes, coding: str, shape: tuple[int, ...], dtype: str) -> Image:
     """The image. Raises ForeignCodecMissing, ForeignCodecFailed, ValueError."""
-    if dtype not in ("uint8", "uint16", "int16"):
+    stored = _STORED.get(dtype)
+    if stored is None:
         raise ValueError(f"{coding} holds no {dtype}")
-    stored = "uint16" if dtype == "int16" else dtype
     size = math.prod(shape) * np.dtype(stored).itemsize
     raw = isolated.ask(
         f"decode_{coding}", payload, memory=size, most=max(size, 4096), shape=list(shape), dtype=stored
@@ -190,7 +194,7 @@ def decode_foreign(payload: bytes, coding: str, shape: tuple[int, ...], dtype: s
     if len(raw) != size:
         raise EntryDamaged(f"a {coding} stream holds {len(raw)} bytes of samples instead of {size}")
     image = np.frombuffer(raw, stored).reshape(shape)
-    return (image ^ _BIAS).view(np.int16) if dtype == "int16" else image
+    return (image ^ _BIAS).view(np.int16) if dtype == "int16" else image.view(dtype)
 
 
 _versions: dict[str, str] = {}
@@ -204,6 +208,21 @@ def library(coding: str) -> str:
 
 
 # -- reading -------------------------------------------------------------------------------------------------
+
+
+def _joined(
+    payload: bytes, shape: tuple[int, ...], dtype: str, decoder: Decoder | None, region: Box | None
+) -> Image:
+    """A wide image, or its ``region``, from those that it was split into."""
+    parts = wide.read(payload, shape, dtype)
+
+    def decoded(stream: wide.Stream, region: Box | None) -> Image:
+        told = StreamInfo(stream.shape, stream.dtype, "", (), ())
+        return decode_image(bytes(stream.payload), stream.coding, told, decoder, region)
+
+    low = None if parts.low is None else decoded(parts.low, region)
+    table = None if parts.table is None else decoded(parts.table, None)
+    return parts.joined(decoded(parts.high, region), low, table)
 
 
 def decode_image(
@@ -225,6 +244,9 @@ def decode_image(
         if (info.shape, info.dtype) != (stream.shape, dtype):
             raise EntryDamaged("a codestream holds an image of another shape than the index says")
         image = decoder.decode(payload, region) if region else decoder.decode(payload)
+        region = None
+    elif coding == "wide":
+        image = _joined(payload, stream.shape, dtype, decoder, region)
         region = None
     elif coding == "samples":
         image = decode_samples(payload, stream.shape, dtype)

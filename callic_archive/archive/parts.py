@@ -12,8 +12,9 @@ from callic_archive.container.layout import RecordRef, RecordType
 from callic_archive.images.planes import MAX_CHANNELS
 
 Json = Any
-Coding = Literal["raw", "zstd", "jpeg", "jpegs", "codestream", "jpegxl", "webp", "samples"]
-IMAGE_CODINGS = ("codestream", "jpegxl", "webp", "samples")
+Coding = Literal["raw", "zstd", "jpeg", "jpegs", "codestream", "jpegxl", "webp", "samples", "wide"]
+IMAGE_CODINGS = ("codestream", "jpegxl", "webp", "samples", "wide")
+BY_MODELS = ("codestream", "wide")  # codings that may need models
 BYTE_CODINGS = ("raw", "zstd", "jpeg", "jpegs")
 MAX_SIZE = 1 << 62
 MAX_TIME = 10**9 << 63  # nanoseconds from 1970, either way: systems count seconds with 64 bits
@@ -109,6 +110,13 @@ class Part:
         return stored * (number + 1) // count - stored * number // count
 
     @property
+    def learned(self) -> bool:
+        """Whether a codestream must be decoded for it."""
+        if self.coding == "wide" and self.stream is not None:  # its coder is that of the high part
+            return not self.stream.coder.startswith(("lib", "samples"))
+        return self.coding == "codestream"
+
+    @property
     def decoded(self) -> int:
         """Bytes of samples that decoding it may need: of a plane those of all planes of its codestream."""
         planes = 1 if self.stream is None or self.stream.plane is None else self.stream.plane[1]
@@ -172,7 +180,7 @@ def description(part: Part) -> dict[str, Json]:
             row["stream"] |= {"coded_dtype": stream.coded_dtype, "meaning": stream.meaning}
         if stream.plane is not None:
             row["stream"]["plane"] = list(stream.plane)
-        if part.coding == "codestream":
+        if part.coding in BY_MODELS:
             row["stream"] |= {
                 "models": list(stream.models),
                 "adapters": list(stream.adapters),

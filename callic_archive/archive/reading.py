@@ -336,7 +336,7 @@ class Archive:
             raise EntryDamaged("an image holds more or fewer bytes of samples than the index says")
         if part.stream.plane is not None:
             return self._bands.image(self.decoder(), partial(self.read, part.place), part, region)
-        decoder = self.decoder() if part.coding == "codestream" else None
+        decoder = self.decoder() if part.learned else None
         return decode_image(self.read(part.place), part.coding, part.stream, decoder, region)
 
     def close(self) -> None:

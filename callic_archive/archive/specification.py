@@ -28,7 +28,7 @@ ROOMY = 4 << 20
 TOPICS = frozenset({
     *("adapters", "bases", "bits", "content", "conventional", "differences", "frames", "holes", "image", "jpegs", "learned"),
     *("links", "lzw", "members", "names", "packings", "pieces", "planes", "png", "reasons", "roomy", "several", "torchac"),
-    *("writing", "zarr"),
+    *("wide", "writing", "zarr"),
 })  # fmt: skip
 EVERYTHING = TOPICS - {"writing"}
 #: What stands for a topic in the text of a recipe; rather too often than not.
@@ -83,7 +83,9 @@ def _topics_of(entry: Entry, known: Collection[str]) -> set[str]:
     for part in entry.parts:
         found |= {"conventional"} if part.coding in _CONVENTIONAL else {part.coding} & TOPICS
         found |= {"bases"} if part.base is not None else set()
-        if part.stream is not None and part.coding == "codestream":
+        if part.coding == "wide":
+            found.add("conventional")
+        if part.stream is not None and part.learned:
             found.add("learned")
             found |= {"torchac"} if part.stream.coder == "torchac" else set()
             found |= {"adapters"} if part.stream.adapters or part.stream.adapter_bytes else set()

@@ -36,6 +36,7 @@ PARSERS: dict[str, tuple[str, ...]] = {
     "archive/subset.py": ("words",),
     "archive/unfinished.py": ("settings",),
     "archive/verbatim.py": ("entry",),
+    "archive/wide.py": ("wide",),
     "codec/adapter_syntax.py": ("adapter",),
     "codec/bytesio.py": ("codestream", "adapter"),
     "codec/codestream.py": ("codestream",),

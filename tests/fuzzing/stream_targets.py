@@ -14,9 +14,16 @@ import imagecodecs
 import numpy as np
 import zstandard
 
-from callic_archive.archive import jpeg_parts
+from callic_archive.archive import image_coding, jpeg_parts, wide
+from callic_archive.archive.codecs import StreamInfo
 from callic_archive.container.layout import decode_varint, encode_varint
-from callic_archive.errors import ContainerError, ForeignCodecFailed, RebuildMismatch, TruncatedSource
+from callic_archive.errors import (
+    CallicError,
+    ContainerError,
+    ForeignCodecFailed,
+    RebuildMismatch,
+    TruncatedSource,
+)
 from callic_archive.images import dicom_rle, jpeg2000, jpeg_lossless, jpeg_ls, tiff_jpeg, tiff_lzw, unread
 from callic_archive.images.deflate.differences import Reader, Writer
 from callic_archive.images.jpeg_streams import EOI, SOI, find, joined, parted, read
@@ -126,6 +133,42 @@ def break_jpegs(seed: bytes, rng: random.Random, others: list[bytes]) -> bytes:
     table = zstandard.ZstdDecompressor().decompress(seed[begin : begin + length])
     packed = zstandard.ZstdCompressor().compress(broken(table, rng))
     return seed[:at] + encode_varint(len(packed)) + packed + seed[begin + length :]
+
+
+# -- wide images --------------------------------------------------------------------------------------------------
+
+
+_WIDE = ((24, 20), (24, 20), (12, 10, 3))
+
+
+@lru_cache(maxsize=1)
+def wide_seeds() -> list[bytes]:
+    rng = np.random.default_rng(0)
+    images = (
+        rng.integers(0, 40, _WIDE[0]).astype(np.float32) / 7,
+        np.where(rng.random(_WIDE[1]) < 0.2, -9999, rng.normal(100, 3, _WIDE[1])),
+        rng.integers(-(1 << 24), 1 << 24, _WIDE[2]).astype(np.int32),
+    )
+    payloads = []
+    for number, image in enumerate(images):
+        split = wide.splits(image.view(f"u{image.itemsize}"))[0]
+        coded = [("samples", image_coding.encode_samples(part)) for part in split.images]
+        payloads.append(bytes([number]) + wide.form(split, coded))
+    return payloads
+
+
+def wide_image(data: bytes) -> str:
+    """A payload behind the number of its shape and type: it gives an image of these or is refused."""
+    if not data:
+        return "left"
+    shape, dtype = _WIDE[data[0] % 3], "uint64" if data[0] % 3 == 1 else "uint32"
+    try:
+        image = image_coding.decode_image(data[1:], "wide", StreamInfo(shape, dtype, "samples zstd", (), ()), None)
+    except (ValueError, CallicError) as error:
+        return type(error).__name__
+    if image.shape != shape or image.dtype.name != dtype:
+        raise Wrong("a wide image has another shape or type than was asked")
+    return "image"
 
 
 # -- coded frames -------------------------------------------------------------------------------------------------
@@ -279,6 +322,7 @@ def deflate_seeds() -> list[bytes]:
 
 TARGETS: dict[str, Target] = {
     "jpeg-streams": Target(jpeg_streams, jpeg_seeds),
+    "wide": Target(wide_image, wide_seeds),
     "jpeg-tables": Target(jpeg_tables, lambda: jpeg_seeds()[:2]),
     "jpegs-made": Target(jpegs_made, jpeg_seeds),
     "jpegs": Target(jpegs, jpegs_seeds, break_jpegs),

@@ -67,16 +67,39 @@ def _end_child() -> Any:
 # -- the look ------------------------------------------------------------------------------------------------
 
 
-def test_recorded_images_go_through_the_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_library(*_: object, **__: object) -> bytes:
-        raise AssertionError("a library was asked")
+def test_of_recorded_images_a_quick_look_at_another_coding_is_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library is asked for its quickest effort, and for more only where that comes near the model."""
+    real = candidates._foreign
+    asked: list[int] = []
 
-    monkeypatch.setattr(isolated, "ask", no_library)
+    def quick(image: np.ndarray, coding: str, effort: int) -> candidates.Coded | None:
+        asked.append(effort)
+        found = real(image, coding, effort)
+        return found and candidates.Coded(found.payload * 2, found.coding, found.stream, found.proven)
+
+    monkeypatch.setattr(candidates, "_foreign", quick)
     slices = (RNG.normal(1000, 30, (150, 150)) + 300 * np.hypot(*np.mgrid[-1:1:150j, -1:1:150j])).astype(
         np.uint16
     )
     for image in (photograph(), slices, slices.astype(np.int16)):
         assert candidates.smallest(image, CODEC).coding == "codestream"
+    assert asked == [3, 3, 3]
+
+
+def test_what_no_model_knows_is_left_to_the_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smooth to 15 bits: nothing that looks drawn, and four times as large by a model that never saw the like."""
+    y, x = np.mgrid[-1:1:200j, -1:1:240j]
+    image = (16000 + 9000 * np.sin(9 * np.hypot(x, y)) + RNG.normal(0, 2, x.shape)).astype(np.uint16)
+    assert candidates.recorded(image)
+    coded = candidates.smallest(image, CODEC)
+    assert coded.coding == "jpegxl"
+    assert len(coded.payload) <= len(image_coding.encode_foreign(image, "jpegxl", 9))
+    assert same_image(image_coding.decode_image(coded.payload, coded.coding, coded.stream, None), image)
+    for large in ({"MOST": image.nbytes - 1}, {"NEAR": 0.1}):
+        with monkeypatch.context() as patch:
+            for name, value in large.items():
+                patch.setattr(candidates, name, value)
+            assert candidates.smallest(image, CODEC).coding == "codestream"
 
 
 @pytest.mark.parametrize(
@@ -256,7 +279,7 @@ def test_archives_with_every_coding_come_back(tmp_path: Path) -> None:
     tree.mkdir()
     Pillow.fromarray(screen()).save(tree / "screen.png")
     np.save(tree / "labels.npy", np.repeat(np.arange(300.0).reshape(15, 20), 16, 0).repeat(9, 1))
-    np.save(tree / "floats.npy", np.cumsum(RNG.normal(0, 1, (90, 90)), 0).astype(np.float32))
+    np.save(tree / "floats.npy", np.cumsum(RNG.integers(-9, 9, (90, 90)), 0).astype(np.float32) / 7)
     Pillow.fromarray(photograph(200, 200)).save(tree / "photo.jpg", quality=90)
     pack_tree(tree, tmp_path / "x.callic", options=PackOptions())
     with open_archive(tmp_path / "x.callic") as opened:
@@ -267,7 +290,7 @@ def test_archives_with_every_coding_come_back(tmp_path: Path) -> None:
                 assert opened.restore(entry, out) == "bytes"
                 assert out.getvalue() == (tmp_path / entry.path).read_bytes()
     assert codings["t/screen.png"] in ("jpegxl", "webp")
-    assert codings["t/floats.npy"] == "samples"
+    assert codings["t/floats.npy"] == "wide"
     assert codings["t/photo.jpg"] == "jpeg"
 
 
