@@ -1,9 +1,8 @@
 """Which coding an image gets: the learned one, JPEG XL, WebP, filtered Zstandard, or one by images of fewer bits.
 
-The learned model was trained on what sensors record, and there it wins: JPEG XL takes their place only where a quick effort
-comes near it. What a
-program drew (screenshots, masks, labels, diagrams) shows itself in a look at a few blocks: most samples follow
-exactly from their neighbours, or there are few colours. Only then are conventional coders tried, the cheap
+The learned model was trained on what sensors record, and there it wins: JPEG XL takes its place only where a quick look says
+that it may be smaller. What a program drew (screenshots, masks, labels, diagrams) shows itself in a look at a few blocks:
+most samples follow exactly from their neighbours, or there are few colours. Then all conventional coders are tried, the cheap
 efforts first, and large images are coded by the model only where a sample says that it may win.
 
 The thresholds were chosen on training images, screenshots and images made by code; see the page on benchmarks.
@@ -11,6 +10,7 @@ The thresholds were chosen on training images, screenshots and images made by co
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -40,8 +40,7 @@ FAR = 0.75  # of what a quick search for repeats makes of near ones, that must b
 REPEATS = 1.25  # and times the size of another coding, up to which a thorough search is worth its time
 LEAST = 200  # bytes of filtered Zstandard, up to which an image is not split
 CLEAR = 0.85  # of filtered Zstandard's size, up to which an image by its parts is not compared with JPEG XL of its floats
-NEAR = 1.06  # times the model's size, up to which JPEG XL at effort 3 is followed by more: it takes up to 14 % more than 9
-CLOSE_TO_USUAL = 1.03  # times the smallest, up to which effort 7 is followed by 9
+NEAR = 1.045  # times the size by a model, up to which JPEG XL at effort 7 is followed by 9, which takes up to 9 % less
 NOISY = 0.9  # of its bytes, from which the low part of an image is noise to any coding
 OWN = 24  # bytes by which a foreign coding must beat filtered Zstandard: that needs no further library
 
@@ -217,21 +216,35 @@ def _or_own(image: Image, best: Coded, *, always: bool = False) -> Coded:
 
 
 def _or_jpegxl(image: Image, found: Coded) -> Coded:
-    """The learned coding, or JPEG XL where that is smaller: a model may have seen nothing like what an instrument nobody thought
-    of records. Effort 3, a hundredth of the model's time, tells where that may be.
+    """The learned coding, or JPEG XL where that is smaller: instruments that nobody thought of record what no model has seen,
+    and so do programs that have been at an image (demosaicing, JPEG). Effort 7 tells where that may be, of large images
+    on the blocks of the look.
     """
-    if image.nbytes > MOST:
+    if image.nbytes > MOST or _jpegxl_of_sample(image) > NEAR * _size(found):
         return found
-    quick = _foreign(image, "jpegxl", 3)
-    if quick is None or _size(quick) > NEAR * _size(found):
-        return found
-    return min((coded for coded in (found, quick, *_efforts(image, _size(found))) if coded is not None), key=_size)
+    return min((coded for coded in (found, *_efforts(image, _size(found))) if coded is not None), key=_size)
+
+
+def _jpegxl_of_sample(image: Image) -> float:
+    """Bytes that effort 7 takes of the image, about; endless where it cannot be asked."""
+    if image.shape[0] * image.shape[1] < PROBED_FROM:
+        return _or_endless(_foreign(image, "jpegxl", 7))
+    sample = np.concatenate(_blocks(image), axis=0)
+    sample = sample[:, :, 0] if image.ndim == 2 else sample
+    quick, more, whole = (
+        _or_endless(_foreign(part, "jpegxl", effort)) for part, effort in ((sample, 3), (sample, 7), (image, 3))
+    )
+    return whole * more / quick if more < math.inf else math.inf
+
+
+def _or_endless(coded: Coded | None) -> float:
+    return math.inf if coded is None else _size(coded)
 
 
 def _efforts(image: Image, other: int) -> list[Coded | None]:
     """JPEG XL at effort 7, and, where that comes near ``other`` bytes, at 9."""
     usual = _foreign(image, "jpegxl", 7)
-    if usual is None or _size(usual) > CLOSE_TO_USUAL * other:
+    if usual is None or _size(usual) > NEAR * other:
         return [usual]
     return [usual, _foreign(image, "jpegxl", image_coding.thorough(image, _size(usual)))]
 

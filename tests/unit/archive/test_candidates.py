@@ -68,7 +68,7 @@ def _end_child() -> Any:
 
 
 def test_of_recorded_images_a_quick_look_at_another_coding_is_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library is asked for its quickest effort, and for more only where that comes near the model."""
+    """A library is asked for a quick effort, and for more only where that comes near the model."""
     real = candidates._foreign
     asked: list[int] = []
 
@@ -83,7 +83,11 @@ def test_of_recorded_images_a_quick_look_at_another_coding_is_all(monkeypatch: p
     )
     for image in (photograph(), slices, slices.astype(np.int16)):
         assert candidates.smallest(image, CODEC).coding == "codestream"
-    assert asked == [3, 3, 3]
+    assert asked == [7, 7, 7]
+    asked.clear()
+    large = photograph(900, 700)
+    assert candidates.smallest(large, CODEC).coding == "codestream"
+    assert asked == [3, 7, 3], "of a large image only blocks are asked of effort 7"
 
 
 def test_what_no_model_knows_is_left_to_the_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
