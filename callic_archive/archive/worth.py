@@ -43,7 +43,7 @@ PRICELESS = 1e12  # bytes of a crop
 SEED = 20260103
 
 #: What matters of an image for the choice of models: those that it is coded with where all are there, and whether it looks
-#: drawn: then a model codes it only where that is smaller.
+#: drawn: then fewer crops tell.
 Kind = tuple[tuple[str, ...], bool]
 
 
@@ -213,10 +213,9 @@ class _Measure:
     def __init__(
         self, images: Sequence[Image], factor: float, *, drawn: bool, fitted: bool, times: float = 1.0
     ) -> None:
-        """``factor``: of the learned code, what will be left of it. ``drawn``: the images have other codings where these are
-        smaller; fewer crops tell. ``fitted``: the models are, so there is one way only, and whole images can be coded.
-        ``times`` as many images as these will be packed."""
-        self.example, self._drawn = images[0], drawn
+        """``factor``: of the learned code, what will be left of it. ``drawn``: fewer crops tell. ``fitted``: the models
+        are, so there is one way only, and whole images can be coded. ``times`` as many images as these will be packed."""
+        self.example = images[0]
         whole = fitted and sum(image.shape[0] * image.shape[1] for image in images) <= WHOLE
         self._crops = [_Crop(i, False) for i in images] if whole else _crops(images, PIXELS if drawn else MOST_PIXELS)
         self._scale = times * sum(i.size for i in images) / max(1, sum(crop.image.size for crop in self._crops))
@@ -229,14 +228,12 @@ class _Measure:
         return MOST_SAVED * self._scale * sum(self._as_jpegxl(7))
 
     def saved(self, plan: CodecPlan, way: tuple[str, ...]) -> float:
-        """Bytes that ``plan`` saves, which uses the models ``way`` for these images; below zero where it loses."""
+        """Bytes that ``plan`` saves, which uses the models ``way`` for these images: JPEG XL has those of which it makes less."""
         others = self._as_jpegxl()
         if way not in self._own:
             codec = plan.open() if self._crops else None
-            coded = [self._factor * _coded(crop.image, codec, other) for crop, other in zip(self._crops, others, strict=True)]
-            if self._drawn:
-                coded = [min(one, other) for one, other in zip(coded, others, strict=True)]
-            self._own[way] = sum(coded)
+            coded = (self._factor * _coded(crop.image, codec, other) for crop, other in zip(self._crops, others, strict=True))
+            self._own[way] = sum(min(one, other) for one, other in zip(coded, others, strict=True))
         return self._scale * (sum(others) - self._own[way])
 
     def _as_jpegxl(self, effort: int | None = None) -> list[float]:
