@@ -92,7 +92,7 @@ class HeadLayout:
 
 @dataclass(frozen=True, eq=False)
 class MixtureTables:
-    """The three tables that the CDF rests on. A decoder takes them from the model file, never computes them.
+    """The three tables that the CDF rests on. A decoder takes them from the model file.
 
     exp           (L,)    int32, exp[d] = 2^16 exp(-d / 128), not increasing, exp[0] = 2^16, exp[L-1] = 0
     inv_mantissa  (32,)   int32, inv[f] = 2^16 2^(-f / 32), strictly decreasing from 2^16, all above 2^15

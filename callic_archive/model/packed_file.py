@@ -3,7 +3,7 @@
 Tables are smooth and biases wide: differences of their words, signs beside the magnitude, and the bytes of a word apart from
 each other, take a fraction of what the words as they are do. What is left are weights, nearly random numbers about zero: xz codes
 them by adaptive probabilities, in fewer bytes than any code of whole bits (decision 0035). The header names where each array
-lies, which follows from their lengths, so these numbers are left out.
+lies, which follows from their lengths, so these numbers are left out. So are tables that follow from a formula (``formulas``).
 """
 
 from __future__ import annotations
@@ -19,12 +19,21 @@ from itertools import accumulate, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from callic_archive.model import formulas
+
 SUFFIX = ".model.xz"
 MOST_DIFFERENCES, MOST_PIECES = 3, 1 << 16
 _COUNT, _PIECE = struct.Struct("<I"), struct.Struct("<IBB")  # pieces; of each bytes, width of a word, differences
-#: Width that marks a header without its offsets; and those, as they stand in it and as they are left out.
-HEADER = 0
+#: Widths that mark a header without its offsets, and an array by the formula whose number its order is.
+HEADER, FORMULA = 0, 3
+#: Offsets as they stand in a header, and as they are left out.
 _OFFSETS, _NO_OFFSETS = re.compile(rb'"data_offsets":\[[0-9]+,[0-9]+\]'), b'"data_offsets":[]'
+_BY_NAME = {
+    "compand": formulas.COMPAND, "mixture.exp": formulas.EXP, "mixture.inv_mantissa": formulas.INVERSE,
+    "mixture.sigmoid": formulas.SIGMOID,
+}  # fmt: skip
+#: Tables of activations: their formula, and of which numbers they are.
+_ACTIVATIONS = {"swish": (formulas.SWISH, "dw"), "gelu": (formulas.GELU, "up")}
 _WORDS = {1: "<u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 _WIDTHS = {"I8": 1, "U8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
 #: What unpacking may take besides the model: more than any window that is written here needs.
@@ -35,7 +44,15 @@ _WINDOW_LEAST, _WINDOW_MOST = 4096, 64 << 20
 def pack_model(raw: bytes) -> bytes:
     """The stream of a model file: of any bytes, and smaller where they are a safetensors file of integers."""
     bounds, widths = _arrays(raw)
-    pieces = [_smallest(raw[start:end], width) for (start, end), width in zip(pairwise(bounds), widths, strict=True)]
+    told = _formulas(raw, bounds)
+    pieces = []
+    for number, (start, end) in enumerate(pairwise(bounds)):
+        formula = told.get(number)
+        if formula is not None and formulas.table(*formula) == raw[start:end]:
+            pieces.append((formula[1], formula[0]))
+            widths[number] = FORMULA
+        else:
+            pieces.append(_smallest(raw[start:end], widths[number]))
     lengths = [end - start for start, end in pairwise(bounds)]
     header = _OFFSETS.sub(_NO_OFFSETS, raw[: bounds[1]])
     with suppress(ValueError):
@@ -78,18 +95,48 @@ def unpack_model(packed: bytes, most: int) -> bytes:
         raise ValueError("its pieces are not as long as its table says")
     if sum(length for length, _, _ in table) > most:
         raise ValueError(f"it holds more than a model of at most {most} bytes")
-    found = []
+    found, size = [], 0
     for number, (length, width, order) in enumerate(table):
         header = width == HEADER and number == 0 and order == 0
-        if not header and (width not in _WORDS or length % width or order > MOST_DIFFERENCES):
+        if width == FORMULA:
+            found.append(formulas.table(order, content[at : at + length]))
+        elif not header and (width not in _WORDS or length % width or order > MOST_DIFFERENCES):
             raise ValueError("its table of pieces is invalid")
-        found.append(_unfiltered(content[at : at + length], width or 1, order))
-        if header:
-            found[0] = _with_offsets(found[0], [size for size, _, _ in table[1:]])
+        else:
+            found.append(_unfiltered(content[at : at + length], width or 1, order))
         at += length
-    if sum(map(len, found)) > most:
-        raise ValueError(f"it holds more than a model of at most {most} bytes")
+        size += len(found[-1])
+        if size > most:
+            raise ValueError(f"it holds more than a model of at most {most} bytes")
+    if table and table[0][1] == HEADER:
+        found[0] = _with_offsets(found[0], list(map(len, found[1:])))
+        if sum(map(len, found)) > most:
+            raise ValueError(f"it holds more than a model of at most {most} bytes")
     return b"".join(found)
+
+
+def _formulas(raw: bytes, bounds: Sequence[int]) -> dict[int, tuple[int, bytes]]:
+    """Number of a piece to the formula that may make it, by the name of the array and what the header tells of activations."""
+    try:
+        header = json.loads(raw[8 : bounds[1]])
+        document = json.loads(header["__metadata__"]["callic"])
+        dim, fractions = document["config"]["dim"], document["fractions"]
+        names = sorted((name for name in header if name != "__metadata__"), key=lambda n: header[n]["data_offsets"])
+        found = {}
+        for number, name in enumerate(names, 1):
+            block, _, part = name.partition(".")
+            if name in _BY_NAME:
+                found[number] = _BY_NAME[name], b""
+            elif name == "rsqrt":
+                found[number] = formulas.RSQRT, struct.pack("<H", dim)
+            elif part in _ACTIVATIONS:
+                kind, fed_by = _ACTIVATIONS[part]
+                found[number] = kind, bytes([fractions[block][fed_by], fractions[block][part]])
+        for formula in found.values():
+            formulas.table(*formula)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error):
+        return {}
+    return found
 
 
 def _with_offsets(header: bytes, lengths: Sequence[int]) -> bytes:

@@ -1,5 +1,4 @@
-"""Integer tables of a model: built once when a model is quantised, shipped in its file, never rebuilt by a
-decoder.
+"""Integer tables of a model: built once when a model is quantised, and shipped in its file, which a decoder takes them from.
 
 Every table replaces a transcendental function on the decoding path; its fractions (binary places of input
 and output) are the model's. Floats are fine here: whatever integers come out are the definition.

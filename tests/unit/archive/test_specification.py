@@ -54,7 +54,6 @@ def test_all_that_readers_may_need_is_in_the_whole_specification() -> None:
         *NEVER,
         "### How the packer chooses",
         "### How the packer finds and joins them",
-        "## 7. How the tables of the shipped models were made",
         *re.findall(r"^## .*(?=\n<!-- for: writing -->)", PAGES["errors.md"], re.MULTILINE),
     }
     assert "<!--" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 import random
 import struct
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from callic_archive.model.packed_file import pack_model, unpack_model
 from callic_archive.model.weights import ModelSet
@@ -24,7 +25,7 @@ def test_the_models_that_ship_come_back_and_take_less_than_as_they_are() -> None
         packed = pack_model(model.raw)
         assert unpack_model(packed, MOST) == model.raw
         plain = len(zstandard.ZstdCompressor(level=19).compress(model.raw))
-        assert len(packed) < plain - 13_000
+        assert len(packed) < plain - 15_000
 
 
 @pytest.mark.parametrize("dtype", ["i1", "u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f4"])
@@ -77,6 +78,48 @@ def test_a_header_comes_without_the_offsets_that_follow_from_lengths() -> None:
         unpack_model(packed, len(text) + 7)  # the pieces are no longer than that, the model is
 
 
+def test_the_tables_of_every_model_that_ships_are_told_by_their_formulas() -> None:
+    for model in ModelSet.default():
+        content = lzma.decompress(pack_model(model.raw))
+        (count,) = struct.unpack_from("<I", content)
+        told = [struct.unpack_from("<IBB", content, 4 + 6 * number) for number in range(count)]
+        by_formula = [(order, length) for length, width, order in told if width == 3]
+        assert sorted(order for order, _ in by_formula) == [0, 1, 2, 3, 4, *[5] * 3, *[6] * 3]
+        assert sum(length for _, length in by_formula) == 2 + 6 * 2
+
+
+def test_a_table_that_its_formula_does_not_give_is_carried() -> None:
+    """One entry of every table is another."""
+    model = next(iter(ModelSet.default()))
+    for name in ("compand", "rsqrt", "0.swish", "2.gelu", "mixture.sigmoid"):
+        arrays = load(model.raw)
+        header = json.loads(model.raw[8 : 8 + struct.unpack("<Q", model.raw[:8])[0]])
+        arrays[name] = arrays[name].copy()
+        arrays[name][700] += 1
+        raw = save(arrays, header["__metadata__"])
+        assert unpack_model(pack_model(raw), MOST) == raw
+        assert len(pack_model(raw)) > len(pack_model(model.raw)) + 50
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "", "{}", "[]", '{"config": {"dim": 1e9}, "fractions": {}}', '{"config": {"dim": 70000}, "fractions": 3}',
+        '{"config": {"dim": 16}, "fractions": {"0": {"dw": 300, "swish": -1}}}',
+        '{"config": {"dim": 16}, "fractions": {"0": {"dw": 99, "swish": 5}}}',
+    ],
+)  # fmt: skip
+def test_models_that_lie_about_their_tables_come_back(metadata: str) -> None:
+    raw = save({"rsqrt": np.ones(3072, np.int32), "0.swish": np.ones(4096, np.int16)}, {"callic": metadata})
+    assert unpack_model(pack_model(raw), MOST) == raw
+
+
+def test_tables_are_no_way_to_ask_for_more_than_a_model_may_have() -> None:
+    content = struct.pack("<I", 60000) + struct.pack("<IBB", 0, 3, 3) * 60000
+    with pytest.raises(ValueError, match="at most"):
+        unpack_model(lzma.compress(content), MOST)
+
+
 def test_odd_headers_come_back() -> None:
     """Offsets that lie otherwise than the header names them, and such words where there are no arrays."""
     values = np.arange(6, dtype=np.int16)
@@ -105,7 +148,9 @@ def test_odd_headers_come_back() -> None:
         (_content([(2, 1, 0)], b"abc"), "as long as"),
         (_content([(4, 1, 0)], b"abc"), "as long as"),
         (_content([(3, 2, 0)], b"abc"), "invalid"),
-        (_content([(3, 3, 0)], b"abc"), "invalid"),
+        (_content([(3, 3, 0)], b"abc"), "no table"),
+        (_content([(2, 3, 9)], b"ab"), "no table"),
+        (_content([(3, 5, 0)], b"abc"), "invalid"),
         (_content([(3, 0, 1)], b"abc"), "invalid"),
         (_content([(2, 1, 0), (1, 0, 0)], b"abc"), "invalid"),
         (_content([(2, 0, 0), (1, 1, 0)], b"abc"), "another number"),
