@@ -27,7 +27,7 @@ from callic_archive.training.measure import float_bits, integer_bits
 from pipelines.training_data import CropSource
 
 #: Models that ship, in the order of preference: of those for as many planes the first is used unless it is declined.
-NAMES = ("rgb8", "gray16", "rgb8-small", "gray16-small", "rgb8-tiny", "gray16-tiny")
+NAMES = ("rgb8", "gray16", "rgb8-small", "gray16-small", "rgb8-tiny", "gray16-tiny", "rgb8-nano", "gray16-nano")
 LICENCE = "Apache-2.0 (weights); trained on the sets named here, whose licences are listed with them"
 PACKAGE = Path(__file__).resolve().parent.parent / "callic_archive" / "model" / "weights_data"
 MANIFESTS = Path(__file__).resolve().parent.parent / "manifests" / "models"

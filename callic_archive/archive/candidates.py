@@ -1,4 +1,4 @@
-"""Which coding an image gets: the learned one, JPEG XL, WebP, filtered Zstandard, or one by images of fewer bits.
+"""Which coding an image gets: the learned one, JPEG XL, WebP, areas of one value, filtered Zstandard, or images of fewer bits.
 
 The learned model was trained on what sensors record, and there it wins: JPEG XL takes its place only where a quick look says
 that it may be smaller. What a program drew (screenshots, masks, labels, diagrams) shows itself in a look at a few blocks:
@@ -17,10 +17,11 @@ from typing import Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from callic_archive.archive import image_coding, wide
+from callic_archive.archive import filtered, image_coding, wide
 from callic_archive.archive.codecs import Codec, Image, StreamInfo
 from callic_archive.archive.digests import same_image
 from callic_archive.archive.parts import Coding
+from callic_archive.archive.segments import decode_segments, encode_segments
 from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing, UnknownModel
 
 BLOCKS, SIDE = 12, 96  # of the look
@@ -42,6 +43,7 @@ LEAST = 200  # bytes of filtered Zstandard, up to which an image is not split
 CLEAR = 0.85  # of filtered Zstandard's size, up to which an image by its parts is not compared with JPEG XL of its floats
 NEAR = 1.045  # times the size by a model, up to which JPEG XL at effort 7 is followed by 9, which takes up to 9 % less
 NOISY = 0.9  # of its bytes, from which the low part of an image is noise to any coding
+FAR_ABOVE = 1.5  # times the size by areas, from which of JPEG XL at effort 7 nothing more is tried
 OWN = 24  # bytes by which a foreign coding must beat filtered Zstandard: that needs no further library
 
 
@@ -182,11 +184,14 @@ def recorded(image: Image) -> bool:
 
 
 def _drawn(image: Image, codec: Codec, tiny: bool) -> Coded:
-    found = [_foreign(image, "jpegxl", 7)]
-    quick = found[0]
-    if quick is None:  # not installed, or it failed: the model and Zstandard have to do
-        found = [_if_modelled(image, codec), _own(image)]
+    areas = _areas(image)
+    quick = _foreign(image, "jpegxl", 7)
+    if quick is None:  # not installed, or it failed: the others have to do
+        found = [areas, _if_modelled(image, codec), _own(image)]
         return min((coded for coded in found if coded is not None), key=_size)
+    if areas is not None and _size(quick) > FAR_ABOVE * _size(areas):
+        return _or_own(image, areas, always=image.nbytes <= SIMPLE)
+    found = [areas, quick]
     model = _if_modelled(image, codec) if tiny or _may_win(image, codec) else None
     found.append(model)
     repeats = False
@@ -210,7 +215,8 @@ def _or_own(image: Image, best: Coded, *, always: bool = False) -> Coded:
     do of a volume that hardly changes; where nothing does, a quick search shows it at a hundredth of the time of a model."""
     if always or _repeats_far(image, _size(best)):
         own = _own(image)
-        if _size(own) < _size(best) or (best.coding != "codestream" and _size(own) <= _size(best) + OWN):
+        foreign = best.coding in ("jpegxl", "webp")
+        if _size(own) < _size(best) or (foreign and _size(own) <= _size(best) + OWN):
             return own
     return best
 
@@ -250,8 +256,8 @@ def _efforts(image: Image, other: int) -> list[Coded | None]:
 
 
 def _repeats_far(image: Image, size: int) -> bool:
-    far = image_coding.repeats_coded(image)
-    return far <= REPEATS * size and far <= FAR * image_coding.repeats_coded(image, near=True)
+    far = filtered.repeats_coded(image)
+    return far <= REPEATS * size and far <= FAR * filtered.repeats_coded(image, near=True)
 
 
 def _may_win(image: Image, codec: Codec) -> bool:
@@ -286,11 +292,19 @@ def _if_modelled(image: Image, codec: Codec) -> Coded | None:
 
 
 def _own(image: Image) -> Coded:
-    payload = image_coding.encode_samples(image)
-    back = image_coding.decode_samples(payload, image.shape, image.dtype.name)
+    payload = filtered.encode_samples(image)
+    back = filtered.decode_samples(payload, image.shape, image.dtype.name)
     if not same_image(image, back):
         raise AssertionError("filtered samples did not come back")
     return Coded(payload, "samples", _info(image, image_coding.SAMPLES), True)
+
+
+def _areas(image: Image) -> Coded | None:
+    """By areas of one value each; None of an image of many values."""
+    payload = encode_segments(image) if image.nbytes <= MOST else None
+    if payload is None or not same_image(image, decode_segments(payload, image.shape, image.dtype.name)):
+        return None
+    return Coded(payload, "segments", _info(image, image_coding.SEGMENTS), True)
 
 
 def _foreign(image: Image, coding: str, effort: int) -> Coded | None:

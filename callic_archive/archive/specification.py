@@ -27,8 +27,8 @@ ROOMY = 4 << 20
 #: tells nothing that reading a sound archive takes, such as proofs, examples and what salvage reads, which small ones do without.
 TOPICS = frozenset({
     *("adapters", "bases", "bits", "content", "conventional", "differences", "frames", "holes", "image", "jpegs", "learned"),
-    *("links", "lzw", "members", "names", "packings", "pieces", "planes", "png", "reasons", "roomy", "several", "torchac"),
-    *("wide", "writing", "zarr"),
+    *("links", "lzw", "members", "names", "packings", "pieces", "planes", "png", "reasons", "roomy", "segments", "several"),
+    *("torchac", "wide", "writing", "zarr"),
 })  # fmt: skip
 EVERYTHING = TOPICS - {"writing"}
 #: What stands for a topic in the text of a recipe; rather too often than not.
@@ -83,7 +83,9 @@ def _topics_of(entry: Entry, known: Collection[str]) -> set[str]:
     for part in entry.parts:
         found |= {"conventional"} if part.coding in _CONVENTIONAL else {part.coding} & TOPICS
         found |= {"bases"} if part.base is not None else set()
-        if part.coding == "wide":
+        if part.stream is not None and part.stream.coder == "segments":  # those of high parts too
+            found.add("segments")
+        if part.coding in ("wide", "segments"):
             found.add("conventional")
         if part.stream is not None and part.learned:
             found.add("learned")

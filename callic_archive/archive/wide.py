@@ -17,6 +17,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from callic_archive.archive.few_values import few_values, ranks_of
+
 Image = NDArray[Any]
 Numbers = NDArray[Any]  # unsigned, of the width of the samples
 Order = Literal[0, 1, 2]  # samples are unsigned, signed (two's complement), IEEE 754
@@ -27,11 +29,10 @@ MOST_VALUES = 1 << 16
 MOST_JUMPS = 8
 SURE = 0.6  # of the other way's length, as it is guessed, up to which one way is not compared with it
 _WIDE_JUMP = 8  # a jump is worth its bytes where it is this share of all, or more
-_LOOK = 1 << 16  # samples of a first look at how many values there are
 _SIDE = 8  # of squares in which the size of differences is taken for constant
 _STRIPS, _STRIP = 32, 32  # so many strips of so many rows at most show how many bits an image takes
 _BLOCK = 1 << 20  # samples at a time
-_CODINGS = ("", "codestream", "jpegxl", "webp", "samples")
+_CODINGS = ("", "codestream", "jpegxl", "webp", "samples", "segments")
 _HEAD = struct.Struct("<BBBBQ")
 _STREAM = struct.Struct("<BBQ")
 _COUNT, _JUMP = struct.Struct("<I"), struct.Struct("<QQ")
@@ -94,18 +95,13 @@ def splits(image: Image) -> list[Split]:
     order = _order(words)
     numbers = ordered(words, order)
     offset = int(numbers.min())
-    numbers = numbers - numbers.dtype.type(offset)
+    numbers = np.subtract(numbers, numbers.dtype.type(offset), out=None if numbers is words else numbers)
     bits = int(np.bitwise_or.reduce(numbers, axis=None))
     zeros = (bits & -bits).bit_length() - 1 if bits else 0
     numbers >>= numbers.dtype.type(zeros)
-    values = np.unique(numbers)
-    jumps = _jumps(values)
-    if values.size <= min(MOST_VALUES, max(1, numbers.size // 4)):
-        ranks: Split | None = _ranks(numbers, values, Scale(image.dtype.name, order, zeros, offset, ()))
-    else:
-        ranks = None
-    for start, width in reversed(jumps):  # from the highest: those below stay where they are
-        numbers[numbers >= numbers.dtype.type(start + width)] -= numbers.dtype.type(width)
+    values = few_values(numbers, min(MOST_VALUES, max(1, numbers.size // 4)))
+    ranks = None if values is None else _ranks(numbers, values, Scale(image.dtype.name, order, zeros, offset, ()))
+    jumps = _without_jumps(numbers)
     parts = _parts(numbers, Scale(image.dtype.name, order, zeros, offset, jumps))
     if ranks is None or parts.low is None:
         return [parts]
@@ -151,20 +147,36 @@ def unordered(numbers: Numbers, order: Order) -> Numbers:
     return numbers ^ top if order == 1 else numbers
 
 
-def _jumps(values: Numbers) -> Jumps:
-    """The widest ranges between sorted values: beside what marks a place without data, above all."""
-    if values.size < 2:
-        return ()
-    steps = np.diff(values)
-    left = int(values[-1])
-    found = []
-    for place in np.argsort(steps)[::-1][:MOST_JUMPS].tolist():
-        width = int(steps[place]) - 1
-        if left >> HIGH == 0 or width * _WIDE_JUMP < left:
+def _without_jumps(numbers: Numbers) -> Jumps:
+    """Take the widest ranges without numbers out, beside what marks a place without data above all; how to put them back."""
+    jumps: Jumps = ()
+    while (width := int(numbers.max()).bit_length()) > HIGH:
+        found = _jumps(numbers, width - HIGH)[: MOST_JUMPS - len(jumps)]
+        if not found:
             break
-        found.append((int(values[place + 1]), width))
-        left -= width
-    return tuple((start - width, width) for start, width in sorted(found))
+        for start, wide in sorted(found, reverse=True):  # from the highest: those below stay where they are
+            kind = numbers.dtype.type
+            np.subtract(numbers, kind(wide), out=numbers, where=numbers >= kind(start))
+        jumps = (*sorted(found), *jumps)
+    return jumps
+
+
+def _jumps(numbers: Numbers, shift: int) -> list[tuple[int, int]]:
+    """Ranges that no number lies in, in units of 2^shift, the widest first."""
+    flat = numbers.reshape(-1)
+    taken = np.zeros(1 << HIGH, bool)
+    for at in range(0, flat.size, _BLOCK):
+        taken[flat[at : at + _BLOCK] >> flat.dtype.type(shift)] = True
+    places = np.flatnonzero(taken)
+    empty = np.diff(places) - 1
+    left = int(places[-1])
+    found = []
+    for place in np.argsort(empty)[::-1].tolist():
+        if int(empty[place]) * _WIDE_JUMP < left or not empty[place]:
+            break
+        found.append(((int(places[place]) + 1) << shift, int(empty[place]) << shift))
+        left -= int(empty[place])
+    return found
 
 
 def _parts(numbers: Numbers, scale: Scale) -> Split:
@@ -179,11 +191,8 @@ def _parts(numbers: Numbers, scale: Scale) -> Split:
 
 
 def _ranks(numbers: Numbers, values: Numbers, scale: Scale) -> Split:
-    ranks = np.empty(numbers.size, f"u{_bytes_of((values.size - 1).bit_length())}")
-    flat = numbers.reshape(-1)
-    for at in range(0, flat.size, _BLOCK):
-        ranks[at : at + _BLOCK] = np.searchsorted(values, flat[at : at + _BLOCK])
-    return Split(scale, 0, ranks.reshape(numbers.shape), None, values.reshape(1, -1))
+    ranks = ranks_of(numbers, values, np.dtype(f"u{_bytes_of((values.size - 1).bit_length())}"))
+    return Split(scale, 0, ranks, None, values.reshape(1, -1))
 
 
 def _narrow(numbers: Numbers, bits: int) -> Image:

@@ -25,6 +25,7 @@ from callic_archive.archive.candidates import TINY, look_at
 from callic_archive.archive.codecs import Codec, CodecPlan, Image
 from callic_archive.archive.collection import LEAST_FITTED, LEAST_PIXELS, Sample
 from callic_archive.archive.image_coding import encode_foreign, thorough
+from callic_archive.archive.segments import encode_segments
 from callic_archive.archive.specification import specification_packed
 from callic_archive.container.fs import atomic_write
 from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing, UnknownModel
@@ -215,7 +216,7 @@ class _Measure:
     ) -> None:
         """``factor``: of the learned code, what will be left of it. ``drawn``: fewer crops tell. ``fitted``: the models
         are, so there is one way only, and whole images can be coded. ``times`` as many images as these will be packed."""
-        self.example = images[0]
+        self.example, self._drawn = images[0], drawn
         whole = fitted and sum(image.shape[0] * image.shape[1] for image in images) <= WHOLE
         self._crops = [_Crop(i, False) for i in images] if whole else _crops(images, PIXELS if drawn else MOST_PIXELS)
         self._scale = times * sum(i.size for i in images) / max(1, sum(crop.image.size for crop in self._crops))
@@ -238,7 +239,7 @@ class _Measure:
 
     def _as_jpegxl(self, effort: int | None = None) -> list[float]:
         """Bytes of each crop, as part of the image that it is cut from; of whole images as they are. Without ``effort``:
-        with the one that is worth its time."""
+        with the one that is worth its time. Of drawn images those by areas where they are fewer."""
         if effort not in self._other:
             images = [crop.image for crop in self._crops]
             if effort is None:
@@ -248,6 +249,9 @@ class _Measure:
             try:
                 coded = (encode_foreign(i, "jpegxl", n) for i, n in zip(images, efforts, strict=True))
                 sizes = [float(min(len(code), i.nbytes)) for i, code in zip(images, coded, strict=True)]
+                if self._drawn:
+                    areas = (encode_segments(i) for i in images)
+                    sizes = [min(size, len(code)) if code else size for size, code in zip(sizes, areas, strict=True)]
             except (ForeignCodecMissing, ForeignCodecFailed):
                 sizes = [PRICELESS] * len(self._crops)  # there is nothing that could take a model's place
             parts = (1 - CROP_LOSS if crop.cut else 1.0 for crop in self._crops)

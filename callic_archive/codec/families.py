@@ -22,7 +22,7 @@ from callic_archive.model.dequantize import float_model
 from callic_archive.model.mgcf import MGCF
 from callic_archive.model.packed_file import pack_model
 from callic_archive.model.scaling import depth_of, unit_shift
-from callic_archive.model.weights import ModelSet
+from callic_archive.model.weights import IntegerModel, ModelSet
 
 Image = NDArray[Any]
 F64 = NDArray[np.float64]
@@ -39,6 +39,14 @@ UNIT = 0.0033
 #: Bytes of samples below which no two families can be worth two models.
 LEAST_BYTES = 1 << 20
 SEED = 20261126
+#: By the number of those smaller: the model whose gradients are looked at, which has weights enough to tell kinds of image
+#: apart; and that whose bytes a family must earn: two with smaller ones do without what they would pay for together.
+LOOKED_WITH, PAID_FOR = 1, 2
+
+
+def _of(models: Sequence[IntegerModel], number: int) -> IntegerModel:
+    """Model ``number`` of those of one number of planes, the smallest first; the last where there are fewer."""
+    return models[min(number, len(models) - 1)]
 
 
 class _Look(NamedTuple):
@@ -66,14 +74,13 @@ def families(
     numbers = sorted(np.random.default_rng(SEED).permutation(len(images))[:MOST_LOOKED_AT].tolist())
     crops = CROPS if len(numbers) <= MANY_IMAGES else FEW_CROPS
     sizes = {count: models.by_size(count) for count in (1, 3)}
-    floats = {count: float_model(some[0].weights).train() for count, some in sizes.items() if some}
+    floats = {count: float_model(_of(some, LOOKED_WITH).weights).train() for count, some in sizes.items() if some}
     seen: list[dict[int, _Look]] = []
     for done, number in enumerate(numbers):
         seen.append(_look(check_image(images[number]), floats, crops, number))
         if progress:
             progress(done + 1, len(numbers))
-    # of the next larger one: two families with the smallest do without what they would pay for together
-    costs = {count: float(len(pack_model(some[:2][-1].raw))) for count, some in sizes.items() if some}
+    costs = {count: float(len(pack_model(_of(some, PAID_FOR).raw))) for count, some in sizes.items() if some}
     scale *= len(images) / len(numbers)
     found = _families(seen, costs, scale)
     return [[numbers[place] for place in places] for places in found] if len(found) > 1 else everything

@@ -35,6 +35,8 @@ PARSERS: dict[str, tuple[str, ...]] = {
     "archive/salvaging.py": ("salvage",),
     "archive/subset.py": ("words",),
     "archive/unfinished.py": ("settings",),
+    "archive/segments.py": ("segments",),
+    "archive/filtered.py": ("segments", "wide"),
     "archive/verbatim.py": ("entry",),
     "archive/wide.py": ("wide",),
     "codec/adapter_syntax.py": ("adapter",),
@@ -95,6 +97,7 @@ PARSERS: dict[str, tuple[str, ...]] = {
     "images/zarr_zip.py": ("zarr-zip", "outline"),
     "images/zip_file.py": ("zip",),
     "model/adapter.py": ("adapter",),
+    "model/formulas.py": ("packed-model",),
     "model/packed_file.py": ("packed-model",),
     "model/weights.py": ("model",),
 }

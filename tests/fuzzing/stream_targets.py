@@ -14,8 +14,9 @@ import imagecodecs
 import numpy as np
 import zstandard
 
-from callic_archive.archive import image_coding, jpeg_parts, wide
+from callic_archive.archive import filtered, image_coding, jpeg_parts, wide
 from callic_archive.archive.codecs import StreamInfo
+from callic_archive.archive.segments import decode_segments, encode_segments
 from callic_archive.container.layout import decode_varint, encode_varint
 from callic_archive.errors import (
     CallicError,
@@ -152,7 +153,7 @@ def wide_seeds() -> list[bytes]:
     payloads = []
     for number, image in enumerate(images):
         split = wide.splits(image.view(f"u{image.itemsize}"))[0]
-        coded = [("samples", image_coding.encode_samples(part)) for part in split.images]
+        coded = [("samples", filtered.encode_samples(part)) for part in split.images]
         payloads.append(bytes([number]) + wide.form(split, coded))
     return payloads
 
@@ -168,6 +169,26 @@ def wide_image(data: bytes) -> str:
         return type(error).__name__
     if image.shape != shape or image.dtype.name != dtype:
         raise Wrong("a wide image has another shape or type than was asked")
+    return "image"
+
+
+@lru_cache(maxsize=1)
+def segments_seeds() -> list[bytes]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 3, (24, 20)).astype(np.uint16), rng.integers(0, 2, (24, 20, 3), np.uint8) * 9
+    return [bytes([number]) + (encode_segments(np.repeat(image, 2, 1)) or b"") for number, image in enumerate(images)]
+
+
+def segments_image(data: bytes) -> str:
+    """Behind a number that tells shape and type: an image of these, or refused."""
+    shape: tuple[int, ...] = (24, 40, 3) if data[:1] == b"\1" else (24, 40)
+    dtype = "uint8" if data[:1] == b"\1" else "uint16"
+    try:
+        image = decode_segments(data[1:], shape, dtype)
+    except ValueError:
+        return "ValueError"
+    if image.shape != shape or image.dtype.name != dtype:
+        raise Wrong("an image of segments has another shape or type than was asked")
     return "image"
 
 
@@ -323,6 +344,7 @@ def deflate_seeds() -> list[bytes]:
 TARGETS: dict[str, Target] = {
     "jpeg-streams": Target(jpeg_streams, jpeg_seeds),
     "wide": Target(wide_image, wide_seeds),
+    "segments": Target(segments_image, segments_seeds),
     "jpeg-tables": Target(jpeg_tables, lambda: jpeg_seeds()[:2]),
     "jpegs-made": Target(jpegs_made, jpeg_seeds),
     "jpegs": Target(jpegs, jpegs_seeds, break_jpegs),

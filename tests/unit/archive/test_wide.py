@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from callic_archive.access.archive import OpenArchive
-from callic_archive.archive import candidates, image_coding, isolated, wide
+from callic_archive.archive import candidates, filtered, image_coding, isolated, wide
 from callic_archive.archive.collection import images_of
 from callic_archive.archive.digests import same_image
 from callic_archive.archive.packed import PackOptions
@@ -36,7 +36,7 @@ def _end_child() -> Any:
 
 def raw(split: wide.Split) -> bytes:
     """The payload with every image filtered."""
-    return wide.form(split, [("samples", image_coding.encode_samples(image)) for image in split.images])
+    return wide.form(split, [("samples", filtered.encode_samples(image)) for image in split.images])
 
 
 def back(payload: bytes, shape: tuple[int, ...], dtype: str, region: Any = None) -> np.ndarray:
@@ -55,7 +55,7 @@ def by_the_page(payload: bytes, shape: tuple[int, ...], bits: int) -> list[int]:
         nonlocal at
         coding, size, length = struct.unpack_from("<BBQ", payload, at)
         assert coding == 4
-        image = image_coding.decode_samples(payload[at + 10 : at + 10 + length], shape, f"uint{8 * size}")
+        image = filtered.decode_samples(payload[at + 10 : at + 10 + length], shape, f"uint{8 * size}")
         at += 10 + length
         return [int(value) for value in image.ravel()]
 
@@ -136,7 +136,7 @@ def test_what_instruments_give_takes_no_more_than_by_any_other_coding(name: str)
     image = values.view(f"u{values.itemsize}")
     coded = candidates.smallest(image, CODEC)
     assert same_image(image, image_coding.decode_image(coded.payload, coded.coding, coded.stream, CODEC))
-    others = [len(image_coding.encode_samples(image))]
+    others = [len(filtered.encode_samples(image))]
     if values.dtype == np.float32:
         others.append(len(image_coding.encode_foreign(image, "jpegxl", 9)))
     assert len(coded.payload) <= min(others)

@@ -352,7 +352,7 @@ def test_what_an_image_really_needs_counts_not_its_channels() -> None:
     assert plan.models_for(np.dstack([a, b, b // 2, opaque])) == (models["rgb8"],), "constant planes need none"
     assert plan.models_for(np.dstack([a, b, b // 2, b // 3])) == (models["gray16"], models["rgb8"])
     assert plan.models_for(opaque) == ()
-    gone = plan.declining([models[name] for name in ("gray16", "gray16-small", "gray16-tiny")])
+    gone = plan.declining([models[name] for name in ("gray16", "gray16-small", "gray16-tiny", "gray16-nano")])
     assert gone.models_for(np.dstack([a, b, a])) is None
     assert gone.models_for(np.dstack([a, b, b // 2])) == (models["rgb8"],)
 

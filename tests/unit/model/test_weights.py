@@ -361,14 +361,14 @@ def test_the_first_of_two_models_of_a_kind_is_preferred() -> None:
     assert ModelSet([gray, other]).for_channels(1) is gray
 
 
-SMALLER = ["rgb8-small", "gray16-small", "rgb8-tiny", "gray16-tiny"]
+SMALLER = ["rgb8-small", "gray16-small", "rgb8-tiny", "gray16-tiny", "rgb8-nano", "gray16-nano"]
 
 
 def test_the_smaller_ones_are_all_but_the_largest_of_their_kind() -> None:
     models = ModelSet.default()
     assert [m.name for m in models] == ["rgb8", "gray16", *SMALLER]
     assert [m.name for m in models.smaller()] == SMALLER
-    assert [m.name for m in models.smaller().smaller().smaller()] == ["rgb8-tiny", "gray16-tiny"]
+    assert [m.name for m in models.smaller().smaller().smaller().smaller()] == ["rgb8-nano", "gray16-nano"]
     assert [m.name for m in tiny_models().smaller()] == ["tiny-gray", "tiny-rgb"]
 
 
