@@ -130,8 +130,8 @@ def smallest(image: Image, codec: Codec) -> Coded:
             return blank
     if not tiny and (image.nbytes > MOST or not look.drawn(channels)):
         found = _if_modelled(image, codec)
-        return _or_own(image, _or_jpegxl(image, found)) if found is not None else _drawn(image, codec, tiny)
-    return _drawn(image, codec, tiny)
+        return _or_own(image, _or_jpegxl(image, found)) if found is not None else _conventional(image, codec)
+    return _conventional(image, codec, tiny=tiny, drawn=True)
 
 
 def _wide(image: Image, codec: Codec) -> Coded:
@@ -183,8 +183,9 @@ def recorded(image: Image) -> bool:
     return not look_at(image).drawn(image.shape[2] if image.ndim == 3 else 1)
 
 
-def _drawn(image: Image, codec: Codec, tiny: bool) -> Coded:
-    areas = _areas(image)
+def _conventional(image: Image, codec: Codec, *, tiny: bool = False, drawn: bool = False) -> Coded:
+    """The smallest of all codings, of which those that cannot be are left out."""
+    areas = _areas(image) if drawn else None
     quick = _foreign(image, "jpegxl", 7)
     if quick is None:  # not installed, or it failed: the others have to do
         found = [areas, _if_modelled(image, codec), _own(image)]

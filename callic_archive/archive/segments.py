@@ -206,5 +206,5 @@ def _slice_rows(ranks: Ranks) -> list[int]:
     for rows in range(LEAST_ROWS, height // 2 + 1):
         if height % rows == 0:
             likely.append((float(np.mean(some[rows:] == some[:-rows])), rows))
-    share, rows = max(likely)
+    share, rows = max(likely, key=lambda one: (round(one[0], 2), -one[1]))
     return [rows] if share > ALIKE else []
