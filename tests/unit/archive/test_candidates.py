@@ -426,7 +426,7 @@ def test_images_that_repeat_themselves_are_not_searched_for_long(
         return encode(image, coding, effort)
 
     monkeypatch.setattr(image_coding, "encode_foreign", noted)
-    coded = candidates._drawn(image, Declined(), tiny=False)
+    coded = candidates._conventional(image, Declined())
     assert 9 not in efforts
     assert len(coded.payload) < 1.3 * tile.nbytes
 
