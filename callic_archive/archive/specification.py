@@ -26,7 +26,8 @@ ROOMY = 4 << 20
 #: What sections can be for. ``writing``: what packers do and readers need not know, which no archive carries. ``roomy``: what
 #: tells nothing that reading a sound archive takes, such as proofs, examples and what salvage reads, which small ones do without.
 TOPICS = frozenset({
-    *("adapters", "bases", "bits", "content", "conventional", "differences", "frames", "holes", "image", "jpegs", "learned"),
+    *("adapters", "bases", "bits", "content", "conventional", "differences", "frames", "holes", "image", "jpeg", "jpegs"),
+    *("jpegxl", "learned", "narrowed", "webp"),
     *("links", "lzw", "members", "names", "packings", "pieces", "planes", "png", "reasons", "roomy", "segments", "several"),
     *("torchac", "wide", "writing", "zarr"),
 })  # fmt: skip
@@ -48,7 +49,7 @@ _OF_PIECES = {
     "pnm": {"bits"},
     "dicom": {"bits"},
 }
-_CONVENTIONAL = frozenset({"jpegxl", "webp", "samples", "jpeg"})
+_CONVENTIONAL = frozenset({"jpegxl", "webp", "samples", "segments", "wide", "jpeg"})
 _HEADING = re.compile(r"^(#+) (.*)\n(?:<!-- for: ([a-z ]+) -->\n)?", re.MULTILINE)
 _PARAGRAPH = re.compile(r"^<!-- for: ([a-z ]+) -->\n((?:.+\n)+\n?)", re.MULTILINE)
 
@@ -64,6 +65,8 @@ def topics_of(entries: Iterable[Entry], content: int = 0) -> frozenset[str]:
     found: set[str] = {"roomy"} if content >= ROOMY else set()
     for entry in entries:
         found |= _topics_of(entry, found)
+    if "roomy" not in found:
+        found.discard("reasons")  # the codes are words
     return frozenset(found)
 
 
@@ -81,12 +84,13 @@ def _topics_of(entry: Entry, known: Collection[str]) -> set[str]:
         # Chunks of the codec ``callic`` hold codestreams, and are kept as they are.
         found |= {"zarr", "learned", "image", "several", "adapters", "torchac"}
     for part in entry.parts:
-        found |= {"conventional"} if part.coding in _CONVENTIONAL else {part.coding} & TOPICS
+        found |= {part.coding} & TOPICS
+        found |= {"conventional"} if part.coding in _CONVENTIONAL else set()
         found |= {"bases"} if part.base is not None else set()
         if part.stream is not None and part.stream.coder == "segments":  # those of high parts too
             found.add("segments")
-        if part.coding in ("wide", "segments"):
-            found.add("conventional")
+        if part.coding == "wide":  # may hold any
+            found |= {"jpegxl", "webp"}
         if part.stream is not None and part.learned:
             found.add("learned")
             found |= {"torchac"} if part.stream.coder == "torchac" else set()
@@ -94,7 +98,7 @@ def _topics_of(entry: Entry, known: Collection[str]) -> set[str]:
             found |= {"planes", "several"} if part.stream.plane else set()
             found |= {"several"} if len(part.stream.shape) > 2 else set()
         if part.stream is not None and part.stream.coded_dtype:
-            found.add("conventional")
+            found |= {"conventional", "narrowed"}
     if not entry.is_image:
         return found
     found |= {"image", *({str(entry.format)} & TOPICS), *({"content"} if entry.fidelity == "content" else ())}

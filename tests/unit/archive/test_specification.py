@@ -69,7 +69,7 @@ def test_a_section_comes_with_every_word_of_it() -> None:
 
 
 def test_a_paragraph_comes_where_something_asks_for_it() -> None:
-    without, with_names = format_text({"image", "learned"}), format_text({"image", "learned", "names"})
+    without, with_names = format_text({"image", "roomy"}), format_text({"image", "roomy", "names"})
     paragraph = re.search(r"<!-- for: names -->\n((?:.+\n)+)", PAGES["container.md"])
     assert paragraph is not None
     assert paragraph[1] not in without
@@ -97,7 +97,7 @@ def test_pages_ask_for_topics_that_there_are() -> None:
         (("adapters",), "# The archive", "## 6. Adapter weights"),  # a section is nothing without its page
         (("learned", "adapters"), "## 6. Adapter weights", "## 7. torchac"),
         (("reasons",), "## Reasons", "## Environment"),
-        (("learned",), "## 9. Test vector", "## 8. What a decoder MUST reject"),
+        (("learned",), "## 4. Range decoder", "## 8. What a decoder MUST reject"),
         (("learned", "roomy"), "## 8. What a decoder MUST reject", "## 7. Adapters"),
     ],
 )
@@ -120,7 +120,7 @@ def image_part(coding: str, coder: str = "range", **fields: object) -> Part:
     ("row", "topics"),
     [
         (Entry("a", "directory", 0o755, 0), set()),
-        (Entry("a", "file", 0o644, 0, 3, method="stored", reason="coding"), {"reasons"}),
+        (Entry("a", "file", 0o644, 0, 3, method="stored", reason="coding"), set()),
         (entry("npy", recipe={"layouts": []}), {"image"}),
         (entry(fidelity="content", recipe={"packings": [["lzw", 1]]}), {"image", "content", "packings", "lzw"}),
         (entry(recipe={"packings": [], "encoders": [["differences", 1, 0]]}), {"image", "packings", "differences"}),
@@ -138,13 +138,22 @@ def image_part(coding: str, coder: str = "range", **fields: object) -> Part:
         (entry("npy", parts=(image_part("codestream", "torchac"),)), {"image", "learned", "torchac"}),
         (entry("npy", parts=(image_part("codestream", adapters=("0" * 64,)),)), {"image", "learned", "adapters"}),
         (entry("npy", parts=(image_part("codestream", adapter_bytes=9),)), {"image", "learned", "adapters"}),
-        (entry("npy", parts=(image_part("codestream", coded_dtype="uint8"),)), {"image", "learned", "conventional"}),
-        (entry("npy", parts=(image_part("jpegxl"),)), {"image", "conventional"}),
+        (entry("npy", parts=(image_part("codestream", coded_dtype="uint8"),)), {"image", "learned", "conventional", "narrowed"}),
+        (entry("npy", parts=(image_part("jpegxl", "libjxl 0.11.2"),)), {"image", "conventional", "jpegxl"}),
+        (entry("npy", parts=(image_part("segments", "segments"),)), {"image", "conventional", "segments"}),
+        (entry("npy", parts=(image_part("wide"),)), {"image", "conventional", "wide", "learned", "jpegxl", "webp"}),
+        (entry("npy", parts=(image_part("wide", "segments"),)), {"image", "conventional", "wide", "segments", "jpegxl", "webp"}),
     ],
 )
 def test_an_entry_says_what_it_needs(row: Entry, topics: set[str]) -> None:
     assert topics_of([row]) == topics
     assert topics_of([row, row]) == topics
+
+
+def test_small_archives_do_without_the_words_for_reasons() -> None:
+    row = Entry("a", "file", 0o644, 0, 3, method="stored", reason="coding")
+    assert topics_of([row], 1 << 30) == {"reasons", "roomy"}
+    assert topics_of([row]) == set()
 
 
 def test_small_archives_do_without_proofs_and_examples() -> None:
