@@ -25,9 +25,10 @@ SPECIFICATION = "specification.md.bz2"
 ROOMY = 4 << 20
 #: What sections can be for. ``writing``: what packers do and readers need not know, which no archive carries. ``roomy``: what
 #: tells nothing that reading a sound archive takes, such as proofs, examples and what salvage reads, which small ones do without.
+FORMATS = frozenset({"bmp", "dicom", "gzip", "metaimage", "nifti", "npy", "nrrd", "png", "pnm", "tiff", "zarr", "zip"})
 TOPICS = frozenset({
     *("adapters", "bases", "bits", "content", "conventional", "differences", "frames", "holes", "image", "jpeg", "jpegs"),
-    *("jpegxl", "learned", "narrowed", "webp"),
+    *("jpegxl", "learned", "libdeflate", "narrowed", "samples", "webp", "zstd"), *FORMATS,
     *("links", "lzw", "members", "names", "packings", "pieces", "planes", "png", "reasons", "roomy", "segments", "several"),
     *("torchac", "wide", "writing", "zarr"),
 })  # fmt: skip
@@ -37,13 +38,15 @@ _IN_RECIPES = {
     "bits": '"bits"',
     "differences": '"differences"',
     "frames": '"codes"',
+    "libdeflate": r'\["libdeflate"',
     "lzw": '"(lzw|packbits|rle)"',
     "members": '"members"',
     "packings": '"packings"',
+    "zstd": r'\["zstd"',
 }
 #: The forms that recipes of these formats can have: those of pieces lie in their parts.
 _OF_PIECES = {
-    "tiff": {"packings", "lzw", "differences", "bits"},
+    "tiff": {"packings", "lzw", "differences", "bits", "libdeflate", "zstd"},
     "zarr": {"differences"},
     "zip": {"members", "differences", "bits"},
     "pnm": {"bits"},
@@ -51,6 +54,7 @@ _OF_PIECES = {
 }
 _CONVENTIONAL = frozenset({"jpegxl", "webp", "samples", "segments", "wide", "jpeg"})
 _HEADING = re.compile(r"^(#+) (.*)\n(?:<!-- for: ([a-z ]+) -->\n)?", re.MULTILINE)
+_ROW = re.compile(r"^(\|.*)<!-- for: ([a-z ]+) -->(.*\n)", re.MULTILINE)
 _PARAGRAPH = re.compile(r"^<!-- for: ([a-z ]+) -->\n((?:.+\n)+\n?)", re.MULTILINE)
 
 
@@ -90,7 +94,9 @@ def _topics_of(entry: Entry, known: Collection[str]) -> set[str]:
         if part.stream is not None and part.stream.coder == "segments":  # those of high parts too
             found.add("segments")
         if part.coding == "wide":  # may hold any
-            found |= {"jpegxl", "webp"}
+            found |= {"jpegxl", "samples", "webp"}
+        if part.coding == "segments":  # its table
+            found.add("samples")
         if part.stream is not None and part.learned:
             found.add("learned")
             found |= {"torchac"} if part.stream.coder == "torchac" else set()
@@ -108,7 +114,7 @@ def _topics_of(entry: Entry, known: Collection[str]) -> set[str]:
     recipe = json.dumps(entry.recipe) if asked else ""
     found |= {topic for topic, sign in asked.items() if re.search(sign, recipe)}
     if "members" in found:
-        found |= {member for member in ("png", "zarr") if f'"{member}"' in recipe}
+        found |= {member for member in FORMATS if f'"{member}"' in recipe}
     return found
 
 
@@ -177,19 +183,22 @@ def _in_few_words(titles: Iterable[str]) -> list[str]:
 @dataclass(frozen=True)
 class _Section:
     """A heading and what follows up to the next. ``asked``: topics of the section and of those around it, outermost
-    first; ``text`` without the comment below the heading, but with those before paragraphs."""
+    first; ``text`` without the comment below the heading, but with those before paragraphs and in rows of tables."""
 
     title: str
     text: str
     asked: tuple[frozenset[str], ...]
 
     def told(self, topics: Collection[str]) -> str:
-        """The text without paragraphs that nothing asks for."""
+        """The text without paragraphs and rows that nothing asks for."""
 
         def paragraph(found: re.Match[str]) -> str:
             return found[2] if set(found[1].split()) & set(topics) else ""
 
-        return _PARAGRAPH.sub(paragraph, self.text)
+        def row(found: re.Match[str]) -> str:
+            return found[1] + found[3] if set(found[2].split()) & set(topics) else ""
+
+        return _ROW.sub(row, _PARAGRAPH.sub(paragraph, self.text))
 
     def needed(self, topics: Collection[str]) -> bool:
         return all(not some or some & set(topics) for some in self.asked)
