@@ -17,10 +17,12 @@ from callic_archive.access.archive import OpenArchive
 from callic_archive.archive import candidates, filtered, image_coding, isolated, wide
 from callic_archive.archive.collection import images_of
 from callic_archive.archive.digests import same_image
+from callic_archive.archive.learned_codec import CallicDecoderPlan
 from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.scan import scan
 from callic_archive.archive.specification import topics_of
 from callic_archive.errors import CallicError
+from tests.command import run
 from tests.doubles import DeflateCodec, DeflatePlan
 from tests.trees import open_archive, pack_tree, smooth
 
@@ -242,3 +244,29 @@ def test_models_are_weighed_and_fitted_by_what_they_will_see(tmp_path: Path) -> 
     (image,) = images_of(source)
     assert image.dtype == np.uint16
     assert np.array_equal(image, np.unique(KINDS["scaled"], return_inverse=True)[1].reshape(image.shape))
+
+
+def test_models_code_their_high_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a model that ships: its digest stands in the index, and unpacking and regions find it."""
+    monkeypatch.setattr(candidates, "CLEAR", 9)
+    monkeypatch.setattr(candidates, "NEAR", 0)
+    tree = tmp_path / "t"
+    tree.mkdir()
+    names = ("smoothed", "scaled", "of three")
+    for name in names:
+        np.save(tree / f"{name}.npy", KINDS[name])
+    words = ("--adapt", "none", "--learned", "always", "--workers", 1)
+    assert run("pack", tree, "-o", tmp_path / "x.callic", *words).code == 0
+    with OpenArchive(tmp_path / "x.callic", plan=CallicDecoderPlan()) as archive:
+        for name in names:
+            (part,) = (part for part in archive[f"t/{name}.npy"].parts if part.stream is not None)
+            assert (part.coding, part.learned) == ("wide", True)
+            assert part.stream is not None
+            assert part.stream.models
+            assert np.array_equal(archive.read_array(f"t/{name}.npy"), KINDS[name])
+            found = archive.read_array(f"t/{name}.npy", region=(60, 70, 90, 140))
+            assert np.array_equal(found, KINDS[name][60:90, 70:140])
+    assert run("verify", tmp_path / "x.callic", "--against", tmp_path, "--full").code == 0
+    assert run("unpack", tmp_path / "x.callic", "-o", tmp_path / "out").code == 0
+    for name in names:
+        assert (tmp_path / "out" / "t" / f"{name}.npy").read_bytes() == (tree / f"{name}.npy").read_bytes()
