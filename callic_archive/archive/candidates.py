@@ -110,9 +110,18 @@ def _blocks(image: Image) -> list[NDArray[np.generic]]:
 
 def smallest(image: Image, codec: Codec) -> Coded:
     """The smallest coding of an image that is worth its search. Raises what the learned codec raises."""
+    return _coded(image, codec, look=True)
+
+
+def preferring_models(image: Image, codec: Codec) -> Coded:
+    """The same, but what a sensor recorded goes to its model whatever JPEG XL makes of it. Raises as ``smallest``."""
+    return _coded(image, codec, look=False)
+
+
+def _coded(image: Image, codec: Codec, *, look: bool) -> Coded:
     narrow = image_coding.narrowed(image)
     if narrow is not None:
-        coded = smallest(narrow[0], codec)
+        coded = _coded(narrow[0], codec, look=look)
         stream = coded.stream
         told = StreamInfo(
             stream.shape, image.dtype.name, stream.coder, stream.models, stream.adapters,
@@ -120,35 +129,37 @@ def smallest(image: Image, codec: Codec) -> Coded:
         )  # fmt: skip
         return Coded(coded.payload, coded.coding, told, coded.proven)
     if image.itemsize > 2:
-        return _wide(image, codec)
-    look = look_at(image)
+        return _wide(image, codec, look=look)
+    seen = look_at(image)
     channels = image.shape[2] if image.ndim == 3 else 1
     tiny = image.nbytes <= TINY
-    if look.colours == 1 and image.nbytes > SIMPLE:
+    if seen.colours == 1 and image.nbytes > SIMPLE:
         blank = _own(image)
         if _size(blank) <= 1000 + image.nbytes // BLANK:
             return blank
-    if not tiny and (image.nbytes > MOST or not look.drawn(channels)):
+    if not tiny and (image.nbytes > MOST or not seen.drawn(channels)):
         found = _if_modelled(image, codec)
-        return _or_own(image, _or_jpegxl(image, found)) if found is not None else _conventional(image, codec)
+        if found is None:
+            return _conventional(image, codec)
+        return _or_own(image, _or_jpegxl(image, found) if look else found)
     return _conventional(image, codec, tiny=tiny, drawn=True)
 
 
-def _wide(image: Image, codec: Codec) -> Coded:
+def _wide(image: Image, codec: Codec, *, look: bool) -> Coded:
     """The smallest coding of an image of more than 16 bits a sample: by images of fewer bits, filtered Zstandard, or, where
     that does not clearly win, JPEG XL if it holds floats.
     """
     own = _own(image)
     if _size(own) <= LEAST:
         return own
-    found = [own, *(_by_parts(image, split, codec, _size(own)) for split in wide.splits(image))]
+    found = [own, *(_by_parts(image, split, codec, _size(own), look=look) for split in wide.splits(image))]
     best = min((coded for coded in found if coded is not None), key=_size)
     if image.itemsize == 4 and image.nbytes <= MOST and _size(best) > CLEAR * _size(own):
         best = min((coded for coded in (best, *_efforts(image, _size(best))) if coded is not None), key=_size)
     return best
 
 
-def _by_parts(image: Image, split: wide.Split, codec: Codec, other: int) -> Coded | None:
+def _by_parts(image: Image, split: wide.Split, codec: Codec, other: int, *, look: bool) -> Coded | None:
     """The image by those that it was split into; None where that takes more than ``other`` bytes, or does not come back."""
     table = None if split.table is None else _own(split.table)
     low = None if split.low is None else _own(split.low)
@@ -156,7 +167,7 @@ def _by_parts(image: Image, split: wide.Split, codec: Codec, other: int) -> Code
         return None
     if low is not None and split.low is not None and split.low.itemsize <= 2 and _size(low) < NOISY * split.low.nbytes:
         low = min(low, _foreign(split.low, "jpegxl", 7) or low, key=_size)
-    high = smallest(split.high, codec)
+    high = _coded(split.high, codec, look=look)
     coded = [part for part in (table, high, low) if part is not None]
     payload = wide.form(split, [(part.coding, part.payload) for part in coded])
     seen = high.stream

@@ -43,8 +43,8 @@ def decode_segments(payload: bytes, shape: tuple[int, ...], dtype: str) -> Image
         raise ValueError("an image of segments is cut off")
     values, rows, length = _HEAD.unpack_from(payload)
     begin = _HEAD.size + length
-    if not 1 <= values <= MOST_VALUES or begin > len(payload):
-        raise ValueError("an image of segments has no such table of values")
+    if not 1 <= values <= MOST_VALUES or rows == 1 or begin > len(payload):
+        raise ValueError("an image of segments has no such table of values, or no such slices")
     table = decode_samples(payload[_HEAD.size : begin], (1, values, *shape[2:]), dtype)[0]
     ranks = np.zeros(shape[:2], np.int32)
     data = np.frombuffer(payload, np.uint8, offset=begin).copy()  # compiled loops take no read-only arrays

@@ -30,7 +30,7 @@ MOST_JUMPS = 8
 SURE = 0.6  # of the other way's length, as it is guessed, up to which one way is not compared with it
 _WIDE_JUMP = 8  # a jump is worth its bytes where it is this share of all, or more
 _SIDE = 8  # of squares in which the size of differences is taken for constant
-_STRIPS, _STRIP = 32, 32  # so many strips of so many rows at most show how many bits an image takes
+_STRIPS, _STRIP, _STRIP_COLUMNS = 32, 32, 8192  # strips at most, their rows and columns: they show what an image takes
 _BLOCK = 1 << 20  # samples at a time
 _CODINGS = ("", "codestream", "jpegxl", "webp", "samples", "segments")
 _HEAD = struct.Struct("<BBBBQ")
@@ -209,7 +209,8 @@ def code_length(image: Image, order: Order = 0) -> float:
     total, seen = 0.0, 0
     step = max(1, planes.shape[0] // (_STRIPS * _STRIP))
     for top in range(0, planes.shape[0], step * _STRIP):
-        strip = ordered(planes[top : top + _STRIP], order) if order else planes[top : top + _STRIP]
+        strip = planes[top : top + _STRIP, :_STRIP_COLUMNS]
+        strip = ordered(strip, order) if order else strip
         seen += strip.size
         for plane in np.moveaxis(strip, 2, 0):
             off = np.abs(_residuals(plane.astype(np.float64)))

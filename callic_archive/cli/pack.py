@@ -111,6 +111,7 @@ def _pack(
     no_bands: bool,
     no_verify: bool,
 ) -> None:
+    from callic_archive.archive.candidates import preferring_models, smallest
     from callic_archive.archive.destinations import check_outside
     from callic_archive.archive.effort import effort_of
     from callic_archive.archive.listed import read_list, usable
@@ -131,6 +132,7 @@ def _pack(
     named = named_models(model)
     if model and learned == "never":
         raise UsageError("--model names a learned model, and --learned never uses none")
+    image_coder = preferring_models if learned == "always" or model else smallest
     if learned == "auto" and (model or without_models):
         learned = "always"  # the user chose the model, or the archive carries none
     plan = codec_plan(
@@ -175,6 +177,7 @@ def _pack(
         verify=not no_verify,
         limits=limits,
         bands=bands,
+        coder=image_coder,
     )
     if dry_run or output is None or staging is None:
         _dry_run(report, common, found, plan, pack_options, resources.processes)

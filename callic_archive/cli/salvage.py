@@ -266,8 +266,8 @@ class _Losses:
             text = "the archive was never finished; what the run had not reached is not in it"
             report.text(f"  {text}", always=True)
         if found.unlisted:
-            text = "that the index does not list left out: their sources had gone when a stopped run was gone on with"
-            report.text(f"  {plural(len(found.unlisted), 'entry')} {text}", always=True)
+            text = "that the index does not list, of sources that had gone when a stopped run was gone on with"
+            report.text(f"  left out: {plural(len(found.unlisted), 'entry')} {text}", always=True)
         if self.document["complete"]:
             report.text("  nothing is lost")
         elif not (lost or unknown or found.unfinished):

@@ -46,6 +46,8 @@ GROUPS: dict[str, dict[str, int]] = {
         "frame-rle": 3000,
         "packed-block": 1000,
         "deflate": 300,
+        "wide": 1000,
+        "segments": 1000,
     },
     "large files": {"geometry": 3000, "outline": 250, "outline-chunk": 400, "piece": 400},
     "reading archives": {"entry": 400, "salvage": 40},

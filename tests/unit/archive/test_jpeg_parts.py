@@ -153,7 +153,7 @@ def test_what_surrounds_images_goes_this_way_too():
     found = pack_one.pack_one(data, codec=DeflatePlan().open)
     pieces = list(found.pieces)
     assert (found.method, found.failure) == ("image", None)
-    assert [p.coding for p in pieces] == ["jpegs", "codestream"]
+    assert [p.coding for p in pieces] == ["jpegs", "jpegxl"]  # what stands for a model here loses
     around = expand(pieces[0].payload, "jpegs", pieces[0].size)
     assert around.count(b"\xff\xd8\xff") >= 16
 

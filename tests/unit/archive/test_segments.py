@@ -162,8 +162,10 @@ def test_other_payloads_are_refused() -> None:
     assert good is not None
     few, rows, length = struct.unpack_from("<III", good)
     more = struct.pack("<III", 1 << 17, rows, length)
-    for broken in (b"", good[:11], good[:20], more + good[12:], struct.pack("<III", 0, 0, 0), good[:8] + b"\xff" * 4 + good[12:],
-                   struct.pack("<III", few + 1, rows, length) + good[12:]):  # fmt: skip
+    for broken in (
+        b"", good[:4] + b"\1" + good[5:], good[:11], good[:20], more + good[12:], struct.pack("<III", 0, 0, 0),
+        good[:8] + b"\xff" * 4 + good[12:], struct.pack("<III", few + 1, rows, length) + good[12:],
+    ):  # fmt: skip
         with pytest.raises(ValueError):
             segments.decode_segments(broken, labels.shape, "uint16")
     with pytest.raises(ValueError):
