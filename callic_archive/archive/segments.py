@@ -21,19 +21,21 @@ Ranks = NDArray[np.int32]
 
 MOST_VALUES = 1 << 16
 LEAST_PIXELS = 16  # for each value: of an image with more values no area is large
+MOST_PIXELS = 1 << 26  # of an image, as each takes five to six bytes while it is coded
 LEAST_ROWS, ALIKE = 8, 0.5  # of slices, and pixels that are alike in the next, for these to be tried
 _HEAD = struct.Struct("<III")  # values, rows to the slice before, bytes of the table
 
 
 def encode_segments(image: Image) -> bytes | None:
-    """An image (H, W) or (H, W, C) by its table of values and their ranks; None where it has too many values for that."""
+    """An image (H, W) or (H, W, C) by its table of values and their ranks; None where it has too many values or pixels."""
     found = _ranked(image)
     if found is None:
         return None
     table, ranks = found
     told = encode_samples(table)
     slices = [0, *_slice_rows(ranks)]
-    coded, rows = min(((_encoded(ranks, table.shape[1], rows), rows) for rows in slices), key=lambda one: len(one[0]))
+    room = image.nbytes + 64  # what needs more is no coding for that image
+    coded, rows = min(((_encoded(ranks, table.shape[1], rows, room), rows) for rows in slices), key=lambda one: len(one[0]))
     return _HEAD.pack(table.shape[1], rows, len(told)) + told + coded
 
 
@@ -61,17 +63,20 @@ def _code(data: NDArray[np.uint8], ranks: Ranks, values: int, slice_rows: int, *
     c, p = coder.coder(), coder.contexts(CONTEXTS)
     coder.start(c, data, coder.DECODE if decode else coder.ENCODE)
     code_ranks(c, data, p, ranks, values, slice_rows)
-    return c[coder.STATUS] == coder.OK, 0 if decode else coder.finish(c, data)
+    size = 0 if decode else coder.finish(c, data)
+    return c[coder.STATUS] == coder.OK, size
 
 
-def _encoded(ranks: Ranks, values: int, slice_rows: int) -> bytes:
-    buffer = np.zeros(4 * ranks.size + 64, np.uint8)  # what needs more is cut off, and no coding for that image
-    _, size = _code(buffer, ranks.copy(), values, slice_rows, decode=False)
-    return buffer[:size].tobytes()
+def _encoded(ranks: Ranks, values: int, slice_rows: int, room: int) -> bytes:
+    buffer = np.zeros(room, np.uint8)
+    good, size = _code(buffer, ranks, values, slice_rows, decode=False)
+    return buffer[: size if good else room].tobytes()
 
 
 def _ranked(image: Image) -> tuple[Image, Ranks] | None:
-    """Table (1, values) or (1, values, C) of the values of pixels, and the rank of each pixel (H, W)."""
+    """Table (1, values) or (1, values, C) of the values of pixels, and the rank of each pixel (H, W); None of what has many."""
+    if image.shape[0] * image.shape[1] > MOST_PIXELS:
+        return None
     most = min(MOST_VALUES, max(2, image.shape[0] * image.shape[1] // LEAST_PIXELS))
     plain = np.ascontiguousarray(image, dtype=image.dtype.newbyteorder("="))
     if plain.ndim == 2:

@@ -156,6 +156,21 @@ def test_images_of_many_values_are_left() -> None:
     assert segments.encode_segments(np.zeros((9, 9, 5), np.uint16)) is None, "no more than eight bytes a pixel"
 
 
+def test_large_images_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "MOST_PIXELS", 99)
+    assert segments.encode_segments(np.zeros((10, 10), np.uint8)) is None
+    assert segments.encode_segments(np.zeros((9, 11), np.uint8)) is not None
+
+
+def test_what_would_take_more_than_the_image_is_cut_off() -> None:
+    """Of bytes that take more than they have, as nothing can be expected of them."""
+    image = (RNG.permutation(1 << 16) % 4096).astype(np.uint16).reshape(256, 256)
+    payload = segments.encode_segments(image)
+    assert payload is not None
+    assert len(payload) < 2 * image.nbytes
+    assert candidates.smallest(image, CODEC).coding != "segments"
+
+
 def test_other_payloads_are_refused() -> None:
     labels = voronoi(40, 50, 20)
     good = segments.encode_segments(labels)
