@@ -25,7 +25,9 @@ SPECIFICATION = "specification.md.bz2"
 ROOMY = 4 << 20
 #: What sections can be for. ``writing``: what packers do and readers need not know, which no archive carries. ``roomy``: what
 #: tells nothing that reading a sound archive takes, such as proofs, examples and what salvage reads, which small ones do without.
-FORMATS = frozenset({"bmp", "dicom", "gzip", "metaimage", "nifti", "npy", "nrrd", "png", "pnm", "tiff", "zarr", "zip"})
+FORMATS = frozenset({
+    *("bmp", "dicom", "gzip", "metaimage", "mgh", "nifti", "npy", "nrrd", "png", "pnm", "tiff", "zarr", "zip"),
+})  # fmt: skip
 TOPICS = frozenset({
     *("adapters", "bases", "bits", "content", "conventional", "differences", "frames", "holes", "image", "jpeg", "jpegs"),
     *("jpegxl", "learned", "libdeflate", "narrowed", "samples", "webp", "zstd"), *FORMATS,

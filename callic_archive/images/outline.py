@@ -95,7 +95,7 @@ def _chunk(context: Context, data: memoryview, limits: Limits) -> Rasters:
 
 
 _FINDERS: dict[str, tuple[str, Callable[[memoryview, Limits], Rasters]]] = {
-    name: (name, partial(_plain, name)) for name in ("npy", "pnm", "bmp", "nifti", "dicom")
+    name: (name, partial(_plain, name)) for name in ("npy", "pnm", "bmp", "nifti", "mgh", "dicom")
 } | {"tiff": ("tiff", _tiff), "zip": ("zarr", _zip)}
 
 

@@ -156,6 +156,7 @@ _MODULES = {
     "tiff": "callic_archive.images.tiff",
     "dicom": "callic_archive.images.dicom",
     "nifti": "callic_archive.images.nifti",
+    "mgh": "callic_archive.images.mgh",
     "nrrd": "callic_archive.images.nrrd",
     "metaimage": "callic_archive.images.metaimage",
     "gzip": "callic_archive.images.gzip_file",
@@ -201,6 +202,8 @@ def sniff(data: memoryview | bytes) -> str | None:
         return "metaimage"
     if _looks_like_nifti(data):
         return "nifti"
+    if _looks_like_mgh(data):
+        return "mgh"
     return None
 
 
@@ -209,6 +212,15 @@ def _looks_like_nifti(data: memoryview | bytes) -> bool:
     if size in (b"\x5c\1\0\0", b"\0\0\1\x5c"):
         return bytes(data[344:348]) == b"n+1\0"
     return size in (b"\x1c\2\0\0", b"\0\0\2\x1c") and bytes(data[4:8]) == b"n+2\0"
+
+
+def _looks_like_mgh(data: memoryview | bytes) -> bool:
+    # There is no magic number, so all that is known of the header must fit: version, sizes, type, whether it has axes.
+    head = bytes(data[:30])
+    if len(head) < 30 or head[:4] != b"\0\0\0\1":
+        return False
+    *sizes, kind, _, axes = struct.unpack_from(">6ih", head, 4)
+    return min(sizes) > 0 and 0 <= kind <= 10 and axes in (0, 1)
 
 
 def _looks_like_bare_dicom(head: bytes) -> bool:
@@ -296,7 +308,7 @@ def is_member(head: memoryview | bytes) -> bool:
     Arrays of what no codec takes are told by their headers, before they are inflated for nothing.
     """
     kind = sniff(head)
-    if kind not in ("nifti", "npy"):
+    if kind not in ("nifti", "mgh", "npy"):
         return kind is not None and kind not in _WRAPPERS
     try:
         return import_module(_MODULES[kind]).parse(memoryview(head), Limits()) is not None

@@ -75,6 +75,7 @@ PARSERS: dict[str, tuple[str, ...]] = {
     "images/nifti.py": ("nifti", "outline"),
     "images/npy.py": ("npy", "outline"),
     "images/metaimage.py": ("metaimage",),
+    "images/mgh.py": ("mgh", "outline"),
     "images/nrrd.py": ("nrrd",),
     "images/outline.py": ("outline", "outline-chunk"),
     "images/pieces.py": ("piece", "outline"),

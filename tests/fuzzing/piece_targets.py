@@ -21,7 +21,7 @@ from tests.fuzzing.mutate import broken, broken_json
 from tests.fuzzing.targets import LIMITS, Target, Wrong, break_chunk, chunk_of, chunk_seeds, settled
 
 PIECE = 200  # bytes of samples of a piece: seeds have some hundred
-_FAMILIES = ("tiff", "npy", "pnm", "bmp", "nifti", "dicom", "zarr-zip")
+_FAMILIES = ("tiff", "npy", "pnm", "bmp", "nifti", "mgh", "dicom", "zarr-zip")
 
 
 def outlined(data: bytes, context: Context | None = None) -> str:

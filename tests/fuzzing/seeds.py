@@ -123,6 +123,12 @@ def nifti() -> list[bytes]:
     return [*made, nibabel.Nifti1Image(volume.astype(np.uint16), np.eye(4), header).to_bytes()]
 
 
+def mgh() -> list[bytes]:
+    volume = np.stack([WIDE] * 3, axis=2)
+    made = [nibabel.MGHImage(volume.astype(kind), np.eye(4)).to_bytes() for kind in ("i2", "f4")]
+    return [*made, made[0][:284] + volume.astype(">i2").tobytes(order="F") + b"behind"]
+
+
 def nrrd() -> list[bytes]:
     head = "NRRD0004\ntype: uint16\ndimension: 2\nsizes: 15 12\nendian: little\nencoding: {}\n\n"
     return [
@@ -283,7 +289,7 @@ def zarr_zips() -> list[bytes]:
 
 
 IMAGES = {
-    "png": png, "tiff": tiff, "bmp": bmp, "pnm": pnm, "npy": npy, "nifti": nifti, "nrrd": nrrd, "dicom": dicom_native,
+    "png": png, "tiff": tiff, "bmp": bmp, "pnm": pnm, "npy": npy, "nifti": nifti, "mgh": mgh, "nrrd": nrrd, "dicom": dicom_native,
     "metaimage": metaimage,
     "dicom-coded": dicom_coded, "gzip": gz, "zip": zipped, "zarr-zip": zarr_zips,
 }  # fmt: skip
