@@ -26,7 +26,8 @@ from callic_archive.archive.scan import Problem
 from callic_archive.archive.unpacking import OTHER_BYTES
 from callic_archive.errors import DigestMismatch, NoSuchImage, SourceError, UnknownPath
 from callic_archive.images.sample_types import Types, types_of
-from callic_archive.images.source import parse, sniff
+from callic_archive.images.source import Context, parse, sniff
+from callic_archive.images.zarr_metadata import MAX_DOCUMENT
 
 Image = NDArray[Any]
 _REMEMBERED = 1024  # files whose headers were read
@@ -152,12 +153,15 @@ class OpenArchive(Mapping[str, Entry]):
             raise NoSuchImage(f"{path} is {kind}, not a file")
         return entry
 
-    def _context(self, entry: Entry) -> Any:
-        return ContextFinder(self._document).of(entry.path)
+    def _context(self, entry: Entry) -> Context | None:
+        found = ContextFinder(self._document).of(entry.path)
+        # A file that is not as the header beside it says may have been taken apart by what it says of itself.
+        return None if found is not None and entry.is_image and entry.format != found.format else found
 
     def _document(self, path: str) -> bytes | None:
         entry = self._entries.get(path)
-        return self.read_bytes(path) if entry is not None and entry.kind == "file" else None
+        readable = entry is not None and entry.kind == "file" and (entry.size or 0) <= MAX_DOCUMENT
+        return self.read_bytes(path) if readable else None
 
     def _pages(self, entry: Entry) -> list[Page]:
         """The pages of a file that went through the codec, with the types that its header tells."""

@@ -24,6 +24,7 @@ from callic_archive.archive.scan import Source
 from callic_archive.archive.staging import Staging
 from callic_archive.container.fs import atomic_write, writing
 from callic_archive.errors import CallicError, EnvironmentFailure, ModelError
+from callic_archive.images.detached import is_packed
 from callic_archive.images.source import Limits, parse, sniff
 
 SAMPLE_BYTES = 48 << 20  # of samples that training looks at
@@ -206,6 +207,8 @@ def sample_of(
                 # no image, or one that must be decoded wholly, which costs more memory than a sample is worth
                 if sniff(file.head()) in (None, "png", "gzip", "zip"):
                     return (), source.size
+        if source.size >= WHOLE_BELOW and context is not None and is_packed(context):
+            return (), source.size
         data, _ = read_source(source.file, copies)
         large = outline_if_large(data, context, Limits())
         if large is not None:

@@ -1,5 +1,5 @@
 """What lies beside a file and tells how to read it, found on disk or in an archive: the array metadata of a
-zarr store, of which the file may be a chunk.
+zarr store, of which the file may be a chunk, or the header of the samples that it holds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import stat
 from collections import OrderedDict
 from collections.abc import Callable
 
+from callic_archive.images.detached import header_names, is_header
 from callic_archive.images.source import Context
 from callic_archive.images.zarr_metadata import DOCUMENTS, MAX_DOCUMENT, is_key_folder, may_be_key
 
@@ -19,7 +20,10 @@ Read = Callable[[str], bytes | None]
 
 
 class ContextFinder:
-    """Looks for the metadata document of the array to which a file may belong. Not for several threads."""
+    """Looks for the metadata document of the array to which a file may belong, else for a header beside it.
+
+    Not for several threads.
+    """
 
     def __init__(self, read: Read) -> None:
         """``read`` gives the bytes of the document at a path, None when there is none."""
@@ -27,10 +31,23 @@ class ContextFinder:
         self._known: OrderedDict[str, dict[str, bytes]] = OrderedDict()
 
     def of(self, path: str, levels: int = _LEVELS) -> Context | None:
-        """The context of the file at ``path``, looked for at most ``levels`` folders up.
+        """The context of the file at ``path``; that of an array is looked for at most ``levels`` folders up.
 
         Most files are dismissed by their names alone, without a look at the disk.
         """
+        return self._of_array(path, levels) or self._of_header(path)
+
+    def _of_header(self, path: str) -> Context | None:
+        above, slash, name = path.rpartition("/")
+        for header in header_names(name):
+            document = self._read(f"{above}{slash}{header}")
+            if document is not None:
+                context = Context(header, document, name, "raw")
+                if is_header(context):
+                    return context
+        return None
+
+    def _of_array(self, path: str, levels: int) -> Context | None:
         parts = path.split("/")
         if not may_be_key(parts[-1]):
             return None
@@ -61,9 +78,9 @@ class ContextFinder:
 
 
 def read_beside(path: str) -> bytes | None:
-    """The document at ``path`` of the file system, cut off behind the longest that is understood."""
+    """The document at ``path`` of the file system, cut off behind the longest that is understood; no link is followed."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return None
     try:

@@ -21,6 +21,7 @@ import zstandard
 
 from callic_archive.archive.codecs import Codec, CodecPlan, Image
 from callic_archive.archive.content import WHOLE_BELOW, OpenFile, opened, read_source
+from callic_archive.archive.context import ContextFinder, read_beside
 from callic_archive.archive.jpeg_sampling import WINDOW, WINDOWS, Read, stored_share
 from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.sampling import outline_if_large, some_pieces
@@ -31,7 +32,7 @@ from callic_archive.archive.worth import bytes_in_archive
 from callic_archive.errors import CallicError, EnvironmentFailure, ModelError, SourceError
 from callic_archive.images import tiff_jpeg
 from callic_archive.images.jpeg_streams import Tables
-from callic_archive.images.source import parse, sniff
+from callic_archive.images.source import Context, parse, sniff
 
 SECONDS = 15.0  # after these no further file is begun
 MOST_FILES = 64
@@ -158,13 +159,15 @@ class _Sampler:
         self._models: set[str] = set()
         self._warm: set[tuple[tuple[int, ...], str]] = set()  # kinds of images that were coded before
         self._chance = random.Random(SEED)
+        self._contexts = ContextFinder(read_beside)
 
     def look(self, source: Source) -> tuple[float, float] | None:
         """Bytes that a file would take and seconds to pack it, about; None when it cannot be read."""
         try:
+            context = self._contexts.of(source.file, source.path.count("/"))
             with opened(source.file) as file:
                 stored = self._verbatim(file)
-                image = file.extents is None and file.size < LARGEST and sniff(file.head())
+                image = file.extents is None and file.size < LARGEST and (context or sniff(file.head()))
                 jpeg = file.extents is None and file.size <= JPEG_MOST and is_jpeg(file.head())
                 recoded = self._recoded(file) if jpeg else None
                 if not image and recoded is None:
@@ -176,7 +179,7 @@ class _Sampler:
             if image and (image != "png" or source.size < WHOLE_BELOW):
                 data = read_source(source.file)[0]
                 with suppress(SourceError):  # a broken image is stored as it is
-                    coded = self._coded(data)
+                    coded = self._coded(data, context)
                 if coded is None:
                     stored = self._streams(_within(data), len(data), self._tables(data)) or stored
         except (ModelError, EnvironmentFailure):
@@ -222,15 +225,15 @@ class _Sampler:
         self.bytes += min(size, WINDOWS * WINDOW)
         return size * found[0], size * found[1]
 
-    def _coded(self, data: bytes | memoryview) -> tuple[float, float] | None:
+    def _coded(self, data: bytes | memoryview, context: Context | None) -> tuple[float, float] | None:
         """The same through the codec; None for what it does not take."""
-        large = outline_if_large(data, None, self._options.limits, self._options.piece_bytes)
+        large = outline_if_large(data, context, self._options.limits, self._options.piece_bytes)
         parsed = None
         if large is not None:
             sample = next(some_pieces(data, large, 1, self._options.piece_bytes), None)
             parsed = sample.parsed if sample is not None else None
         if parsed is None:
-            large, parsed = None, parse(data, "", self._options.limits)
+            large, parsed = None, parse(data, "", self._options.limits, context)
         if parsed is None or not parsed.images:
             return None
         if parsed.fidelity == "content" and self._options.fidelity == "bytes":

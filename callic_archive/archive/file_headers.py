@@ -26,7 +26,7 @@ Run = tuple[int, bytes]
 def types_of_entry(archive: Archive, entry: Entry, context: Context | None) -> Types | None:
     """The types of the images of an entry, where its header tells more than ``entry.images`` does.
 
-    ``context`` is what lies beside a chunk of a zarr array. Raises EntryDamaged and its kin.
+    ``context`` is what lies beside a chunk of a zarr array, or beside samples alone. Raises EntryDamaged and its kin.
     """
     format = entry.format or ""
     if all(tells_all(format, info.dtype) for info in entry.images):

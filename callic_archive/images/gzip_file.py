@@ -9,12 +9,12 @@ from typing import Any, BinaryIO
 from callic_archive.errors import MalformedSource, SourceError, TruncatedSource
 from callic_archive.images import gzip_chain, source
 from callic_archive.images.layout import Image
-from callic_archive.images.members import Member, join, rebuild_members
+from callic_archive.images.members import Member, deflated, join, rebuild_members
 from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import HEAD, Limits, Parsed
-from callic_archive.images.streams import BEST, DEFAULT, FAST, find, inflate, inflate_head
+from callic_archive.images.streams import BEST, DEFAULT, FAST, inflate, inflate_head
 
-_MAGIC = b"\x1f\x8b\x08"
+MAGIC = b"\x1f\x8b\x08"
 _MOST_MEMBERS = 1 << 20
 _HEADER_CRC, _EXTRA, _NAME, _COMMENT, _RESERVED = 2, 4, 8, 16, 0xE0
 
@@ -23,7 +23,7 @@ def body_start(data: memoryview, at: int = 0) -> int:
     """Where the deflate stream of the gzip member at ``at`` begins. Raises TruncatedSource, MalformedSource."""
     if len(data) < at + 18:
         raise TruncatedSource("the gzip file ends inside its header")
-    if bytes(data[at : at + 3]) != _MAGIC or data[at + 3] & _RESERVED:
+    if bytes(data[at : at + 3]) != MAGIC or data[at + 3] & _RESERVED:
         raise MalformedSource("the gzip header is broken")
     flags, start = data[at + 3], at + 10
     if flags & _EXTRA:
@@ -63,6 +63,16 @@ def unpack(data: memoryview, limits: Limits, at: int = 0, spent: int = 0) -> tup
     return raw, start, end
 
 
+def unpack_one(data: memoryview, start: int, limits: Limits) -> tuple[memoryview, int, int]:
+    """``unpack``, where the file has that member alone. Raises NotTaken where more follow, and SourceError subclasses."""
+    if bytes(data[start : start + 3]) != MAGIC:
+        raise MalformedSource("samples are said to be gzipped, and are not")
+    raw, begin, end = unpack(data, limits, start)
+    if bytes(data[end + 8 : end + 10]) == MAGIC[:2]:
+        raise NotTaken("variant")  # their joint contents are no single deflate stream
+    return raw, begin, end
+
+
 def parse(data: memoryview, limits: Limits) -> Parsed:
     """See ``source.parse``. Other contents than images, and streams that cannot be made again, are not taken."""
     head = inflate_head(data[body_start(data) :], HEAD)
@@ -79,13 +89,10 @@ def parse(data: memoryview, limits: Limits) -> Parsed:
 
 def _parse(data: memoryview, limits: Limits) -> Parsed:
     raw, start, end = unpack(data, limits)
-    if bytes(data[end + 8 : end + 11]) == _MAGIC:
+    if bytes(data[end + 8 : end + 11]) == MAGIC:
         return _parse_chain(data, raw, gzip_chain.Piece(start, end, len(raw)), limits)
     inner = source.parse_member(raw, limits)
-    named = find(raw, data[start:end], likely_level(data))
-    if named is None:
-        raise NotTaken("encoder")
-    return join("gzip", data, [Member(start, end, named[0], inner, named[1])], limits)
+    return deflated("gzip", data, (start, end), raw, inner, likely_level(data), limits)
 
 
 def _parse_chain(
@@ -100,7 +107,7 @@ def _parse_chain(
             if not source.is_member(bytes(whole[:HEAD])):
                 raise NotTaken("members")
         at = pieces[-1].end + 8
-        if bytes(data[at : at + 3]) != _MAGIC:
+        if bytes(data[at : at + 3]) != MAGIC:
             break
         if len(pieces) >= _MOST_MEMBERS:
             raise NotTaken("variant")

@@ -15,8 +15,9 @@ from callic_archive.errors import RebuildMismatch
 from callic_archive.images import source
 from callic_archive.images.gzip_chain import ChainSink, side_bytes
 from callic_archive.images.layout import Image
+from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Limits, Parsed
-from callic_archive.images.streams import DeflateSink
+from callic_archive.images.streams import DeflateSink, find
 
 _MOST_MEMBERS = 1 << 16
 
@@ -54,6 +55,19 @@ def join(kind: str, data: memoryview, members: Sequence[Member], limits: Limits)
     # What follows a member in a ZIP file tells its packed length, so another stream would be another content there.
     volatile = frozenset({"zlib"} if kind == "zip" else {"zlib", "streams"})
     return Parsed(kind, "bytes", images, b"".join(surround), recipe, volatile)
+
+
+def deflated(
+    kind: str, data: memoryview, span: tuple[int, int], raw: memoryview, inner: Parsed, likely: bytes, limits: Limits
+) -> Parsed:
+    """The ``Parsed`` of the file ``data``, of which bytes ``span`` are the deflate stream of ``raw``, taken apart as ``inner``.
+
+    ``likely`` as for ``streams.find``. Raises NotTaken where the stream cannot be made again.
+    """
+    named = find(raw, data[span[0] : span[1]], likely)
+    if named is None:
+        raise NotTaken("encoder")
+    return join(kind, data, [Member(*span, named[0], inner, named[1])], limits)
 
 
 def rebuild_members(

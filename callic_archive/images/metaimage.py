@@ -1,7 +1,7 @@
 """MetaImage in one file (``.mha``, as ITK writes it): integers and floats, raw or in one zlib stream (MetaIO's definition).
 
-The text header is read for where the samples lie and nothing else; it stays as it is. Headers whose samples lie in other
-files (``.mhd``) and samples written as text are left.
+The text header is read for where the samples lie and nothing else; it stays as it is. That of samples in one other file
+(``.mhd``) says so too. Samples written as text, and those in several files, are left.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from callic_archive.errors import MalformedSource, TruncatedSource
-from callic_archive.images.layout import Image
-from callic_archive.images.members import Member, join, rebuild_members
+from callic_archive.images.detached import Detached, is_name
+from callic_archive.images.layout import Image, Layout
+from callic_archive.images.members import deflated, rebuild_members
 from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
 from callic_archive.images.stacks import volume
-from callic_archive.images.streams import find, inflate
+from callic_archive.images.streams import inflate
 
 _MAX_HEADER = 1 << 20
 #: MET_LONG is left: writers disagree about its size.
@@ -35,7 +37,14 @@ _ADLER = 4  # bytes of the checksum behind a zlib stream
 
 def _header(data: memoryview) -> tuple[dict[str, str], int]:
     """The fields of the header, and where the samples behind it begin. Raises NotTaken where none follow."""
-    text = bytes(data[:_MAX_HEADER])
+    fields, at = _fields(bytes(data[:_MAX_HEADER]))
+    if fields.get("ElementDataFile", "").upper() != "LOCAL":
+        raise NotTaken("variant")
+    return fields, at
+
+
+def _fields(text: bytes) -> tuple[dict[str, str], int]:
+    """The fields of a header, and where it ends. Raises NotTaken where they are none of an image."""
     fields: dict[str, str] = {}
     at = 0
     while "ElementDataFile" not in fields:
@@ -46,7 +55,7 @@ def _header(data: memoryview) -> tuple[dict[str, str], int]:
         if equals:
             fields.setdefault(name.strip(), value.strip())
         at = end + 1
-    if fields.get("ObjectType", "Image") != "Image" or fields.get("ElementDataFile", "").upper() != "LOCAL":
+    if fields.get("ObjectType", "Image") != "Image":
         raise NotTaken("variant")
     return fields, at
 
@@ -71,10 +80,35 @@ def sample_type(header: memoryview) -> str:
     return _MEANINGS[_type(_header(header)[0])]
 
 
-def parse(data: memoryview, limits: Limits) -> Parsed:
-    """See ``source.parse``. Samples as text, in other files, and of types of unsure size are not taken."""
-    fields, start = _header(data)
-    if not _is_true(fields, "BinaryData") or fields.get("HeaderSize", "0") != "0":
+@dataclass(frozen=True)
+class _Form:
+    """What a header says of the samples."""
+
+    dtype: str
+    sizes: tuple[int, ...]
+    channels: int
+    packed: bool
+    skipped: int  # bytes before the samples; -1: they are what their file ends with
+
+    @property
+    def size(self) -> int:
+        """Bytes of the samples."""
+        return math.prod(self.sizes) * self.channels * int(self.dtype[2])
+
+    def layouts(self, start: int, length: int, limits: Limits) -> list[Layout]:
+        """Where they lie in a file of ``length`` bytes, counted from ``start``. Raises NotTaken, SourceError."""
+        at = length - self.size if self.skipped < 0 else start + self.skipped
+        if at < start or at + self.size > length:
+            raise TruncatedSource(f"the MetaImage promises {self.size} bytes of samples, {length - start} follow")
+        found = volume(self.dtype, self.sizes, at, limits, self.channels) if self.channels <= _MOST_CHANNELS else []
+        if not found:
+            raise NotTaken("axes")
+        return found
+
+
+def _form(fields: Mapping[str, str]) -> _Form:
+    """Raises NotTaken for samples as text and those of types of unsure size, and MalformedSource."""
+    if not _is_true(fields, "BinaryData"):
         raise NotTaken("coding")
     letter = _TYPES.get(_type(fields))
     if letter is None:
@@ -87,19 +121,40 @@ def parse(data: memoryview, limits: Limits) -> Parsed:
         raise MalformedSource("the MetaImage field ElementNumberOfChannels is no number of channels")
     big = any(_is_true(fields, name) for name in ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"))
     dtype = ("|" if letter[1] == "1" else ">" if big else "<") + letter
-    size = math.prod(sizes) * channels[0] * int(letter[1])
-    if not _is_true(fields, "CompressedData"):
-        return _spliced(data, dtype, sizes, channels[0], start, size, limits)
-    raw, begin, end = _inflated(data, start, limits)
-    inner = _spliced(raw, dtype, sizes, channels[0], 0, size, limits)
-    named = find(raw, data[begin:end], bytes(data[start:begin]))
-    if named is None:
-        raise NotTaken("encoder")
-    return join("metaimage", data, [Member(begin, end, named[0], inner, named[1])], limits)
+    skipped = _numbers(fields, "HeaderSize", "0")
+    packed = _is_true(fields, "CompressedData")
+    if len(skipped) != 1 or skipped[0] < -1 or (packed and skipped[0]):
+        raise NotTaken("coding")
+    return _Form(dtype, tuple(sizes), channels[0], packed, skipped[0])
 
 
-def _inflated(data: memoryview, start: int, limits: Limits) -> tuple[memoryview, int, int]:
-    """What the zlib stream at ``start`` (RFC 1950) holds, and where the deflate stream in it begins and ends."""
+def parse(data: memoryview, limits: Limits) -> Parsed:
+    """See ``source.parse``. Samples as text, in other files, and of types of unsure size are not taken."""
+    fields, start = _header(data)
+    form = _form(fields)
+    if form.skipped:
+        raise NotTaken("coding")
+    if not form.packed:
+        return parse_spliced("metaimage", data, form.layouts(start, len(data), limits), limits)
+    raw, begin, end = inflated(data, start, limits)
+    inner = parse_spliced("metaimage", raw, form.layouts(0, len(raw), limits), limits)
+    return deflated("metaimage", data, (begin, end), raw, inner, bytes(data[start:begin]), limits)
+
+
+def detached(header: memoryview, name: str) -> Detached:
+    """What a header says of the file ``name`` beside it. Raises NotTaken, also where it names another, and SourceError."""
+    fields, _ = _fields(bytes(header[:_MAX_HEADER]) + b"\n")
+    if not is_name(fields.get("ElementDataFile", ""), name):
+        raise NotTaken("variant")
+    form = _form(fields)
+    return Detached(_MEANINGS[_type(fields)], form.layouts, "zlib" if form.packed else "")
+
+
+def inflated(data: memoryview, start: int, limits: Limits) -> tuple[memoryview, int, int]:
+    """What the zlib stream at ``start`` (RFC 1950) holds, and where the deflate stream in it begins and ends.
+
+    Raises SourceError subclasses.
+    """
     begin = start + 2
     told = int.from_bytes(data[start:begin], "big")
     if begin > len(data) or told % 31 or told >> 8 & 15 != 8 or told & 32:
@@ -111,18 +166,6 @@ def _inflated(data: memoryview, start: int, limits: Limits) -> tuple[memoryview,
     if int.from_bytes(data[end : end + _ADLER], "big") != zlib.adler32(raw):
         raise MalformedSource("the MetaImage's samples do not have their checksum")
     return raw, begin, end
-
-
-def _spliced(
-    data: memoryview, dtype: str, sizes: Sequence[int], channels: int, at: int, size: int, limits: Limits
-) -> Parsed:
-    """The samples, ``size`` bytes at byte ``at``, as images."""
-    if at + size > len(data):
-        raise TruncatedSource(f"the MetaImage promises {size} bytes of samples, {len(data) - at} follow")
-    layouts = volume(dtype, sizes, at, limits, channels) if channels <= _MOST_CHANNELS else []
-    if not layouts:
-        raise NotTaken("axes")
-    return parse_spliced("metaimage", data, layouts, limits)
 
 
 def rebuild(recipe: Mapping[str, Any], surround: bytes, images: Sequence[Image], out: BinaryIO) -> None:

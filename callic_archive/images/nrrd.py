@@ -1,24 +1,26 @@
 """NRRD with an attached header: integers and floats, raw or gzip encoding (teem's definition of NRRD 1 to 5).
 
-The text header is read for where the samples lie and nothing else; it stays as it is. Detached headers, text, hex and
-bzip2 are left.
+The text header is read for where the samples lie and nothing else; it stays as it is. A detached one says so of the one
+file that it names. Samples in several files, text, hex and bzip2 are left.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 from callic_archive.errors import MalformedSource, TruncatedSource
-from callic_archive.images.gzip_file import likely_level, unpack
+from callic_archive.images.detached import Detached, is_name
+from callic_archive.images.gzip_file import likely_level, unpack_one
 from callic_archive.images.layout import Image, Layout
-from callic_archive.images.members import Member, join, rebuild_members
+from callic_archive.images.members import deflated, rebuild_members
 from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Limits, Parsed
 from callic_archive.images.splice import parse_spliced, rebuild_spliced
 from callic_archive.images.stacks import volume
-from callic_archive.images.streams import find
 
 _MAX_HEADER = 1 << 20
 _TYPES = {
@@ -73,11 +75,31 @@ def sample_type(header: memoryview) -> str:
     return _MEANINGS[_type(_header(header)[0])]
 
 
-def parse(data: memoryview, limits: Limits) -> Parsed:
-    """See ``source.parse``. Blocks, text and detached samples are not taken."""
-    fields, start = _header(data)
-    if "data file" in fields:
-        raise NotTaken("variant")
+@dataclass(frozen=True)
+class _Form:
+    """What a header says of the samples."""
+
+    dtype: str
+    sizes: tuple[int, ...]
+    kinds: tuple[str, ...]
+    packed: bool
+    lines: int  # to skip, before what is packed is unpacked
+    skipped: int  # bytes to skip behind these, after that; -1: the samples are what the file ends with
+
+    def layouts(self, start: int, length: int, limits: Limits) -> list[Layout]:
+        """Where the samples lie in a file of ``length`` bytes, counted from ``start``. Raises NotTaken, SourceError."""
+        size = math.prod(self.sizes) * int(self.dtype[2])
+        at = length - size if self.skipped == -1 else start + self.skipped
+        if at < start or at + size > length:
+            raise TruncatedSource(f"the NRRD promises {size} bytes of samples, {length - start} follow")
+        found = _layouts(self.dtype, self.sizes, self.kinds, at, limits)
+        if not found:
+            raise NotTaken("axes")
+        return found
+
+
+def _form(fields: Mapping[str, str]) -> _Form:
+    """Raises NotTaken for blocks and text, and MalformedSource."""
     letter = _LETTERS.get(_type(fields))
     encoding = fields.get("encoding", "").lower()
     if letter is None or encoding not in ("raw", "gz", "gzip"):
@@ -93,31 +115,39 @@ def parse(data: memoryview, limits: Limits) -> Parsed:
     skips = [_numbers(fields.get(f"{what} skip", "0"), f"{what} skip") for what in ("line", "byte")]
     if any(len(skip) != 1 for skip in skips):
         raise MalformedSource("the NRRD field of a skip holds no single number")
-    start = _skip_lines(data, start, skips[0][0])
-    size = math.prod(sizes) * itemsize
-    if encoding == "raw":
-        at = _skip_bytes(start, skips[1][0], size, len(data))
-        return _spliced(data, _layouts(dtype, sizes, fields, at, limits), limits)
-    if bytes(data[start : start + 3]) != b"\x1f\x8b\x08":
-        raise MalformedSource("the NRRD's samples are said to be gzipped, and are not")
-    raw, begin, end = unpack(data, limits, start)
-    if bytes(data[end + 8 : end + 10]) == b"\x1f\x8b":
-        raise NotTaken("variant")  # more members: their joint contents are no single deflate stream
-    at = _skip_bytes(0, skips[1][0], size, len(raw))
-    inner = _spliced(raw, _layouts(dtype, sizes, fields, at, limits), limits)
-    named = find(raw, data[begin:end], likely_level(data, start))
-    if named is None:
-        raise NotTaken("encoder")
-    return join("nrrd", data, [Member(begin, end, named[0], inner, named[1])], limits)
+    if skips[1][0] < -1:
+        raise MalformedSource("the NRRD skips a negative number of bytes")
+    kinds = tuple(fields.get("kinds", "").lower().split())
+    return _Form(dtype, tuple(sizes), kinds, encoding != "raw", skips[0][0], skips[1][0])
 
 
-def _spliced(data: memoryview, layouts: list[Layout], limits: Limits) -> Parsed:
-    if not layouts:
-        raise NotTaken("axes")
-    return parse_spliced("nrrd", data, layouts, limits)
+def parse(data: memoryview, limits: Limits) -> Parsed:
+    """See ``source.parse``. Blocks, text and detached samples are not taken."""
+    fields, start = _header(data)
+    if "data file" in fields:
+        raise NotTaken("variant")
+    form = _form(fields)
+    start = _skip_lines(form.lines, data, start)
+    if not form.packed:
+        return parse_spliced("nrrd", data, form.layouts(start, len(data), limits), limits)
+    raw, begin, end = unpack_one(data, start, limits)
+    inner = parse_spliced("nrrd", raw, form.layouts(0, len(raw), limits), limits)
+    return deflated("nrrd", data, (begin, end), raw, inner, likely_level(data, start), limits)
 
 
-def _skip_lines(data: memoryview, start: int, lines: int) -> int:
+def detached(header: memoryview, name: str) -> Detached:
+    """What a header says of the file ``name`` beside it. Raises NotTaken, also where it names another, and SourceError."""
+    if bytes(header[:7]) != b"NRRD000":
+        raise NotTaken("variant")
+    fields, _ = _header(memoryview(bytes(header[: _MAX_HEADER - 2]) + b"\n\n"))
+    if not is_name(fields.get("data file", ""), name):
+        raise NotTaken("variant")
+    form = _form(fields)
+    begin = partial(_skip_lines, form.lines)
+    return Detached(_MEANINGS[_type(fields)], form.layouts, "gzip" if form.packed else "", begin)
+
+
+def _skip_lines(lines: int, data: memoryview, start: int = 0) -> int:
     if not 0 <= lines <= _MAX_HEADER:
         raise MalformedSource("the NRRD skips an impossible number of lines")
     text = bytes(data[start : start + _MAX_HEADER]) if lines else b""
@@ -129,20 +159,9 @@ def _skip_lines(data: memoryview, start: int, lines: int) -> int:
     return start + at
 
 
-def _skip_bytes(start: int, count: int, size: int, length: int) -> int:
-    """Where the samples begin. -1 means that they are what the file ends with."""
-    at = length - size if count == -1 else start + count
-    if count < -1:
-        raise MalformedSource("the NRRD skips a negative number of bytes")
-    if at < start or at + size > length:
-        raise TruncatedSource(f"the NRRD promises {size} bytes of samples, {length - start} follow")
-    return at
-
-
 def _layouts(
-    dtype: str, sizes: Sequence[int], fields: Mapping[str, str], at: int, limits: Limits
+    dtype: str, sizes: Sequence[int], kinds: Sequence[str], at: int, limits: Limits
 ) -> list[Layout]:
-    kinds = fields.get("kinds", "").lower().split()
     named = bool(kinds) and any(word in kinds[0] for word in _COLOUR)
     few = not kinds and len(sizes) >= 3 and sizes[0] in (2, 3, 4)
     if len(sizes) >= 3 and 1 < sizes[0] <= _MOST_SAMPLES and (named or few):

@@ -87,6 +87,12 @@ def _zip(data: memoryview, limits: Limits) -> Rasters:
     return [Raster(group.layout, None, group) for group in groups(data, limits)]
 
 
+def _raw(context: Context, data: memoryview, limits: Limits) -> Rasters:
+    from callic_archive.images.raw_file import layouts
+
+    return [Raster(layout) for layout in layouts(data, context, limits)]
+
+
 def _chunk(context: Context, data: memoryview, limits: Limits) -> Rasters:
     from callic_archive.images.zarr_chunk import outline as group_of
 
@@ -116,12 +122,22 @@ def outline(
     ``parse`` tells what is wrong with a broken file. ``context`` as for ``parse``. With ``empty`` also one without any
     raster, of a sound file that has none which a model takes.
     """
+    if context is not None and context.format == "raw":
+        found = _outline(data, context, limits, empty=False)
+        return found or _outline(data, None, limits, empty=empty)
+    return _outline(data, context, limits, empty=empty)
+
+
+def _outline(
+    data: memoryview | bytes, context: Context | None, limits: Limits | None, *, empty: bool
+) -> Outline | None:
     view = memoryview(data).cast("B")
     # no more than a piece of it will ever be in memory
     limits = replace(limits or Limits(), max_decoded_bytes=_MOST)
+    name: str
     find: Callable[[memoryview, Limits], Rasters]
     if context is not None:
-        name, find = "zarr", partial(_chunk, context)
+        name, find = context.format, partial(_raw if context.format == "raw" else _chunk, context)
     else:
         known = _FINDERS.get(sniff(view) or "")
         if known is None:

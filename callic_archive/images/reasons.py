@@ -18,6 +18,7 @@ REASONS = {
     "sparse": "one with blocks of samples that were never written",
     "constant": "so uniform that next to nothing is stored of it",
     "axes": "an array with fewer than two axes",
+    "header": "samples alone, but not as the header beside them says: fewer, damaged, or those of another file",
     "members": "a compressed file in which no image file lies that can be taken apart",
     "few-samples": "large, and samples are a small part of it",
     "variant": "a variant of its format that is not read: animated, detached, with data behind its end, and the like",

@@ -102,7 +102,7 @@ def types_of(format: str, recipe: Mapping[str, Any], surround: bytes, context: C
     ``context`` as for ``source.parse``.
     """
     try:
-        if "members" in recipe and format not in ("nrrd", "metaimage"):
+        if "members" in recipe and format not in ("nrrd", "metaimage", "raw"):
             return _of_members(recipe, surround)
         return types_in(format, _header(format, recipe, surround, context), recipe, context)
     except _BROKEN:
@@ -121,6 +121,9 @@ def types_in(
             return [tuple(SampleType(name) for name in names) for names in found]
         if format == "zarr":
             return _of_zarr(header.data, recipe, context)
+        if format == "raw":
+            name = import_module("callic_archive.images.raw_file").sample_type(context)
+            return [(SampleType(name),)] * _count(recipe)
         told = import_module(f"callic_archive.images.{format}").sample_type(header.data)
         one = SampleType(*told) if isinstance(told, tuple) else SampleType(told)
         return [(one,)] * _count(recipe)

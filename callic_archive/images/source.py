@@ -137,14 +137,16 @@ class Parsed:
 
 @dataclass(frozen=True)
 class Context:
-    """What lies beside a file and tells how to read it: a chunk of a zarr array does not describe itself.
+    """What lies beside a file and tells how to read it: a chunk of a zarr array does not describe itself, nor do samples
+    whose header is a file of its own.
 
     All that is needed to put the file together again goes into the recipe; the context serves ``parse`` alone.
     """
 
-    name: str  # of the document: ``.zarray`` or ``zarr.json``
+    name: str  # of the document: ``.zarray``, ``zarr.json``, or that of a header
     document: bytes
     key: str  # path of the file below the document's folder
+    format: Literal["zarr", "raw"] = "zarr"  # what the file is by it: ``raw`` where it is samples alone
 
 
 _STREAM = (struct.error, zlib.error)
@@ -162,6 +164,7 @@ _MODULES = {
     "gzip": "callic_archive.images.gzip_file",
     "zip": "callic_archive.images.zip_file",
     "zarr": "callic_archive.images.zarr_chunk",
+    "raw": "callic_archive.images.raw_file",
 }
 # A ZIP may be a zarr store, which comes back by the recipe of its chunks, or hold image files.
 _PARSERS: dict[str, tuple[str, ...]] = {kind: (module,) for kind, module in _MODULES.items()}
@@ -240,7 +243,8 @@ def parse(
     """Take a file apart; None where it is kept as it is (``examine`` tells why).
 
     ``data`` is the whole file, usually a view of a memory map; images may be views of it. ``name`` serves
-    messages only. With a ``context`` the file is what that says, whatever its first bytes look like.
+    messages only. With a ``context`` the file is what that says, whatever its first bytes look like; but a header beside it
+    counts only where the file is as that says.
     Raises a SourceError subclass when the file claims a supported format but is truncated, lies or asks for
     too much.
     """
@@ -252,8 +256,17 @@ def examine(
     data: memoryview | bytes, name: str = "", limits: Limits | None = None, context: Context | None = None
 ) -> Parsed | NotTaken | None:
     """As ``parse``, with the reason why a file is kept as it is; None of what claims to be no image at all."""
+    if context is not None and context.format == "raw":
+        found = _examined(data, name, limits, context)
+        return found if isinstance(found, Parsed) else _examined(data, name, limits, None) or found
+    return _examined(data, name, limits, context)
+
+
+def _examined(
+    data: memoryview | bytes, name: str, limits: Limits | None, context: Context | None
+) -> Parsed | NotTaken | None:
     view = memoryview(data).cast("B")
-    kind = "zarr" if context is not None else sniff(view)
+    kind = context.format if context is not None else sniff(view)
     if kind not in _PARSERS:
         return None
     arguments = (limits or Limits(),) if context is None else (context, limits or Limits())
@@ -278,7 +291,7 @@ def parse_again(
     What else ``parse`` needs a context for is known from the recipe. Raises a SourceError subclass.
     """
     view = memoryview(data).cast("B")
-    if format != "zarr":
+    if format not in ("zarr", "raw"):
         return parse(view, "", limits)
     module = import_module(_MODULES[format])
     try:

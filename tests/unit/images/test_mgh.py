@@ -66,7 +66,7 @@ def test_what_only_begins_like_one(noise):
 def test_lies_are_named(noise):
     good = mgh(noise((7, 5, 3), "i2"))
     for data in (good[:-1], good[:283], good[:4] + b"\x7f\xff\xff\xff" * 4 + good[20:]):
-        with pytest.raises(SourceError, match="inside its header|promises"):
+        with pytest.raises(SourceError, match=r"inside its header|promises"):
             parse(data)
 
 
