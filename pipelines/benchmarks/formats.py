@@ -136,9 +136,10 @@ def command(codec: Choice, *words: str | Path) -> Iterator[tuple[float, dict[str
 
 
 def kind(path: Path, name: str, contexts: ContextFinder) -> str:
-    """What a file claims to be, by its first bytes or by the array metadata beside it."""
-    if contexts.of(str(path), name.count("/")) is not None:
-        return "zarr chunk"
+    """What a file claims to be, by its first bytes or by what lies beside it."""
+    context = contexts.of(str(path), name.count("/"))
+    if context is not None:
+        return "zarr chunk" if context.format == "zarr" else "samples with a header beside them"
     with open(path, "rb") as stream:
         head = stream.read(HEAD)
     found = sniff(head)

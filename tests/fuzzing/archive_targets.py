@@ -46,7 +46,7 @@ from tests.unit.model.builders import CONFORMANCE, tiny_models
 @lru_cache(maxsize=1)
 def _parsed() -> list[Parsed]:
     found = [parse(data, "", LIMITS) for make in seeds.IMAGES.values() for data in make()]
-    found += [parse(data, "", LIMITS, context) for context, data in seeds.zarr_chunks()]
+    found += [parse(data, "", LIMITS, context) for context, data in [*seeds.zarr_chunks(), *seeds.raw_files()]]
     return [parsed for parsed in found if parsed is not None and parsed.images]
 
 

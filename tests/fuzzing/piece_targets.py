@@ -18,7 +18,17 @@ from callic_archive.images.pieces import parse_piece, piece_images
 from callic_archive.images.source import Context
 from tests.fuzzing import seeds
 from tests.fuzzing.mutate import broken, broken_json
-from tests.fuzzing.targets import LIMITS, Target, Wrong, break_chunk, chunk_of, chunk_seeds, settled
+from tests.fuzzing.targets import (
+    LIMITS,
+    Target,
+    Wrong,
+    break_chunk,
+    chunk_of,
+    chunk_seeds,
+    raw_of,
+    raw_seeds,
+    settled,
+)
 
 PIECE = 200  # bytes of samples of a piece: seeds have some hundred
 _FAMILIES = ("tiff", "npy", "pnm", "bmp", "nifti", "mgh", "dicom", "zarr-zip")
@@ -92,6 +102,12 @@ def outlined_chunk(data: bytes) -> str:
     return outlined(body, context)
 
 
+def outlined_raw(data: bytes) -> str:
+    """The same of samples whose header is a file of its own."""
+    context, body = raw_of(data)
+    return outlined(body, context)
+
+
 # -- forms of pieces ----------------------------------------------------------------------------------------------
 
 
@@ -114,7 +130,7 @@ def form(data: bytes) -> str:
 def form_seeds() -> list[bytes]:
     made = []
     files = [(data, None) for data in outline_seeds()]
-    files += [(data, context) for context, data in seeds.zarr_chunks()]
+    files += [(data, context) for context, data in [*seeds.zarr_chunks(), *seeds.raw_files()]]
     for data, context in files:
         found = outline(data, context, LIMITS)
         for piece in (found and cutting.cut(found, PIECE)) or []:
@@ -161,5 +177,6 @@ TARGETS: dict[str, Target] = {
     "geometry": Target(header, header_seeds),
     "outline": Target(outlined, outline_seeds),
     "outline-chunk": Target(outlined_chunk, chunk_seeds, break_chunk),
+    "outline-raw": Target(outlined_raw, raw_seeds),
     "piece": Target(form, form_seeds, break_form),
 }

@@ -280,6 +280,34 @@ def _zarr() -> tuple[list[tuple[Context, bytes]], list[bytes]]:
     return chunks, zips
 
 
+def raw_files() -> list[tuple[Context, bytes]]:
+    """Samples with the headers beside them."""
+    volume = np.stack([WIDE] * 3)
+    shape = "DimSize = 15 12 3\nElementType = MET_USHORT\n"
+    meta = "ObjectType = Image\nNDims = 3\nBinaryData = True\nHeaderSize = {}\nCompressedData = {}\n"
+    meta += shape + "ElementDataFile = "
+    nrrd_head = "NRRD0004\ntype: uint16\ndimension: 3\nsizes: 15 12 3\nendian: little\nencoding: {}\nline skip: 1\ndata file: "
+    envi = "ENVI\ndescription = {{\n a = b }}\nsamples = 15\nlines = 12\nbands = 3\nheader offset = 2\ndata type = 12\n"
+    envi += "interleave = {}\nbyte order = 0\n"
+    found = [
+        ("a.mhd", meta.format(-1, False) + "a.raw", "a.raw", b"xy" + volume.tobytes()),
+        ("a.mhd", meta.format(0, True) + "./a.zraw", "a.zraw", zlib.compress(volume.tobytes(), 2)),
+        ("a.nhdr", nrrd_head.format("raw") + "a.raw", "a.raw", b"line\n" + volume.tobytes()),
+        ("a.nhdr", nrrd_head.format("gz") + "a.raw.gz", "a.raw.gz", b"\n" + gzip.compress(volume.tobytes(), mtime=0)),
+        *(("a.hdr", envi.format(way), "a", b"xy" + volume.tobytes() + b"z") for way in ("bsq", "bil", "bip")),
+    ]
+    made = [(Context(name, head.encode(), key, "raw"), data) for name, head, key, data in found]
+    for kind in (nibabel.Nifti1Pair, nibabel.Nifti2Pair, nibabel.AnalyzeImage):
+        files = kind.make_file_map()
+        for file in files.values():
+            file.fileobj = io.BytesIO()
+        kind(volume.T.astype(np.int16), np.eye(4)).to_file_map(files)
+        head, data = (files[part].fileobj.getvalue() for part in ("header", "image"))
+        made.append((Context("a.hdr", head, "a.img", "raw"), data))
+        made.append((Context("a.hdr.gz", gzip.compress(head), "a.img.gz", "raw"), gzip.compress(data, mtime=0)))
+    return made
+
+
 def zarr_chunks() -> list[tuple[Context, bytes]]:
     return _zarr()[0]
 

@@ -18,6 +18,7 @@ from callic_archive.archive.pack_one import prove_rebuild
 from callic_archive.archive.packed import PackOptions
 from callic_archive.errors import CallicError
 from callic_archive.images import parse
+from callic_archive.images.detached import is_header
 from callic_archive.images.reasons import NotTaken
 from callic_archive.images.sample_types import types_of
 from callic_archive.images.source import Context, Limits, Parsed
@@ -107,6 +108,27 @@ def break_chunk(seed: bytes, rng: random.Random, others: list[bytes]) -> bytes:
     return name + b"\n" + json.dumps(broken_json(json.loads(document), rng)).encode() + b"\0\0\0" + rest
 
 
+def raw_of(data: bytes) -> tuple[Context, bytes]:
+    """Samples behind the header that lies beside them: names and length of that are part of the input."""
+    name, key, rest, *_ = *data.split(b"\n", 2), b"", b""
+    end = 2 + int.from_bytes(rest[:2], "big")
+    return Context(name.decode("latin-1"), rest[2:end], key.decode("latin-1"), "raw"), rest[end:]
+
+
+def raw(data: bytes) -> str:
+    """Samples whose header is a file of its own."""
+    context, body = raw_of(data)
+    is_header(context)
+    return image(body, context)
+
+
+def raw_seeds() -> list[bytes]:
+    return [
+        b"\n".join((c.name.encode(), c.key.encode(), len(c.document).to_bytes(2, "big") + c.document + body))
+        for c, body in seeds.raw_files()
+    ]
+
+
 def metadata(data: bytes) -> str:
     """A metadata document alone."""
 
@@ -147,5 +169,6 @@ def _images() -> Iterator[tuple[str, Target]]:
 TARGETS: dict[str, Target] = {
     **dict(_images()),
     "zarr-chunk": Target(chunk, chunk_seeds, break_chunk),
+    "raw": Target(raw, raw_seeds),
     "zarr-metadata": Target(metadata, metadata_seeds, break_document),
 }

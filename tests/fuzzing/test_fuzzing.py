@@ -22,7 +22,7 @@ from tests.fuzzing.parsers import PARSERS
 ROOT = Path(__file__).parents[2]
 # Broken inputs of each target: a few seconds of processor time each.
 GROUPS: dict[str, dict[str, int]] = {
-    "plain images": {"bmp": 3000, "pnm": 2000, "npy": 1500, "nifti": 800, "mgh": 800, "nrrd": 800, "metaimage": 800},
+    "plain images": {"bmp": 3000, "pnm": 2000, "npy": 1500, "nifti": 800, "mgh": 800, "nrrd": 800, "metaimage": 800, "raw": 500},
     "compressed images": {"png": 1500, "tiff": 230},
     "DICOM": {"dicom": 60, "dicom-coded": 100},
     "wrappers": {"gzip": 500, "zip": 70, "zarr-zip": 110, "zarr-chunk": 300, "zarr-metadata": 1500},
@@ -49,7 +49,7 @@ GROUPS: dict[str, dict[str, int]] = {
         "wide": 1000,
         "segments": 1000,
     },
-    "large files": {"geometry": 3000, "outline": 250, "outline-chunk": 400, "piece": 400},
+    "large files": {"geometry": 3000, "outline": 250, "outline-chunk": 400, "outline-raw": 400, "piece": 400},
     "reading archives": {"entry": 400, "salvage": 40},
     "words": {"paths": 1500, "words": 1500, "settings": 800, "adapters": 800},
     "codec": {"codestream": 1500, "adapter": 4000, "model": 500, "packed-model": 3000, "chunk-frame": 2000},
