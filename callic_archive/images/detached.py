@@ -38,7 +38,7 @@ def header_names(name: str) -> list[str]:
     bare = name[:-3] if name[-3:].lower() == ".gz" else name
     stem, dot, ending = bare.rpartition(".")
     if not dot or not stem:
-        return [f"{name}.hdr"] if bare == name else []
+        return [f"{name}.hdr"] if name and bare == name else []
     if ending.lower() not in _ENDINGS:
         return []
     found = [f"{stem}.{kind}" for kind in _HEADERS] + [f"{bare}.hdr"]

@@ -243,9 +243,11 @@ def test_documents_are_looked_for_only_where_they_can_be() -> None:
         return tree.get(path)
 
     finder = ContextFinder(read)
-    for path in ("s/a/scan.png", "s/a/0.png", "scan", ""):
+    for path in ("s/a/scan.png", "s/a/0.png", "scan.hdr", ""):
         assert finder.of(path) is None
     assert asked == []
+    assert finder.of("scan") is None
+    assert asked == ["scan.hdr"]
     found = finder.of("s/a/0/1/2")
     assert found is not None
     assert (found.name, found.document, found.key) == (".zarray", b"A", "0/1/2")
@@ -267,6 +269,8 @@ def test_documents_are_looked_for_only_where_they_can_be() -> None:
 def test_documents_beside_a_file(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(bytes(5 << 20))
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("large")
+    assert read_beside(str(tmp_path / "link")) is None
     assert len(read_beside(str(tmp_path / "large")) or b"") == (4 << 20) + 1
     assert read_beside(str(tmp_path / "pipe")) is None
     assert read_beside(str(tmp_path)) is None

@@ -301,7 +301,7 @@ def test_names():
     assert header_names("SCAN.IMG")[0] == "SCAN.HDR"
     assert header_names("scan.img.gz")[:2] == ["scan.hdr.gz", "scan.hdr"]
     assert header_names("scene") == ["scene.hdr"]
-    for name in ("a.hdr", "a.mhd", "a.txt", "a.tif", "a.nii.gz", "a.gz", "a.tar.gz"):
+    for name in ("a.hdr", "a.mhd", "a.txt", "a.tif", "a.nii.gz", "a.gz", "a.tar.gz", ""):
         assert header_names(name) == []
 
 
