@@ -1,4 +1,5 @@
-"""Which coding an image gets: the learned one, JPEG XL, WebP, areas of one value, filtered Zstandard, or images of fewer bits.
+"""Which coding an image gets: the learned one, JPEG XL, WebP, areas of one value, filtered Zstandard, images of fewer bits, or
+the coefficients of a JPEG stream that it was decoded from.
 
 The learned model was trained on what sensors record, and there it wins: JPEG XL takes its place only where a quick look says
 that it may be smaller. What a program drew (screenshots, masks, labels, diagrams) shows itself in a look at a few blocks:
@@ -11,6 +12,7 @@ The thresholds were chosen on training images, screenshots and images made by co
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -19,6 +21,8 @@ from numpy.typing import NDArray
 
 from callic_archive.archive import filtered, image_coding, wide
 from callic_archive.archive.codecs import Codec, Image, StreamInfo
+from callic_archive.archive.dct import coding as dct
+from callic_archive.archive.dct.recovery import recovered, seems_decoded
 from callic_archive.archive.digests import same_image
 from callic_archive.archive.parts import Coding
 from callic_archive.archive.segments import decode_segments, encode_segments
@@ -44,6 +48,8 @@ CLEAR = 0.85  # of filtered Zstandard's size, up to which an image by its parts 
 NEAR = 1.045  # times the size by a model, up to which JPEG XL at effort 7 is followed by 9, which takes up to 9 % less
 NOISY = 0.9  # of its bytes, from which the low part of an image is noise to any coding
 FAR_ABOVE = 1.5  # times the size by areas, from which of JPEG XL at effort 7 nothing more is tried
+MUCH_LESS = 0.6  # times JPEG XL at effort 3, up to which coefficients are the smallest
+FEW_WRONG = 0.25  # of the pixels of an image by coefficients, at most
 OWN = 24  # bytes by which a foreign coding must beat filtered Zstandard: that needs no further library
 
 
@@ -131,12 +137,23 @@ def _coded(image: Image, codec: Codec, *, look: bool) -> Coded:
     if image.itemsize > 2:
         return _wide(image, codec, look=look)
     seen = look_at(image)
-    channels = image.shape[2] if image.ndim == 3 else 1
     tiny = image.nbytes <= TINY
     if seen.colours == 1 and image.nbytes > SIMPLE:
         blank = _own(image)
         if _size(blank) <= 1000 + image.nbytes // BLANK:
             return blank
+    by_coefficients = _by_coefficients(image) if look and not tiny else None
+    if by_coefficients is not None:
+        quick = _foreign(image, "jpegxl", 3)
+        if quick is None or _size(by_coefficients) <= MUCH_LESS * _size(quick):
+            return by_coefficients
+        return min((by_coefficients, _usual(image, codec, seen, tiny=tiny, look=look)), key=_size)
+    return _usual(image, codec, seen, tiny=tiny, look=look)
+
+
+def _usual(image: Image, codec: Codec, seen: Look, *, tiny: bool, look: bool) -> Coded:
+    """The smallest coding of an image of up to 16 bits whose coefficients are not known."""
+    channels = image.shape[2] if image.ndim == 3 else 1
     if not tiny and (image.nbytes > MOST or not seen.drawn(channels)):
         found = _if_modelled(image, codec)
         if found is None:
@@ -177,6 +194,11 @@ def _by_parts(image: Image, split: wide.Split, codec: Codec, other: int, *, look
     return Coded(payload, "wide", stream, False)
 
 
+def for_models(images: Sequence[Image]) -> list[Image]:
+    """What of images the learned codec is given: nothing of those that were decoded from JPEG streams."""
+    return [seen_by_models(image) for image in images if not seems_decoded(image)]
+
+
 def seen_by_models(image: Image) -> Image:
     """What of an image the learned codec is given: the image, one of its values in fewer bits, or its high part."""
     if image.itemsize <= 2:
@@ -189,7 +211,7 @@ def seen_by_models(image: Image) -> Image:
 
 def recorded(image: Image) -> bool:
     """Whether ``smallest`` leaves an image to the model alone, as a sensor recorded it."""
-    if image.itemsize > 2 or not TINY < image.nbytes <= MOST:
+    if image.itemsize > 2 or not TINY < image.nbytes <= MOST or seems_decoded(image):
         return False
     return not look_at(image).drawn(image.shape[2] if image.ndim == 3 else 1)
 
@@ -309,6 +331,26 @@ def _own(image: Image) -> Coded:
     if not same_image(image, back):
         raise AssertionError("filtered samples did not come back")
     return Coded(payload, "samples", _info(image, image_coding.SAMPLES), True)
+
+
+def _by_coefficients(image: Image) -> Coded | None:
+    """By the coefficients of the JPEG stream that it was decoded from; None where there seems to be none."""
+    found = recovered(image)
+    if found is None:
+        return None
+    rest = dct.differences_of(image, found.image)
+    if rest is None:
+        payload = dct.payload_of(found.stream)
+    elif np.count_nonzero(rest.any(axis=2) if rest.ndim == 3 else rest) > FEW_WRONG * rest.shape[0] * rest.shape[1]:
+        return None
+    else:
+        kinds = [_own(rest), _areas(rest), _foreign(rest, "jpegxl", 7)]
+        best = min((coded for coded in kinds if coded is not None), key=_size)
+        payload = dct.payload_of(found.stream, best.coding, best.payload)
+    stream = _info(image, image_coding.DCT)
+    if not same_image(image, image_coding.decode_image(payload, "dct", stream, None)):
+        return None
+    return Coded(payload, "dct", stream, True)
 
 
 def _areas(image: Image) -> Coded | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from callic_archive.archive.candidates import seen_by_models
+from callic_archive.archive.candidates import for_models
 from callic_archive.archive.codecs import CodecPlan, Image
 from callic_archive.archive.content import WHOLE_BELOW, opened, read_source
 from callic_archive.archive.context import ContextFinder, read_beside
@@ -215,7 +215,7 @@ def sample_of(
             samples = list(some_pieces(data, large, MOST_PIECES))
             if samples:
                 return (
-                    tuple(seen_by_models(i) for sample in samples for i in sample.parsed.images),
+                    tuple(image for sample in samples for image in for_models(sample.parsed.images)),
                     sum(sample.bytes for sample in samples),
                 )
         parsed = parse(data, context=context)
@@ -223,4 +223,4 @@ def sample_of(
         raise
     except (CallicError, OSError, MemoryError):
         return (), source.size  # packing will report it
-    return (tuple(map(seen_by_models, parsed.images)) if parsed is not None else ()), source.size
+    return (tuple(for_models(parsed.images)) if parsed is not None else ()), source.size

@@ -1,5 +1,5 @@
 """The codings of an image beside the learned one: JPEG XL and WebP through their libraries, filtered Zstandard,
-areas of one value each (``segments``), and images of many bits by those of fewer (``wide``).
+areas of one value each (``segments``), images of many bits by those of fewer (``wide``), and coefficients (``dct``).
 
 Whatever the coding, an image may be coded as narrower samples of equal value: labels that a program saved as
 32-bit integers or floats are 8- or 16-bit images to every codec.
@@ -15,11 +15,12 @@ import numpy as np
 
 from callic_archive.archive import isolated, wide
 from callic_archive.archive.codecs import Box, Decoder, Image, StreamInfo
+from callic_archive.archive.dct import coding as dct
 from callic_archive.archive.filtered import decode_samples, repeats_coded
 from callic_archive.archive.segments import decode_segments
 from callic_archive.errors import EntryDamaged
 
-SAMPLES, SEGMENTS = "samples zstd", "segments"  # coders that index lines name
+SAMPLES, SEGMENTS, DCT = "samples zstd", "segments", "dct"  # coders that index lines name
 DTYPES = ("uint8", "uint16", "int16", "uint32", "uint64")
 _FLOATS = {"uint32": np.float32, "uint64": np.float64}
 _BIAS = np.uint16(0x8000)
@@ -126,6 +127,16 @@ def _joined(
     return parts.joined(decoded(parts.high, region), low, table)
 
 
+def _of_coefficients(payload: bytes, shape: tuple[int, ...], dtype: str) -> Image:
+    """An image that was decoded from a JPEG stream, from its coefficients and what differs."""
+    found = dct.read(payload, shape, dtype)
+    if not found.coding:
+        return found.image
+    told = StreamInfo(shape, dtype, "", (), ())
+    differences = decode_image(bytes(found.differences), found.coding, told, None)
+    return found.image + differences
+
+
 def decode_image(
     payload: bytes, coding: str, stream: StreamInfo, decoder: Decoder | None, region: Box | None = None
 ) -> Image:
@@ -151,6 +162,8 @@ def decode_image(
         region = None
     elif coding == "samples":
         image = decode_samples(payload, stream.shape, dtype)
+    elif coding == "dct":
+        image = _of_coefficients(payload, stream.shape, dtype)
     elif coding == "segments":
         image = decode_segments(payload, stream.shape, dtype)
     else:

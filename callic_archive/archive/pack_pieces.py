@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from callic_archive.archive.candidates import seen_by_models
+from callic_archive.archive.candidates import for_models
 from callic_archive.archive.codecs import Codec, CodecPlan, Image
 from callic_archive.archive.digests import sha256
 from callic_archive.archive.entries import Entry
@@ -117,7 +117,7 @@ def _adapters(found: Outline, data: bytes | memoryview, plan: CodecPlan, size: i
         return {}
     crops: list[Image] = []
     for sample in some_pieces(data, found, SAMPLED, size):
-        crops += [seen_by_models(_crop(image)) for image in sample.parsed.images[:2]]
+        crops += for_models([_crop(image) for image in sample.parsed.images[:2]])
     total = sum(raster.layout.height * raster.layout.width for raster in found.rasters)
     return plan.train(crops, total, lambda step, steps: None) if crops else {}
 

@@ -12,8 +12,8 @@ from callic_archive.container.layout import RecordRef, RecordType
 from callic_archive.images.planes import MAX_CHANNELS
 
 Json = Any
-Coding = Literal["raw", "zstd", "jpeg", "jpegs", "codestream", "jpegxl", "webp", "samples", "segments", "wide"]
-IMAGE_CODINGS = ("codestream", "jpegxl", "webp", "samples", "segments", "wide")
+Coding = Literal["raw", "zstd", "jpeg", "jpegs", "codestream", "jpegxl", "webp", "samples", "segments", "wide", "dct"]
+IMAGE_CODINGS = ("codestream", "jpegxl", "webp", "samples", "segments", "wide", "dct")
 BY_MODELS = ("codestream", "wide")  # codings that may need models
 BYTE_CODINGS = ("raw", "zstd", "jpeg", "jpegs")
 MAX_SIZE = 1 << 62
@@ -113,7 +113,7 @@ class Part:
     def learned(self) -> bool:
         """Whether a codestream must be decoded for it."""
         if self.coding == "wide" and self.stream is not None:  # its coder is that of the high part
-            return not self.stream.coder.startswith(("lib", "samples", "segments"))
+            return not self.stream.coder.startswith(("lib", "samples", "segments", "dct"))
         return self.coding == "codestream"
 
     @property

@@ -109,12 +109,17 @@ def _narrow(c: Coder, buffer: Bytes, bound: Int, value: Int) -> Int:
 
 
 @njit(cache=True, nogil=True, forceinline=True)
+def shared(c: Coder, buffer: Bytes, share: Int, value: Int) -> Int:
+    """One bit that is 0 with a probability of ``share`` / 65536, 1 .. 65535."""
+    return _narrow(c, buffer, (c[RANGE] >> 16) * share, value)
+
+
+@njit(cache=True, nogil=True, forceinline=True)
 def bit(c: Coder, buffer: Bytes, p: Contexts, context: Int, value: Int) -> Int:
     """One bit with the probability that ``context`` has learned."""
     chance = np.int64(p[context, 0])
     seen = np.int64(p[context, 1])
-    share = min(max(chance >> 6, _LEAST), 65536 - _LEAST)
-    value = _narrow(c, buffer, (c[RANGE] >> 16) * share, value)
+    value = shared(c, buffer, min(max(chance >> 6, _LEAST), 65536 - _LEAST), value)
     target = np.int64(0) if value else np.int64(_ONE - 1)
     p[context, 0] = chance + (((target - chance) * _RATES[seen]) >> 16)
     if seen < _PATIENCE:

@@ -1,0 +1,1 @@
+"""Images that were decoded from JPEG streams, by the coefficients of those streams."""
