@@ -29,7 +29,7 @@ FORMATS = frozenset({
     *("bmp", "dicom", "gzip", "metaimage", "mgh", "nifti", "npy", "nrrd", "png", "pnm", "raw", "tiff", "zarr", "zip"),
 })  # fmt: skip
 TOPICS = frozenset({
-    *("adapters", "bases", "bits", "content", "conventional", "differences", "frames", "holes", "image", "jpeg", "jpegs"),
+    *("adapters", "bases", "bits", "content", "conventional", "dct", "differences", "frames", "holes", "image", "jpeg", "jpegs"),
     *("jpegxl", "learned", "libdeflate", "narrowed", "samples", "webp", "zstd"), *FORMATS,
     *("links", "lzw", "members", "names", "packings", "pieces", "planes", "png", "reasons", "roomy", "segments", "several"),
     *("torchac", "wide", "writing", "zarr"),
@@ -54,7 +54,7 @@ _OF_PIECES = {
     "pnm": {"bits"},
     "dicom": {"bits"},
 }
-_CONVENTIONAL = frozenset({"jpegxl", "webp", "samples", "segments", "wide", "jpeg"})
+_CONVENTIONAL = frozenset({"jpegxl", "webp", "samples", "segments", "wide", "dct", "jpeg"})
 _HEADING = re.compile(r"^(#+) (.*)\n(?:<!-- for: ([a-z ]+) -->\n)?", re.MULTILINE)
 _ROW = re.compile(r"^(\|.*)<!-- for: ([a-z ]+) -->(.*\n)", re.MULTILINE)
 _PARAGRAPH = re.compile(r"^<!-- for: ([a-z ]+) -->\n((?:.+\n)+\n?)", re.MULTILINE)
@@ -97,7 +97,9 @@ def _topics_of(entry: Entry, known: Collection[str]) -> set[str]:
             found.add("segments")
         if part.coding == "wide":  # may hold any
             found |= {"jpegxl", "samples", "webp"}
-        if part.coding == "segments":  # its table
+        if part.stream is not None and part.stream.coder.startswith("dct "):  # what differs
+            found |= set(part.stream.coder.split()) & TOPICS
+        if "segments" in found:  # their tables
             found.add("samples")
         if part.stream is not None and part.learned:
             found.add("learned")

@@ -36,6 +36,8 @@ PARSERS: dict[str, tuple[str, ...]] = {
     "archive/subset.py": ("words",),
     "archive/unfinished.py": ("settings",),
     "archive/segments.py": ("segments",),
+    "archive/dct/coding.py": ("dct",),
+    "archive/dct/coefficients.py": ("dct",),
     "archive/filtered.py": ("segments", "wide"),
     "archive/verbatim.py": ("entry",),
     "archive/wide.py": ("wide",),

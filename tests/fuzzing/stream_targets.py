@@ -16,6 +16,11 @@ import zstandard
 
 from callic_archive.archive import filtered, image_coding, jpeg_parts, wide
 from callic_archive.archive.codecs import StreamInfo
+from callic_archive.archive.dct.coding import payload_of
+from callic_archive.archive.dct.decoding import GRAY, INTERPOLATED, TRANSFORMED, YCC, Layout
+from callic_archive.archive.dct.recovery import Stream
+from callic_archive.archive.dct.tables import STANDARD
+from callic_archive.archive.filtered import encode_samples
 from callic_archive.archive.segments import decode_segments, encode_segments
 from callic_archive.container.layout import decode_varint, encode_varint
 from callic_archive.errors import (
@@ -192,6 +197,39 @@ def segments_image(data: bytes) -> str:
     return "image"
 
 
+_DCT = [
+    Layout(20, 36, GRAY, top=3),
+    Layout(20, 36, YCC, 2, 2, INTERPOLATED, 15, 9, False),
+    Layout(20, 36, YCC, 1, 2, TRANSFORMED),
+]
+
+
+@lru_cache(maxsize=1)
+def dct_seeds() -> list[bytes]:
+    rng = np.random.default_rng(0)
+    seeds = []
+    for number, layout in enumerate(_DCT):
+        shapes = [(*layout.blocks(component), 64) for component in range(layout.components)]
+        planes = tuple((rng.integers(-3, 4, shape) * (rng.random(shape) < 0.1)).astype(np.int16) for shape in shapes)
+        tables = tuple(STANDARD[74] if component else np.full(64, 9, np.uint16) for component in range(len(planes)))
+        shape = (20, 36) if layout.colour == GRAY else (20, 36, 3)
+        differences = encode_samples(np.zeros(shape, np.uint8))
+        seeds.append(bytes([number]) + payload_of(Stream(layout, planes, tables), "samples", differences))
+    return seeds
+
+
+def dct_image(data: bytes) -> str:
+    """Behind a number that tells gray or colour: an image by coefficients, or refused."""
+    shape: tuple[int, ...] = (20, 36, 3) if data[:1] and data[0] % 3 else (20, 36)
+    try:
+        image = image_coding.decode_image(data[1:], "dct", StreamInfo(shape, "uint8", "dct samples", (), ()), None)
+    except (ValueError, CallicError) as error:
+        return type(error).__name__
+    if image.shape != shape or image.dtype != np.uint8:
+        raise Wrong("an image by coefficients has another shape or type than was asked")
+    return "image"
+
+
 # -- coded frames -------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +383,7 @@ TARGETS: dict[str, Target] = {
     "jpeg-streams": Target(jpeg_streams, jpeg_seeds),
     "wide": Target(wide_image, wide_seeds),
     "segments": Target(segments_image, segments_seeds),
+    "dct": Target(dct_image, dct_seeds),
     "jpeg-tables": Target(jpeg_tables, lambda: jpeg_seeds()[:2]),
     "jpegs-made": Target(jpegs_made, jpeg_seeds),
     "jpegs": Target(jpegs, jpegs_seeds, break_jpegs),

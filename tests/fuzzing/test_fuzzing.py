@@ -48,6 +48,7 @@ GROUPS: dict[str, dict[str, int]] = {
         "deflate": 300,
         "wide": 1000,
         "segments": 1000,
+        "dct": 600,
     },
     "large files": {"geometry": 3000, "outline": 250, "outline-chunk": 400, "outline-raw": 400, "piece": 400},
     "reading archives": {"entry": 400, "salvage": 40},

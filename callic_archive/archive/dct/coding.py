@@ -61,7 +61,7 @@ def read(payload: bytes, shape: tuple[int, ...], dtype: str) -> Coefficients:
         raise ValueError("an image by coefficients is cut off, or not of bytes")
     kind, places, sampling, length = _HEAD.unpack_from(payload)
     colour, chroma = kind & 3, kind >> 2 & 3
-    if chroma > TRANSFORMED or sampling > 3 or shape[2:] != (() if colour == GRAY else (3,)) or 0 in shape:
+    if chroma > TRANSFORMED or sampling > 3 or len(shape) != 2 + (colour != GRAY) or shape[2:] not in ((), (3,)) or 0 in shape:
         raise ValueError("an image by coefficients has no such components")
     layout = Layout(
         shape[0], shape[1], colour, 1 + (sampling & 1), 1 + (sampling >> 1), chroma, places >> 4, places & 15,

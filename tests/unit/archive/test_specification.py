@@ -142,6 +142,8 @@ def image_part(coding: str, coder: str = "range", **fields: object) -> Part:
         (entry("npy", parts=(image_part("codestream", coded_dtype="uint8"),)), {"image", "learned", "conventional", "narrowed"}),
         (entry("npy", parts=(image_part("jpegxl", "libjxl 0.11.2"),)), {"image", "conventional", "jpegxl"}),
         (entry("npy", parts=(image_part("segments", "segments"),)), {"image", "conventional", "segments", "samples"}),
+        (entry("npy", parts=(image_part("dct", "dct"),)), {"image", "conventional", "dct"}),
+        (entry("npy", parts=(image_part("dct", "dct segments"),)), {"image", "conventional", "dct", "segments", "samples"}),
         (entry("npy", parts=(image_part("wide"),)), {"image", "conventional", "wide", "learned", "jpegxl", "samples", "webp"}),
         (
             entry("npy", parts=(image_part("wide", "segments"),)),
