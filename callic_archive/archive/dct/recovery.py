@@ -81,10 +81,11 @@ def _basis(samples: int) -> NDArray[np.float64]:
     return basis
 
 
-BASIS = _basis(8)
 PATTERNS = {
     (tall, wide): np.einsum("vy,ux->vuyx", _basis(tall), _basis(wide)).reshape(64, -1) for tall in (8, 16) for wide in (8, 16)
 }
+#: (64, 49): of the samples of a block the coefficients that are of no frequency 0.
+_BOTH_WAYS = PATTERNS[8, 8].reshape(8, 8, 64)[1:, 1:].reshape(49, 64).T.astype(np.float32)
 
 
 def recovered(image: NDArray[Any]) -> Recovered | None:
@@ -147,8 +148,7 @@ def _grid(image: Image) -> tuple[int, int] | None:
     for y in range(8):
         for x in range(8):
             blocks = np.concatenate([_blocks(window[(8 - y) % 8 :, (8 - x) % 8 :]) for window in windows])
-            values = BASIS @ (blocks - 128.0) @ BASIS.T
-            shares[y, x] = np.mean(np.abs(values[:, 1:, 1:]) < 0.9)
+            shares[y, x] = np.mean(np.abs(blocks @ _BOTH_WAYS) < 0.9)
     best = np.unravel_index(shares.argmax(), shares.shape)
     top = shares[best]
     shares[best] = 0
@@ -157,9 +157,10 @@ def _grid(image: Image) -> tuple[int, int] | None:
     return (int(best[0]), int(best[1])) if clear else None
 
 
-def _blocks(plane: NDArray[Any]) -> NDArray[np.float64]:
+def _blocks(plane: NDArray[Any]) -> NDArray[np.float32]:
+    """Its whole blocks, (blocks, 64)."""
     rows, columns = plane.shape[0] // 8, plane.shape[1] // 8
-    return plane[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8).swapaxes(1, 2).reshape(-1, 8, 8).astype(np.float64)
+    return plane[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8).swapaxes(1, 2).reshape(-1, 64).astype(np.float32)
 
 
 def _windows(image: Image) -> list[Image]:
