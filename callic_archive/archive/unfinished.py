@@ -19,6 +19,15 @@ PARTIAL = ".partial"
 _ABSENT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 
 
+_LONGEST = 60  # characters of a setting that a message shows
+
+
+def _told(name: str, then: Any, now: Any) -> str:
+    """What a message says of a setting that differs: both values where they are short, as lists of models are not."""
+    words = repr(then), repr(now)
+    return f"{name}: then {words[0]}, now {words[1]}" if max(map(len, words)) <= _LONGEST else f"{name}: others now"
+
+
 class UnfinishedFolder:
     """What is being made lies in ``root`` until it gets its name; a context manager that holds the folder's lock."""
 
@@ -92,7 +101,7 @@ class UnfinishedFolder:
         """Raise OtherRun, which names what differs, unless the folder was begun for what is ``wanted`` now."""
         different = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
         if different:
-            listed = "; ".join(f"{k}: then {found.get(k)!r}, now {wanted.get(k)!r}" for k in different)
+            listed = "; ".join(_told(name, found.get(name), wanted.get(name)) for name in different)
             error = OtherRun(
                 f"{self.root} was begun by another command ({listed}). "
                 f"Run that command again to go on with it, or remove the folder to begin anew"
