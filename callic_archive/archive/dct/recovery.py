@@ -41,6 +41,7 @@ ENOUGH, CLEAR = 0.5, 0.9  # of these that must come back for all to be tried, an
 _NEAR = 0.33  # by which a block's pixels are off where rounding is all, at most
 _BENEFIT = 32  # of the doubt, in pixels
 _FINER = 3  # times as fine as those of luma no encoder makes the steps of chroma
+_PLACES = 2  # of the blocks of chroma that are tried, where they are 16 pixels apart
 _SPREADS, _LAYOUTS = 0.5, 6  # of pixels that chroma samples must give, and layouts at most
 _MARGIN, _FEWER = 0.01, 0.8  # by which the grid's place must have more zeros than any other, or times as many others
 _WINDOWS, _WINDOW = 12, 72
@@ -50,7 +51,7 @@ _VALUES = 200  # of each coefficient that tell its step
 _STRAY = 0.03
 EXACT = 1 / 12  # mean square error of a sample that was rounded
 _AT_END = 4.0  # of one that was held at 0 or 255, more than of what lies between its bounds,
-_HALF_SEEN, _GUESSED = 4.0, 64.0  # of a chroma sample of which some pixels are known, and none
+_HALF_SEEN, _GUESSED, _BEYOND = 0.35, 64.0, 4096.0  # of a chroma sample of which some pixels are known, none, none in the image
 _REPEATS = 4
 _TURNS = 10  # of settling samples on pixels
 _ROUNDING = 0.32  # of a sample, in samples, and a little more
@@ -84,8 +85,10 @@ def _basis(samples: int) -> NDArray[np.float64]:
 PATTERNS = {
     (tall, wide): np.einsum("vy,ux->vuyx", _basis(tall), _basis(wide)).reshape(64, -1) for tall in (8, 16) for wide in (8, 16)
 }
-#: (64, 49): of the samples of a block the coefficients that are of no frequency 0.
-_BOTH_WAYS = PATTERNS[8, 8].reshape(8, 8, 64)[1:, 1:].reshape(49, 64).T.astype(np.float32)
+#: Places of coefficients that are of no frequency 0.
+_MIXED = [place for place in range(64) if place % 8 and place // 8]
+#: (64, 49): of the samples of a block those coefficients.
+_BOTH_WAYS = PATTERNS[8, 8][_MIXED].T.astype(np.float32)
 
 
 def recovered(image: NDArray[Any]) -> Recovered | None:
@@ -211,15 +214,31 @@ def _layouts(part: Image, top: int, left: int) -> Iterator[Layout]:
     found = []
     for chroma in (INTERPOLATED, REPEATED, TRANSFORMED):
         for down, across in ((2, 2), (1, 2), (2, 1)):
-            for lower in range(top, 16, 8) if down == 2 else (top,):
-                for further in range(left, 16, 8) if across == 2 else (left,):
-                    layout = Layout(height, width, colour, down, across, chroma, lower, further, False, False)
-                    seen = [_spreads(pixels, known, layout) for pixels in (blue, red)]
-                    share = (sum(right for right, _ in seen) + _BENEFIT) / (sum(count for _, count in seen) + 2 * _BENEFIT)
-                    if share > _SPREADS:
-                        found.append((round(share, 1), down * across, layout))
+            places = [
+                Layout(height, width, colour, down, across, chroma, lower, further, False, False)
+                for lower in (range(top, 16, 8) if down == 2 else (top,))
+                for further in (range(left, 16, 8) if across == 2 else (left,))
+            ]
+            if chroma != TRANSFORMED:  # all places spread alike, but in one there are blocks
+                places = sorted(places, key=lambda layout: -_zeros((blue, red), known, layout))[:_PLACES]
+            for layout in places:
+                seen = [_spreads(pixels, known, layout) for pixels in (blue, red)]
+                share = (sum(right for right, _ in seen) + _BENEFIT) / (sum(count for _, count in seen) + 2 * _BENEFIT)
+                if share > _SPREADS:
+                    found.append((round(share, 1), down * across, layout))
     yield from (layout for *_, layout in sorted(found, key=lambda one: (-one[0], -one[1]))[:_LAYOUTS])
     yield Layout(height, width, colour, top=top, left=left)
+
+
+def _zeros(components: tuple[Image, Image], known: Image, layout: Layout) -> float:
+    """The share of coefficients of chroma that are near zero."""
+    near = count = 0
+    for number, pixels in enumerate(components, 1):
+        samples, (certain, _) = _settled(pixels, known, layout, number), _certain(known, layout, number)
+        values, good = _transformed(samples, certain, (8, 8))
+        mixed = values[good][:, _MIXED]
+        near, count = near + int(np.count_nonzero(np.abs(mixed) < 1.5)), count + mixed.size
+    return near / max(1, count)
 
 
 def _spreads(pixels: Image, known: Image, layout: Layout) -> tuple[int, int]:
@@ -440,6 +459,11 @@ def _settled(pixels: Image, known: Image, layout: Layout, component: int, start:
     if samples is None:
         samples = np.zeros((8 * rows, 8 * columns), np.float32)
         nudge(pixels, np.ones_like(known), down, across, False, top, left, *reach, 1.0, samples, off)
+        inside = _inside(layout, component)
+        samples[: inside[0].start] = samples[inside[0].start]  # what the image does not reach is as its edge
+        samples[inside[0].stop :] = samples[inside[0].stop - 1]
+        samples[:, : inside[1].start] = samples[:, inside[1].start, None]
+        samples[:, inside[1].stop :] = samples[:, inside[1].stop - 1, None]
     for turn in range(_TURNS):
         rate = 1.0 if turn == _TURNS - 1 else 1.6  # the least that neighbours leave of a detail is a quarter
         nudge(pixels, known, down, across, layout.chroma == INTERPOLATED, top, left, *reach, rate, samples, off)
@@ -451,8 +475,10 @@ def _chroma(pixels: Image, known: Image, layout: Layout, component: int, table: 
     if not layout.spread_later(component):
         return _chroma_of_each(pixels, known, layout, component, table)
     certain, seen = _certain(known, layout, component)
-    doubts = np.where(certain, EXACT, np.where(seen, _HALF_SEEN, _GUESSED))
-    slack = np.where(certain, 0.7, np.where(seen, 8.0, 255.0))
+    doubts = np.full(certain.shape, _BEYOND)
+    doubts[_inside(layout, component)] = _GUESSED
+    doubts = np.where(certain, EXACT, np.where(seen, _HALF_SEEN, doubts))
+    slack = np.where(certain, 0.7, np.where(seen, 1.6, 255.0))
     decoded = None
     for _ in range(_REPEATS):
         samples = _settled(pixels, known, layout, component, decoded)
@@ -475,7 +501,15 @@ def _chroma_of_each(pixels: Image, known: Image, layout: Layout, component: int,
     low, high = np.where(certain, samples, 0).astype(np.int16), np.where(certain, samples, 255).astype(np.int16)
     samples = samples.astype(np.float32)
     values, good = _transformed(samples, certain, layout.block(component))
-    return _fitted(samples, np.where(certain, EXACT, _GUESSED), low, high, values, good, table, layout, component)
+    guessed = _padded(np.full(known.shape, _GUESSED), layout, component, int(_BEYOND))
+    return _fitted(samples, np.where(certain, EXACT, guessed), low, high, values, good, table, layout, component)
+
+
+def _inside(layout: Layout, component: int) -> tuple[slice, slice]:
+    """Rows and columns of the samples that have pixels in the image."""
+    (top, left), (down, across) = layout.offset(component), layout.steps(component)
+    below, right = -(-(top + layout.height) // down), -(-(left + layout.width) // across)
+    return slice(top // down, below), slice(left // across, right)
 
 
 def _certain(known: Image, layout: Layout, component: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
