@@ -187,8 +187,10 @@ def _telling(image: Image) -> Image:
             parts.append(image[down : down + TRIED, across : across + TRIED])
 
     def varied(part: Image) -> float:
-        colour = part if part.ndim == 2 else part[:, :, 0].astype(np.int16) - part[:, :, 1]
-        return float(np.minimum(np.abs(np.diff(colour.astype(np.int16), axis=1)), _DETAIL).mean())
+        colour = part.astype(np.int16) if part.ndim == 2 else part[:, :, 0].astype(np.int16) - part[:, :, 1]
+        within: NDArray[np.bool_] = np.logical_and(part > 0, part < 255)
+        known: NDArray[np.bool_] = within if part.ndim == 2 else np.all(within, axis=2)
+        return float((np.minimum(np.abs(np.diff(colour, axis=1)), _DETAIL) * known[:, 1:]).mean())
 
     return np.ascontiguousarray(max(parts, key=varied))
 
@@ -288,24 +290,25 @@ def _of_layout(image: Image, layout: Layout) -> Stream | None:
         found = [_plane(channel, channel, layout, number) for number, channel in enumerate(channels)]
     else:
         luma, blue, red, known, _ = _by_components(image, layout.colour)
-        quality = _quality(luma, known, layout)
+        told, quality = _luma_table(luma, known, layout)
         table = _chroma_table((blue, red), known, layout, quality)
+        if _FINER * np.mean(table) < np.mean(told):  # such steps fit to samples of any other layout
+            return None
         chroma = [(_chroma(pixels, known, layout, number, table), table) for number, pixels in ((1, blue), (2, red))]
         layout = _ended(image, layout, chroma, (blue, red), known)
         spread = [spread_out(samples_of(*one, layout, number), layout, number) for number, one in enumerate(chroma, 1)]
         found = [_plane(*_light_bounds(image, layout.colour, *spread), layout, 0), *chroma]
-    steps = [float(np.mean(table)) for _, table in found]
-    if max(steps) < 2 or (layout.colour in (YCC, YCC_9) and _FINER * steps[1] < steps[0]):
+    if max(float(np.mean(table)) for _, table in found) < 2:
         return None
     return Stream(layout, tuple(plane for plane, _ in found), tuple(table for _, table in found))
 
 
-def _quality(luma: Image, known: Image, layout: Layout) -> int:
-    """Of the table of luma, as far as it is certain."""
+def _luma_table(luma: Image, known: Image, layout: Layout) -> tuple[Table, int]:
+    """The table of luma and its quality, as far as luma is certain."""
     certain = _padded(known, layout, 0, 0) > 0
     samples = _padded(luma, layout, 0, 128).astype(np.float32)
     values, good = _transformed(samples, certain & (samples > 0) & (samples < 255), (8, 8))
-    return likely_table(_likely(values, samples, good, np.full(64, _ROUNDING)))[1]
+    return likely_table(_likely(values, samples, good, np.full(64, _ROUNDING)))
 
 
 def _ended(
@@ -328,13 +331,13 @@ def _ended(
 
 
 def _by_components(image: Image, colour: int) -> tuple[Image, Image, Image, Image, float]:
-    """Y, Cb, Cr of pixels (H, W, 3), which are certain, and the share of pixels that have any."""
+    """Y, Cb, Cr of pixels (H, W, 3), which are certain, and the share that have any of pixels without 0 and 255."""
     from callic_archive.archive.dct.decoding_kernel import GREEN_CB
     from callic_archive.archive.dct.recovery_kernel import components
 
     luma, blue, red, known = (np.empty(image.shape[:2], np.uint8) for _ in range(4))
-    count = components(np.ascontiguousarray(image), GREEN_CB[colour == YCC_9], luma, blue, red, known)
-    return luma, blue, red, known, count / max(1, luma.size)
+    share = components(np.ascontiguousarray(image), GREEN_CB[colour == YCC_9], luma, blue, red, known)
+    return luma, blue, red, known, float(share)
 
 
 def _light_bounds(image: Image, colour: int, blue: Image, red: Image) -> tuple[NDArray[np.int16], NDArray[np.int16]]:

@@ -33,12 +33,12 @@ SURE = 0.1  # mean square error up to which a sample is certain: a little more t
 
 
 @njit(cache=True, nogil=True)
-def components(image: Samples, green_cb: Int, luma: Samples, blue: Samples, red: Samples, known: Samples) -> int:
-    """Y, Cb and Cr of which RGB (H, W, 3) was made; of how many pixels some were found.
+def components(image: Samples, green_cb: Int, luma: Samples, blue: Samples, red: Samples, known: Samples) -> float:
+    """Y, Cb and Cr of which RGB (H, W, 3) was made; of which share of the pixels without 0 and 255 some were found.
 
     ``known``: 1 where they are certain, 0 where a guess: where a channel is 0 or 255, or no Y, Cb and Cr give the colour.
     """
-    found = 0
+    found = held_apart = 0
     for y in range(image.shape[0]):
         for x in range(image.shape[1]):
             r, g, b = np.int64(image[y, x, 0]), np.int64(image[y, x, 1]), np.int64(image[y, x, 2])
@@ -68,10 +68,12 @@ def components(image: Samples, green_cb: Int, luma: Samples, blue: Samples, red:
                     luma[y, x], blue[y, x], red[y, x] = here, cb, cr
                     good = True
                     break
-            if good:
+            if ends:
+                held_apart += 1
+            elif good:
                 found += 1
-                known[y, x] = 0 if ends else 1
-    return found
+                known[y, x] = 1
+    return (found + 1) / (known.size - held_apart + 1)
 
 
 @njit(cache=True, nogil=True)
