@@ -29,7 +29,7 @@ FORMATS = frozenset({
     *("bmp", "dicom", "gzip", "metaimage", "mgh", "nifti", "npy", "nrrd", "png", "pnm", "raw", "tiff", "zarr", "zip"),
 })  # fmt: skip
 TOPICS = frozenset({
-    *("adapters", "bases", "bits", "content", "conventional", "differences", "frames", "holes", "image", "jpeg", "jpegs"),
+    *("adapters", "bases", "bits", "content", "conventional", "dct", "differences", "frames", "holes", "image", "jpeg", "jpegs"),
     *("jpegxl", "learned", "libdeflate", "narrowed", "samples", "webp", "zstd"), *FORMATS,
     *("links", "lzw", "members", "names", "packings", "pieces", "planes", "png", "reasons", "roomy", "segments", "several"),
     *("torchac", "wide", "writing", "zarr"),
