@@ -18,6 +18,7 @@ PARSERS: dict[str, tuple[str, ...]] = {
     "access/chunk_frame.py": ("chunk-frame",),
     "access/regions.py": ("words",),
     "archive/collection.py": ("adapters",),
+    "archive/dct/coefficients.py": ("jpeg-coded", "jpeg-by-coefficients"),
     "archive/dct/jpeg_frame.py": ("jpeg-by-coefficients", "jpegs"),
     "archive/dct/jpeg_stream.py": ("jpeg-by-coefficients", "jpeg-coded"),
     "archive/entries.py": ("entry", "row", "entry-record"),
