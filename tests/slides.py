@@ -22,9 +22,11 @@ def picture(height: int = 48, width: int = 64, seed: int = 0, channels: int = 3)
 
 
 def jpeg(image: np.ndarray[Any, Any] | None = None, **options: Any) -> bytes:
-    """A JPEG file as Pillow writes it."""
+    """A JPEG file as Pillow writes it; four channels are CMYK."""
     out = io.BytesIO()
-    Image.fromarray(picture() if image is None else image).save(out, "JPEG", **options)
+    image = picture() if image is None else image
+    whole = Image.frombytes("CMYK", image.shape[1::-1], image.tobytes()) if image.shape[2:] == (4,) else Image.fromarray(image)
+    whole.save(out, "JPEG", **options)
     return out.getvalue()
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import zstandard
 
 from callic_archive.archive.codecs import Image
+from callic_archive.archive.dct import jpeg_stream
 from callic_archive.archive.entries import Entry
 from callic_archive.archive.jpeg_parts import left_of, size_of
 from callic_archive.archive.parts import Part
@@ -248,13 +249,15 @@ def _own_kind(payload: bytes, type: RecordType) -> str:
 
 
 def _unpacked(payload: bytes) -> bytes:
-    """A STORED or SURROUND payload of unknown coding: unfolded where it is a Zstandard frame, or JPEG streams and what is
-    around them, else as it is.
+    """A STORED or SURROUND payload of unknown coding: unfolded where it is a Zstandard frame, a JPEG file by its
+    coefficients, or JPEG streams and what is around them, else as it is.
     """
     size = size_of(payload, CHUNK)
     if size is not None:
         return expand(payload, "jpegs", size)
     try:
+        if payload.startswith(jpeg_stream.MAGIC):
+            return jpeg_stream.decode(payload, CHUNK)
         size = zstandard.frame_content_size(payload)
         if 0 < size <= CHUNK:
             return expand(payload, "zstd", size)

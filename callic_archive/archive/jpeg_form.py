@@ -1,6 +1,6 @@
-"""The form of a ``jpegs`` part: a table, the bytes around JPEG streams, and the JPEG XL files that give those back.
+"""The form of a ``jpegs`` part: a table, the bytes around JPEG streams, and the recoded streams that give those back.
 
-docs/format/archive.md, section 8, is the specification. Table, rest and each JPEG XL file have a checksum of their own,
+docs/format/archive.md, section 8, is the specification. Table, rest and each recoded stream have a checksum of their own,
 so that of a damaged part, too, what is whole is known to be (``jpeg_parts.left_of``).
 """
 
@@ -22,13 +22,13 @@ _LEVEL, _LEVEL_LARGE, _LARGE = 19, 9, 1 << 20
 
 @dataclass(frozen=True)
 class Group:
-    """A JPEG XL file, and what of the JPEG stream that it gives back is used."""
+    """A recoded stream (``jpeg_recoding``), and what of the JPEG stream that it gives back is used."""
 
-    packed: int  # bytes of the JPEG XL file
+    packed: int  # its bytes
     size: int  # bytes of the JPEG stream
     count: int  # streams that were joined, or 0: the last ``take`` bytes are one stream
     take: int  # pieces of coded data of each stream
-    check: int  # CRC-32 of the JPEG XL file
+    check: int  # CRC-32 of these
 
     @property
     def streams(self) -> int:
@@ -61,7 +61,7 @@ class Table:
 
 
 def checksum(packed: bytes) -> int:
-    """Of a JPEG XL file."""
+    """Of a recoded stream."""
     return zlib.crc32(packed)
 
 
@@ -106,7 +106,7 @@ def proven_frame(data: bytes, at: int, most: int) -> tuple[bytes, int]:
 
 
 def read_table(data: bytes, room: int | None) -> Table:
-    """The table, whose JPEG XL files must have ``room`` bytes where that is known. Raises ValueError, ContainerError."""
+    """The table, whose recoded streams must have ``room`` bytes where that is known. Raises ValueError, ContainerError."""
     at = 0
 
     def numbers(count: int) -> list[int]:

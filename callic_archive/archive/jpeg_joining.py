@@ -1,8 +1,8 @@
-"""JPEG streams of one part on their way to JPEG XL: those with equal headers joined, each result proven at once.
+"""JPEG streams of one part on their way to fewer bytes: those with equal headers joined, each result proven at once.
 
-A small tile is a poor JPEG XL file: its tables cost more than the better coding gains. So tiles with equal headers
-become one tall JPEG stream first, without any recoding, since coded data between restarts depend on nothing before
-them. What is not coded data stays among the surrounding bytes, and a stream that is there twice is kept once.
+A small tile is poor by itself: its tables cost more than the better coding gains, and nothing is learned yet when it ends.
+So tiles with equal headers become one tall JPEG stream first, without any recoding, since coded data between restarts depend
+on nothing before them. What is not coded data stays among the surrounding bytes, and a stream that is there twice is kept once.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from callic_archive.archive import isolated
+from callic_archive.archive.dct.jpeg_stream import comes_back
 from callic_archive.archive.jpeg_form import Group, Table, assembled, checksum, table_bytes, zstd
-from callic_archive.archive.jpeg_limits import memory_to_decode, memory_to_recode, recodable
+from callic_archive.archive.jpeg_limits import recodable
+from callic_archive.archive.jpeg_recoding import recoded
 from callic_archive.container.layout import encode_varint
-from callic_archive.errors import ForeignCodecFailed
 from callic_archive.images.jpeg_streams import (
     EOI,
     TALLEST,
@@ -30,7 +30,7 @@ from callic_archive.images.jpeg_streams import (
 
 _PIXELS, _BYTES = 8 << 20, 4 << 20  # of a joined stream
 _LEAST = 64  # bytes of coded data; smaller streams are left alone
-_SAVING = 32  # bytes that a JPEG XL file must save
+_SAVING = 32  # bytes that a recoded stream must save
 _FAILURES = 128  # refused streams after which the rest of a part is left alone
 _TRIED = 3  # streams of tables that are tried for one that lacks them
 _ROWS = 1 << 20
@@ -38,7 +38,7 @@ _ROWS = 1 << 20
 
 @dataclass
 class Joining:
-    """The streams of one part on their way to JPEG XL."""
+    """The streams of one part on their way to fewer bytes."""
 
     data: memoryview
     tables: Tables
@@ -55,7 +55,7 @@ class Joining:
     lucky: int = -2  # the tables that fitted last
 
     def run(self, streams: Sequence[Stream]) -> None:
-        """Take all that can be taken. Raises ForeignCodecMissing."""
+        """Take all that can be taken."""
         kinds: dict[tuple[bytes, int], list[tuple[Stream, bytes]]] = {}
         seen: set[bytes] = set()
         for stream in streams:
@@ -110,7 +110,8 @@ class Joining:
             if self.failures >= _FAILURES:
                 break
             # some faults show only where a restart follows, so the first is there twice
-            if self._recoded([*half, half[0]], head, tables) is not None:
+            again = [*half, half[0]]
+            if self._comes_back(again, head, tables) or self._recoded(again, head, tables) is not None:
                 found += half
             elif len(half) > 1:
                 found += self._sound(half, head, tables)
@@ -125,27 +126,37 @@ class Joining:
     def _recoded(
         self, batch: list[tuple[Stream, bytes]], head: bytes, tables: int
     ) -> tuple[bytes, bytes, int] | None:
-        """Streams joined as JPEG XL, the joined stream, and the bytes that it stands for; None where it is refused."""
+        """Streams joined and recoded, the joined stream, and the bytes that it stands for; None where it is refused."""
         if self.failures >= _FAILURES:
             return None
+        made, size = self._made(batch, head, tables)
         jpeg = batch[0][0].jpeg
+        packed = recoded(made, jpeg.rows * jpeg.width * len(batch)) if made else None
+        if packed is None:
+            self.failures += 1
+            return None
+        return packed, made, size
+
+    def _comes_back(self, batch: list[tuple[Stream, bytes]], head: bytes, tables: int) -> bool:
+        """Whether streams joined come back from their coefficients, which takes a fiftieth of the time of coding these."""
+        made, _ = self._made(batch, head, tables)
+        return bool(made) and comes_back(made)
+
+    def _made(self, batch: list[tuple[Stream, bytes]], head: bytes, tables: int) -> tuple[bytes, int]:
+        """Streams joined, which is empty where these could not be parted again, and the bytes of their coded data."""
         codes = []
         for stream, _ in batch:
             content = stream.read(self.data)
             codes.append(content[stream.jpeg.coded : stream.jpeg.scan_end])
+        jpeg = batch[0][0].jpeg
         made = joined(jpeg, head, self.tables.streams[tables] if tables >= 0 else b"", codes)
         told = read(memoryview(made))
-        packed = None
-        if (
+        sound = (
             told is not None
             and told.scan_end + len(EOI) == len(made)
             and parted(made[told.coded : told.scan_end], len(codes), jpeg.segments) == codes
-        ):
-            packed = _recoded(made, jpeg.rows * jpeg.width * len(codes))
-        if packed is None:
-            self.failures += 1
-            return None
-        return packed, made, sum(map(len, codes))
+        )
+        return made if sound else b"", sum(map(len, codes))
 
     def _joined(self, batch: list[tuple[Stream, bytes]], head: bytes, tables: int) -> bool | None:
         """Several streams as one. None where it was refused, False where nothing was saved."""
@@ -170,7 +181,7 @@ class Joining:
         cut = 0
         if tables >= 0:
             made, cut = with_tables(content, self.tables.streams[tables]), 2
-        packed = _recoded(made, stream.jpeg.height * stream.jpeg.width)
+        packed = recoded(made, stream.jpeg.height * stream.jpeg.width)
         if packed is None:
             self.failures += 1
             return None
@@ -233,15 +244,3 @@ def _batches(alike: list[tuple[Stream, bytes]]) -> Iterator[list[tuple[Stream, b
         batch.append(one)
         size += one[0].jpeg.end
     yield batch
-
-
-def _recoded(jpeg: bytes, pixels: int) -> bytes | None:
-    """A JPEG stream as JPEG XL that gives it back, or None. Raises ForeignCodecMissing."""
-    try:
-        packed = isolated.ask("encode_jpeg", jpeg, memory=memory_to_recode(len(jpeg), pixels))
-        memory = memory_to_decode(max(len(jpeg), len(packed)))  # what whoever unpacks it will have
-        if isolated.ask("decode_jpeg", packed, memory=memory, most=max(4096, len(jpeg))) != jpeg:
-            return None
-    except ForeignCodecFailed:
-        return None
-    return packed

@@ -1,4 +1,4 @@
-"""Bytes in which JPEG streams lie, coded as JPEG XL files and the bytes around them: the coding ``jpegs``."""
+"""Bytes in which JPEG streams lie, coded as recoded streams and the bytes around them: the coding ``jpegs``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from itertools import accumulate
 
 import zstandard
 
-from callic_archive.archive import isolated
 from callic_archive.archive.jpeg_form import (
     TABLE,
-    Group,
     Table,
     assembled,
     checksum,
@@ -20,8 +18,8 @@ from callic_archive.archive.jpeg_form import (
     read_table,
 )
 from callic_archive.archive.jpeg_joining import Joining
-from callic_archive.archive.jpeg_limits import memory_to_decode
-from callic_archive.errors import ContainerError, ForeignCodecFailed, ForeignCodecMissing
+from callic_archive.archive.jpeg_recoding import stream_of
+from callic_archive.errors import ContainerError, ForeignCodecFailed
 from callic_archive.images.jpeg_streams import Found, Tables, find
 
 _MOST_TABLES = 64  # streams of tables of one part that are remembered
@@ -31,7 +29,7 @@ _AROUND = 1 << 18  # bytes of a JPEG stream beside the coded data that it brings
 def encode(
     data: bytes | bytearray | memoryview, tables: Tables | None = None, found: Found | None = None
 ) -> bytes | None:
-    """``data`` with the JPEG streams in it as JPEG XL; None where there are none that this makes smaller.
+    """``data`` with the JPEG streams in it recoded; None where there are none that this makes smaller.
 
     ``found`` are those streams where they are known already. What is given was taken apart again and compared.
     """
@@ -42,10 +40,7 @@ def encode(
     tables = tables or Tables()
     more = [table for table in found.tables[:_MOST_TABLES] if table not in tables.streams]
     work = Joining(view, replace(tables, streams=(*tables.streams, *more)))
-    try:
-        work.run(found.streams)
-    except ForeignCodecMissing:
-        return None
+    work.run(found.streams)
     return work.finish() if work.groups else None
 
 
@@ -61,11 +56,11 @@ def decode(payload: bytes, size: int) -> bytes:
         raise ValueError(f"a part with JPEG streams does not hold {size} bytes")
     files = _files(payload, table)
     _check_sizes(table, size)
-    return assembled(table, rest, size, lambda number: _jpeg(files[number], table.groups[number]))
+    return assembled(table, rest, size, lambda number: stream_of(files[number], table.groups[number].size))
 
 
 def _files(payload: bytes, table: Table) -> list[bytes]:
-    """The JPEG XL files, which are the end of a payload."""
+    """The recoded streams, which are the end of a payload."""
     at = len(payload) - sum(group.packed for group in table.groups)
     starts = accumulate((group.packed for group in table.groups), initial=at)
     return [payload[start : start + group.packed] for start, group in zip(starts, table.groups, strict=False)]
@@ -75,12 +70,6 @@ def _check_sizes(table: Table, size: int) -> None:
     for group in table.groups:
         if group.size > size + _AROUND or (not group.count and group.take > group.size):
             raise ValueError("a part with JPEG streams promises larger ones than it can hold")
-
-
-def _jpeg(packed: bytes, group: Group) -> bytes:
-    """The JPEG stream that a JPEG XL file gives back. Raises ForeignCodecMissing, ForeignCodecFailed."""
-    memory = memory_to_decode(max(group.size, len(packed)))
-    return isolated.ask("decode_jpeg", packed, memory=memory, most=max(4096, group.size))
 
 
 # -- damaged parts -------------------------------------------------------------------------------------------
@@ -100,7 +89,7 @@ def size_of(payload: bytes, most: int) -> int | None:
 def left_of(payload: bytes, size: int) -> list[tuple[int, bytes]]:
     """What can be proven of the ``size`` bytes of a damaged payload: runs (offset, bytes), ascending and apart.
 
-    A checksum vouches for each: those of the table, of the rest, and of each JPEG XL file. Nothing is left without the
+    A checksum vouches for each: those of the table, of the rest, and of each recoded stream. Nothing is left without the
     table. Raises ForeignCodecMissing.
     """
     try:
@@ -123,13 +112,13 @@ def left_of(payload: bytes, size: int) -> list[tuple[int, bytes]]:
 
 
 def _left_streams(payload: bytes, table: Table, size: int) -> dict[int, bytes]:
-    """Streams, by their numbers, of the JPEG XL files that are whole."""
+    """Streams, by their numbers, of the files that are whole."""
     found: dict[int, bytes] = {}
     first = held = 0
     for packed, group in zip(_files(payload, table), table.groups, strict=True):
         if checksum(packed) == group.check:
             try:
-                parts = group.parts(_jpeg(packed, group))
+                parts = group.parts(stream_of(packed, group.size))
             except (ForeignCodecFailed, ValueError):
                 parts = []
             held += sum(map(len, parts))

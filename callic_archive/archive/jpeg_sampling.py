@@ -9,6 +9,7 @@ from contextlib import suppress
 import zstandard
 
 from callic_archive.archive import isolated
+from callic_archive.archive.dct import jpeg_stream
 from callic_archive.archive.jpeg_parts import encode
 from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing
 from callic_archive.images.jpeg_streams import Stream, Tables, find
@@ -22,7 +23,7 @@ Read = Callable[[int, int], bytes | memoryview]  # (offset, length): bytes of th
 def stored_share(read: Read, size: int, tables: Tables, level: int) -> tuple[float, float] | None:
     """Bytes stored, and seconds that takes, for each byte of a file of ``size`` bytes.
 
-    None where no stream was met that JPEG XL makes smaller. Windows count alike, so tiles are foreseen as far as they are
+    None where no stream was met that recoding makes smaller. Windows count alike, so tiles are foreseen as far as they are
     alike all over the file.
     """
     windows = [(0, size)]
@@ -49,7 +50,8 @@ def stored_share(read: Read, size: int, tables: Tables, level: int) -> tuple[flo
 
 
 def _start_codec() -> None:
-    """Start the process that codes, which takes its time once and not for each byte."""
+    """Load and start what codes, which takes its time once and not for each byte."""
+    jpeg_stream.start()
     with suppress(ForeignCodecMissing, ForeignCodecFailed):
         isolated.ask("versions", b"", memory=0)
 

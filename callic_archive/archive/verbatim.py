@@ -1,4 +1,4 @@
-"""Bytes kept as they are: in chunks, each Zstandard or raw, with the JPEG streams in them as JPEG XL; and back."""
+"""Bytes kept as they are: in chunks, each Zstandard or raw, with the JPEG streams in them recoded; and back."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 import zstandard
 
-from callic_archive.archive import isolated, jpeg_parts
+from callic_archive.archive import jpeg_parts
 from callic_archive.archive.attempts import attempt
-from callic_archive.archive.jpeg_limits import memory_to_decode, memory_to_recode, recodable
+from callic_archive.archive.jpeg_limits import recodable
+from callic_archive.archive.jpeg_recoding import recoded, stream_of
 from callic_archive.archive.mapped import blocks
 from callic_archive.archive.packed import Piece, cost_of
 from callic_archive.container.layout import RecordType
-from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing
 from callic_archive.images.jpeg_streams import Tables, find, read
 
 # bytes of a file in one STORED or SURROUND record: bounds memory, and what one damaged record costs
@@ -28,25 +28,20 @@ def is_jpeg(data: bytes | memoryview) -> bool:
 
 
 def recoded_jpeg(data: bytes | memoryview) -> list[Piece] | None:
-    """A JPEG file as JPEG XL that gives back its very bytes; None where that fails or saves nothing."""
+    """A JPEG file in fewer bytes that give back its very own; None where that fails or saves nothing."""
     told = read(memoryview(data))
     if told is not None and not recodable(told):
         return None
     pixels = told.height * told.width if told is not None else 0
-    try:
-        payload = isolated.ask("encode_jpeg", data, memory=memory_to_recode(len(data), pixels))
-        if len(payload) >= len(data) or expand(payload, "jpeg", len(data)) != data:
-            return None
-    except (ForeignCodecMissing, ForeignCodecFailed, ValueError):
-        return None
-    return [Piece(RecordType.STORED, payload, "jpeg", len(data))]
+    payload = recoded(data, pixels)
+    return None if payload is None else [Piece(RecordType.STORED, payload, "jpeg", len(data))]
 
 
 def stored_pieces(
     data: bytes | memoryview, *, level: int | None = None, tables: Tables | None = None
 ) -> Iterator[Piece]:
     """The file verbatim, in chunks, each Zstandard or raw, whichever is smaller; with ``tables``, which may be empty,
-    also with the JPEG streams in it as JPEG XL.
+    also with the JPEG streams in it recoded.
     """
     return (piece for piece, _ in measured_pieces(data, RecordType.STORED, level, tables))
 
@@ -67,7 +62,7 @@ def streamed_pieces(
     """About ``size`` bytes stored verbatim as they come; ``seen`` is shown each chunk that went into a piece.
 
     What ``seen`` hashes is what the records hold, whatever happened to the source meanwhile. With ``recode`` the JPEG
-    streams in it become JPEG XL where that is smaller.
+    streams in it are recoded where that is smaller.
     """
     compressor = _compressor(ZSTD_LEVEL_SMALL if size <= SMALL else ZSTD_LEVEL)
     tables = Tables() if recode else None
@@ -163,8 +158,7 @@ def expand(payload: bytes, coding: str, size: int, base: bytes | None = None) ->
     elif coding == "jpeg":
         if size > CHUNK:
             raise ValueError(f"a JPEG of {size} bytes, more than {CHUNK}, is not recoded")
-        memory = memory_to_decode(max(size, len(payload)))
-        payload = isolated.ask("decode_jpeg", payload, memory=memory, most=max(size, 4096))
+        payload = stream_of(payload, size)
     elif coding == "jpegs":
         if size > CHUNK:
             raise ValueError(f"a record promises {size} bytes, more than the {CHUNK} that one may hold")

@@ -110,7 +110,7 @@ def summarise(report: Report, run: PackRun, finished: Finished, output: Path, ad
     if jpegs:
         places = {part.place: part.place.stored for entry in jpegs for part in entry.parts}
         report.text(
-            f"  {plural(len(jpegs), 'file')} with JPEG inside, kept as JPEG XL that gives back its bytes: "
+            f"  {plural(len(jpegs), 'file')} with JPEG inside, recoded so that its bytes come back: "
             f"{size_text(sum(e.size for e in jpegs))} -> {size_text(sum(places.values()))}"
         )
     if counts["verbatim"]:

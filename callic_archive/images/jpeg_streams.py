@@ -54,11 +54,11 @@ class Jpeg:
 
     @property
     def taken(self) -> bool:
-        """Whether JPEG XL may take it over: 8 bits, one or three components, baseline, extended or progressive."""
+        """Whether it may be recoded: 8 bits; one, three or four components; baseline, extended or progressive."""
         return (
             self.process in _SOF_TAKEN
             and self.precision == 8
-            and len(self.sampling) in (1, 3)
+            and len(self.sampling) in (1, 3, 4)
             and min(self.height, self.width, self.scans) > 0
             and all(1 <= n <= 4 for pair in self.sampling for n in pair)
         )

@@ -24,7 +24,7 @@ REASONS = {
     "variant": "a variant of its format that is not read: animated, detached, with data behind its end, and the like",
     "content-only": "one of which only the content would come back, and `--fidelity bytes` was given",
     "no-reader": "of a kind that is recognised but not read, such as JPEG 2000, JPEG XL, WebP or HEIF in files of their own",
-    "jpeg-kind": "a JPEG file that JPEG XL does not take or make smaller: damaged, lossless, of four colours, and the like",
+    "jpeg-kind": "a JPEG file that cannot be recoded or made smaller: damaged, lossless, four colours and progressive",
     "many-images": "of so many images that its description would be longer than an index line may be",
 }
 

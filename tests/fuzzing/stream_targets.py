@@ -21,6 +21,7 @@ from callic_archive.archive.dct.decoding import GRAY, INTERPOLATED, TRANSFORMED,
 from callic_archive.archive.dct.recovery import Stream
 from callic_archive.archive.dct.tables import STANDARD
 from callic_archive.archive.filtered import encode_samples
+from callic_archive.archive.dct import jpeg_stream
 from callic_archive.archive.segments import decode_segments, encode_segments
 from callic_archive.container.layout import decode_varint, encode_varint
 from callic_archive.errors import (
@@ -139,6 +140,59 @@ def break_jpegs(seed: bytes, rng: random.Random, others: list[bytes]) -> bytes:
     table = zstandard.ZstdDecompressor().decompress(seed[begin : begin + length])
     packed = zstandard.ZstdCompressor().compress(broken(table, rng))
     return seed[:at] + encode_varint(len(packed)) + packed + seed[begin + length :]
+
+
+# -- JPEG streams by their coefficients ---------------------------------------------------------------------------
+
+
+MOST_OF_A_STREAM = 1 << 16  # bytes
+
+
+def jpeg_by_coefficients(data: bytes) -> str:
+    """A stream that is taken comes back."""
+    payload = jpeg_stream.encode(data)
+    if payload is None:
+        return "left"
+    if jpeg_stream.decode(payload, len(data)) != data:
+        raise Wrong("a JPEG stream did not come back from its coefficients")
+    return "coded"
+
+
+@lru_cache(maxsize=1)
+def jpeg_by_coefficients_seeds() -> list[bytes]:
+    return [
+        jpeg(picture(16, 24, 1)), jpeg(picture(24, 16, 2), optimize=True, subsampling=1), jpeg(picture(20, 20, channels=1)),
+        jpeg(picture(32, 32), restart_marker_blocks=1), jpeg(picture(17, 9, channels=4), quality=95),
+    ]  # fmt: skip
+
+
+def jpeg_coded(payload: bytes) -> str:
+    """A stream by its coefficients: not longer than was asked, or refused."""
+    try:
+        found = jpeg_stream.decode(payload, MOST_OF_A_STREAM)
+    except ValueError:
+        return "ValueError"
+    if len(found) > MOST_OF_A_STREAM:
+        raise Wrong("a JPEG stream is longer than was asked")
+    return "stream"
+
+
+@lru_cache(maxsize=1)
+def jpeg_coded_seeds() -> list[bytes]:
+    found = [jpeg_stream.encode(data) for data in jpeg_by_coefficients_seeds()]
+    return [payload for payload in found if payload is not None]
+
+
+def break_jpeg_coded(seed: bytes, rng: random.Random, others: list[bytes]) -> bytes:
+    """The header of the stream unpacked, broken, and packed again; or bytes of the whole."""
+    if rng.random() < 0.4:
+        return broken(seed, rng, others)
+    begin = len(jpeg_stream.MAGIC) + 1
+    length, at = decode_varint(seed, begin)
+    prefix = zstandard.ZstdCompressionDict(jpeg_stream.prefix(), dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    kept = zstandard.ZstdDecompressor(dict_data=prefix).decompress(seed[at : at + length])
+    packed = zstandard.ZstdCompressor(dict_data=prefix).compress(broken(kept, rng))
+    return seed[:begin] + encode_varint(len(packed)) + packed + seed[at + length :]
 
 
 # -- wide images --------------------------------------------------------------------------------------------------
@@ -384,6 +438,8 @@ TARGETS: dict[str, Target] = {
     "wide": Target(wide_image, wide_seeds),
     "segments": Target(segments_image, segments_seeds),
     "dct": Target(dct_image, dct_seeds),
+    "jpeg-by-coefficients": Target(jpeg_by_coefficients, jpeg_by_coefficients_seeds),
+    "jpeg-coded": Target(jpeg_coded, jpeg_coded_seeds, break_jpeg_coded),
     "jpeg-tables": Target(jpeg_tables, lambda: jpeg_seeds()[:2]),
     "jpegs-made": Target(jpegs_made, jpeg_seeds),
     "jpegs": Target(jpegs, jpegs_seeds, break_jpegs),

@@ -40,6 +40,8 @@ GROUPS: dict[str, dict[str, int]] = {
         "jpeg-tables": 800,
         "jpegs-made": 60,
         "jpegs": 300,
+        "jpeg-by-coefficients": 400,
+        "jpeg-coded": 400,
         "frame-jpeg": 300,
         "frame-jpeg-ls": 400,
         "frame-jpeg-2000": 500,

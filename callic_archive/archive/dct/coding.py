@@ -21,7 +21,7 @@ from callic_archive.archive.dct.decoding import (
     Table,
     pixels_of,
 )  # fmt: skip
-from callic_archive.archive.dct.recovery import Stream
+from callic_archive.archive.dct.recovery import MOST_PIXELS, Stream
 from callic_archive.archive.dct.tables import STANDARD
 
 Image = NDArray[Any]
@@ -63,6 +63,8 @@ def read(payload: bytes, shape: tuple[int, ...], dtype: str) -> Coefficients:
     colour, chroma = kind & 3, kind >> 2 & 3
     if chroma > TRANSFORMED or sampling > 3 or len(shape) != 2 + (colour != GRAY) or shape[2:] not in ((), (3,)) or 0 in shape:
         raise ValueError("an image by coefficients has no such components")
+    if shape[0] * shape[1] > MOST_PIXELS:
+        raise ValueError("an image by coefficients is larger than any that a packer codes so")
     layout = Layout(
         shape[0], shape[1], colour, 1 + (sampling & 1), 1 + (sampling >> 1), chroma, places >> 4, places & 15,
         bool(kind & 16), bool(kind & 32),

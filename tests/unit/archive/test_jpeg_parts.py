@@ -1,4 +1,4 @@
-"""JPEG streams inside other files become JPEG XL and come back byte for byte, or stay as they are."""
+"""JPEG streams inside other files are recoded and come back byte for byte, or stay as they are."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from callic_archive.archive import isolated, jpeg_form, jpeg_limits, jpeg_parts, pack_one, verbatim
+from callic_archive.archive.dct import jpeg_stream
 from callic_archive.archive.verbatim import expand, stored_pieces, streamed_pieces
-from callic_archive.errors import ForeignCodecFailed
+from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing
 from callic_archive.images import tiff_jpeg
 from callic_archive.images.source import Limits
 from tests.doubles import DeflatePlan
@@ -131,7 +132,7 @@ def test_without_their_tables_tiles_are_left():
 
 def test_nothing_to_gain():
     assert jpeg_parts.encode(b"no pictures " * 100) is None
-    assert jpeg_parts.encode(b"ab" + jpeg(picture(8, 8), optimize=True)) is None
+    assert jpeg_parts.encode(b"ab" + jpeg()[:-2]) is None
     assert [p.coding for p in stored_pieces(b"no pictures " * 100, tables=jpeg_parts.Tables())] == ["zstd"]
 
 
@@ -213,7 +214,7 @@ def test_damaged_payloads_are_refused():
 
 
 def regions(payload):
-    """Where table, rest and each JPEG XL file lie in a payload."""
+    """Where table, rest and each recoded stream lie in a payload."""
     head, table = jpeg_form.frame(payload, 0, 1 << 20)
     _, rest = jpeg_form.frame(payload, table, 1 << 30)
     ends = [table, rest]
@@ -302,6 +303,38 @@ def test_nor_for_more_pixels_than_there_is_memory_for(monkeypatch):
     monkeypatch.setattr(jpeg_limits, "MOST_PIXELS", 48 * 64 - 1)
     assert verbatim.recoded_jpeg(jpeg()) is None
     assert jpeg_parts.encode(jpeg()) is None
+
+
+def test_sequential_streams_need_no_library(monkeypatch):
+    def missing(*_, **__):
+        raise ForeignCodecMissing("no library")
+
+    monkeypatch.setattr(isolated, "ask", missing)
+    for code in (jpeg(), jpeg(picture(channels=1)), jpeg(picture(channels=4)), jpeg(optimize=True, restart_marker_blocks=3)):
+        (piece,) = verbatim.recoded_jpeg(code)
+        assert (piece.coding, piece.payload[:4]) == ("jpeg", jpeg_stream.MAGIC)
+        assert len(piece.payload) < len(code)
+        assert expand(piece.payload, "jpeg", len(code)) == code
+    assert verbatim.recoded_jpeg(jpeg(progressive=True)) is None
+    data = slide([tiles(8, 64)], 64, 4) + jpeg(progressive=True)
+    assert len(packed(data)) < 0.9 * len(data)
+
+
+def test_others_become_jpegxl():
+    code = jpeg(picture(200, 200), progressive=True)
+    (piece,) = verbatim.recoded_jpeg(code)
+    assert piece.payload[:4] != jpeg_stream.MAGIC
+    assert expand(piece.payload, "jpeg", len(code)) == code
+    sequential = jpeg(picture(200, 200))
+    behind = packed(code + sequential)
+    assert jpeg_stream.MAGIC in behind
+    assert b"JXL " in behind
+
+
+def test_records_of_earlier_versions_are_read():
+    code = jpeg(picture(200, 200))
+    payload = isolated.ask("encode_jpeg", code, memory=1 << 20)
+    assert expand(payload, "jpeg", len(code)) == code
 
 
 def test_blank_images_are_recoded_and_read_within_the_same_bounds():
