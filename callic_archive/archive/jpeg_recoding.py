@@ -9,6 +9,8 @@ from callic_archive.archive.dct import jpeg_stream
 from callic_archive.archive.jpeg_limits import memory_to_decode, memory_to_recode
 from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing
 
+MOST = 8 << 20  # bytes of a stream by coefficients: nothing interrupts its coding, which takes some four seconds a megabyte
+
 
 def recoded(jpeg: bytes | memoryview, pixels: int) -> bytes | None:
     """A file that gives the stream back and is smaller, or None. ``pixels``: those that it declares."""
@@ -25,6 +27,8 @@ def stream_of(packed: bytes, most: int) -> bytes:
 
 def by_coefficients(jpeg: bytes | memoryview) -> bytes | None:
     """The file without the help of any library; None where that fails or saves nothing."""
+    if len(jpeg) > MOST:
+        return None
     with suppress(ValueError, MemoryError):
         packed = jpeg_stream.encode(jpeg)
         if packed is not None and len(packed) < len(jpeg) and jpeg_stream.decode(packed, len(jpeg)) == jpeg:

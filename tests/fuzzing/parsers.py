@@ -40,7 +40,6 @@ PARSERS: dict[str, tuple[str, ...]] = {
     "archive/unfinished.py": ("settings",),
     "archive/segments.py": ("segments",),
     "archive/dct/coding.py": ("dct",),
-    "archive/dct/coefficients.py": ("dct",),
     "archive/filtered.py": ("segments", "wide"),
     "archive/verbatim.py": ("entry",),
     "archive/wide.py": ("wide",),

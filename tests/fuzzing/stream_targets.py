@@ -16,12 +16,12 @@ import zstandard
 
 from callic_archive.archive import filtered, image_coding, jpeg_parts, wide
 from callic_archive.archive.codecs import StreamInfo
+from callic_archive.archive.dct import jpeg_stream
 from callic_archive.archive.dct.coding import payload_of
 from callic_archive.archive.dct.decoding import GRAY, INTERPOLATED, TRANSFORMED, YCC, Layout
 from callic_archive.archive.dct.recovery import Stream
 from callic_archive.archive.dct.tables import STANDARD
 from callic_archive.archive.filtered import encode_samples
-from callic_archive.archive.dct import jpeg_stream
 from callic_archive.archive.segments import decode_segments, encode_segments
 from callic_archive.container.layout import decode_varint, encode_varint
 from callic_archive.errors import (
