@@ -302,9 +302,9 @@ def test_archives_with_every_coding_come_back(tmp_path: Path) -> None:
 # -- the child process ---------------------------------------------------------------------------------------
 
 
-def jpeg(quality: int = 88) -> bytes:
+def jpeg(quality: int = 88, *, progressive: bool = False) -> bytes:
     out = io.BytesIO()
-    Pillow.fromarray(photograph(200, 200)).save(out, "jpeg", quality=quality)
+    Pillow.fromarray(photograph(200, 200)).save(out, "jpeg", quality=quality, progressive=progressive)
     return out.getvalue()
 
 
@@ -341,8 +341,10 @@ def test_a_library_that_crashes_costs_one_request(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(isolated, "COMMAND", (sys.executable, "-c", crash))
     with pytest.raises(ForeignCodecFailed, match="ended"):
         image_coding.encode_foreign(image, "jpegxl", 7)
-    (piece,) = pack_one(jpeg(), codec=lambda: CODEC).pieces
+    (piece,) = pack_one(jpeg(progressive=True), codec=lambda: CODEC).pieces
     assert piece.coding in ("raw", "zstd")
+    (piece,) = pack_one(jpeg(), codec=lambda: CODEC).pieces
+    assert piece.coding == "jpeg"  # by its coefficients, which takes no library
     monkeypatch.undo()
     assert image_coding.encode_foreign(image, "jpegxl", 7)
 
