@@ -83,7 +83,7 @@ def main(name: str, run_dir: Path, data: Path | None, optimizer: str, coarse: in
     model = MGCF(MGCFConfig(**saved["config"]))
     model.load_state_dict(saved["ema"])
     model.eval()
-    source = CropSource(root, model.config.channels, seed=7, varied=0.4)  # as trained
+    source = CropSource(root, model.config.channels, seed=7, varied=0.4, smooth=0.1)  # as trained
     calibration = [source.batch(8, 64) for _ in range(6)]
     traces = trace(model, calibration)
     trials = [source.batch(12, 64) for _ in range(3)]

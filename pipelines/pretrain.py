@@ -60,6 +60,9 @@ CHANNELS = {"rgb8": 3, "gray16": 1}
     "--varied", type=float, default=0.4, show_default=True, help="share of crops as other cameras take them"
 )
 @click.option(
+    "--smooth", type=float, default=0.1, show_default=True, help="share of single planes that are surfaces or resampled"
+)
+@click.option(
     "--report", type=float, default=60.0, show_default=True, help="seconds between reports and checkpoints"
 )
 @click.option("--dim", type=int, default=128)
@@ -86,6 +89,7 @@ def main(
     float32: bool,
     seed: int,
     varied: float,
+    smooth: float,
     report: float,
     dim: int,
     depth: int,
@@ -105,7 +109,7 @@ def main(
     checkpoint = run_dir / "checkpoint.pt"
     if checkpoint.exists():
         trainer.resume(checkpoint)
-    source = CropSource(root, config.channels, seed + trainer.steps, varied)
+    source = CropSource(root, config.channels, seed + trainer.steps, varied, smooth)
     held = source.validation(6, 128)
     log = (run_dir / "log.jsonl").open("a")
     for found in trainer.run(source, held, checkpoint):

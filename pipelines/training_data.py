@@ -14,7 +14,7 @@ from PIL import Image
 from callic_archive.codec.crops import Statistics, collate, random_crop, statistics
 from callic_archive.model.mgcf import PlaneStats
 from callic_archive.model.scaling import MAX_SHIFT, unit_shift
-from pipelines.camera import retaken, window_side
+from pipelines.camera import resampled, retaken, surface, window_side
 from pipelines.scenes import SCENES, predicted_planes, scene
 
 #: Sampling weight of each training folder (relative). Folders of gray planes taken from RGB images are
@@ -92,9 +92,10 @@ def load_domains(root: Path, domains: dict[str, float]) -> dict[str, list[Sample
 class CropSource:
     """Random crops for training and a fixed list of crops for evaluation."""
 
-    def __init__(self, root: Path, channels: int, seed: int, varied: float = 0.0) -> None:
-        """``varied``: share of the crops that are taken as by other cameras (``pipelines/camera.py``)."""
-        self.varied = varied
+    def __init__(self, root: Path, channels: int, seed: int, varied: float = 0.0, smooth: float = 0.0) -> None:
+        """``varied``: share of the crops that are taken as by other cameras, ``smooth``: of those of single planes that no
+        camera took (``pipelines/camera.py``)."""
+        self.varied, self.smooth = varied, smooth if channels == 1 else 0.0
         self.domains = RGB_DOMAINS if channels == 3 else GRAY_DOMAINS
         self.channels = channels
         self.rng = np.random.default_rng(seed)
@@ -113,19 +114,22 @@ class CropSource:
         for d in self.rng.choice(len(names), count, p=weights / weights.sum()):
             area = self.area[names[d]]
             sample = self.train[names[d]][int(self.rng.choice(area.size, p=area / area.sum()))]
-            crop = self._crop(sample, size) if self.varied and self.rng.random() < self.varied else None
-            crop = random_crop(sample.planes, size, self.rng) if crop is None else crop
-            stat = statistics(crop, sample.levels)
+            if self.smooth and self.rng.random() < self.smooth:
+                crop, stat = _smooth(sample, size, self.rng)
+            else:
+                crop = self._crop(sample, size)
+                stat = statistics(crop, sample.levels)
             if self.channels == 1:
                 crop, stat = self._augment_levels(crop, stat)
             crops.append(crop)
             stats.append(stat)
         return collate(crops, stats)
 
-    def _crop(self, sample: Sample, size: int) -> NDArray[np.uint16] | None:
-        """A varied crop; None of samples whose levels are not light: few, ranks, or what predictions leave."""
-        if sample.levels < 200 or sample.name.split(":")[0] in SCENES:
-            return None
+    def _crop(self, sample: Sample, size: int) -> NDArray[np.uint16]:
+        """A crop, varied or not; never of samples whose levels are not light: few, ranks, or what predictions leave."""
+        light = sample.levels >= 200 and sample.name.split(":")[0] not in SCENES
+        if not (light and self.varied and self.rng.random() < self.varied):
+            return random_crop(sample.planes, size, self.rng)
         most = min(sample.planes.shape[1:])
         window = random_crop(sample.planes, window_side(size, most, self.rng), self.rng)
         return retaken(window, size, sample.levels - 1, self.rng)
@@ -148,11 +152,15 @@ class CropSource:
         return crop, (shift, depth, mid, top, guide)
 
     def validation(self, per_domain: int, size: int) -> dict[str, tuple[torch.Tensor, PlaneStats]]:
-        """Central crops of held-out images, the same in every run; and of colour images crops as other cameras take them."""
+        """Central crops of held-out images, the same in every run; of colour images crops as other cameras
+        take them too, and of others smooth ones."""
         result = {}
         for domain, samples in self.valid.items():
             if self.channels == 3:
                 result[f"varied:{domain}"] = self._varied(samples[: 2 * per_domain], size)
+            elif samples and not domain.startswith("bands:"):
+                rng = np.random.default_rng(7)
+                result[f"smooth:{domain}"] = _collated([_smooth(s, size, rng) for s in samples[:per_domain]])
             crops, stats = [], []
             for sample in samples[:per_domain]:
                 _, h, w = sample.planes.shape
@@ -173,3 +181,16 @@ class CropSource:
             window = random_crop(sample.planes, window_side(size, min(sample.planes.shape[1:]), rng), rng)
             crops.append(retaken(window, size, sample.levels - 1, rng))
         return collate(crops, [statistics(crop, 256) for crop in crops])
+
+
+def _smooth(sample: Sample, size: int, rng: np.random.Generator) -> tuple[NDArray[np.uint16], Statistics]:
+    """A surface, or a crop of an image that was enlarged, with its statistics."""
+    if rng.random() < 0.5 or sample.levels < 200:
+        crop = surface(size, rng)
+        return crop, statistics(crop, int(crop.max()) + 1)
+    crop, highest = resampled(random_crop(sample.planes, size, rng), size, sample.levels - 1, rng)
+    return crop, statistics(crop, highest + 1)
+
+
+def _collated(crops: list[tuple[NDArray[np.uint16], Statistics]]) -> tuple[torch.Tensor, PlaneStats]:
+    return collate([crop for crop, _ in crops], [stat for _, stat in crops])

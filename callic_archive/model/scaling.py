@@ -3,11 +3,15 @@ in the header."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 #: A typical local difference is brought to about this many units.
 TARGET_UNITS = 3.0
+#: On smooth surfaces slopes are large and surprise nobody: there the unit follows what W + N - NW leaves, so many times.
+PLANAR = 3.0
 MAX_SHIFT = 15
 
 
@@ -19,23 +23,22 @@ def depth_of(levels: int) -> int:
 
 def unit_shift(planes: NDArray[np.generic]) -> int:
     """Shift s so that the median non-zero local difference of planes (C, H, W) lies near ``TARGET_UNITS *
-    2^s`` levels.
+    2^s`` levels, or where it is less, ``PLANAR`` times the median that a planar prediction leaves.
 
     The median ignores flat background and strong edges, so s follows the noise. Flat or 1-pixel planes give
     0.
     """
     values = planes.astype(np.int32)
-    parts = []
-    if values.shape[2] > 1:
-        parts.append(np.abs(np.diff(values, axis=2)).ravel())
-    if values.shape[1] > 1:
-        parts.append(np.abs(np.diff(values, axis=1)).ravel())
-    if not parts:
-        return 0
-    difference = np.concatenate(parts)
-    difference = difference[difference > 0]
-    if difference.size == 0:
-        return 0
-    return int(
-        np.clip(np.floor(np.log2(max(float(np.median(difference)) / TARGET_UNITS, 1.0))), 0, MAX_SHIFT)
-    )
+    across, down = np.diff(values, axis=2), np.diff(values, axis=1)
+    typical = _median((across, down))
+    if typical > TARGET_UNITS:
+        planar = _median((np.diff(across, axis=1),))
+        typical = min(typical, PLANAR * planar) if planar else typical
+    return int(np.clip(np.floor(np.log2(max(typical / TARGET_UNITS, 1.0))), 0, MAX_SHIFT))
+
+
+def _median(parts: Iterable[NDArray[np.int32]]) -> float:
+    """Of the absolute values that are not 0; 0 where there are none."""
+    sizes = np.abs(np.concatenate([part.ravel() for part in parts]))
+    sizes = sizes[sizes > 0]
+    return float(np.median(sizes)) if sizes.size else 0.0
