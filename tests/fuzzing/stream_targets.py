@@ -19,7 +19,7 @@ from callic_archive.archive.codecs import StreamInfo
 from callic_archive.archive.dct import jpeg_stream
 from callic_archive.archive.dct.coding import payload_of
 from callic_archive.archive.dct.decoding import GRAY, INTERPOLATED, TRANSFORMED, YCC, Layout
-from callic_archive.archive.dct.recovery import Stream
+from callic_archive.archive.dct.estimation import Stream
 from callic_archive.archive.dct.tables import STANDARD
 from callic_archive.archive.filtered import encode_samples
 from callic_archive.archive.segments import decode_segments, encode_segments

@@ -21,7 +21,8 @@ from callic_archive.archive.dct.decoding import (
     Table,
     pixels_of,
 )  # fmt: skip
-from callic_archive.archive.dct.recovery import MOST_PIXELS, Stream
+from callic_archive.archive.dct.estimation import Stream
+from callic_archive.archive.dct.recovery import MOST_PIXELS
 from callic_archive.archive.dct.tables import STANDARD
 
 Image = NDArray[Any]
