@@ -340,13 +340,13 @@ def _by_coefficients(image: Image) -> Coded | None:
         return None
     rest = dct.differences_of(image, found.image)
     if rest is None:
-        payload, coder = dct.payload_of(found.stream), image_coding.DCT
+        payload, coder = dct.payload_of(found.stream, found.form), image_coding.DCT
     elif np.count_nonzero(rest.any(axis=2) if rest.ndim == 3 else rest) > FEW_WRONG * rest.shape[0] * rest.shape[1]:
         return None
     else:
         kinds = [_own(rest), _areas(rest), _foreign(rest, "jpegxl", 7)]
         best = min((coded for coded in kinds if coded is not None), key=_size)
-        payload = dct.payload_of(found.stream, best.coding, best.payload)
+        payload = dct.payload_of(found.stream, found.form, best.coding, best.payload)
         coder = f"{image_coding.DCT} {best.coding}"
     stream = _info(image, coder)
     if not same_image(image, image_coding.decode_image(payload, "dct", stream, None)):

@@ -20,6 +20,7 @@ from callic_archive.archive.dct import jpeg_stream
 from callic_archive.archive.dct.coding import payload_of
 from callic_archive.archive.dct.decoding import GRAY, INTERPOLATED, TRANSFORMED, YCC, Layout
 from callic_archive.archive.dct.estimation import Stream
+from callic_archive.archive.dct.form import Form
 from callic_archive.archive.dct.tables import STANDARD
 from callic_archive.archive.filtered import encode_samples
 from callic_archive.archive.segments import decode_segments, encode_segments
@@ -268,7 +269,7 @@ def dct_seeds() -> list[bytes]:
         tables = tuple(STANDARD[74] if component else np.full(64, 9, np.uint16) for component in range(len(planes)))
         shape = (20, 36) if layout.colour == GRAY else (20, 36, 3)
         differences = encode_samples(np.zeros(shape, np.uint8))
-        seeds.append(bytes([number]) + payload_of(Stream(layout, planes, tables), "samples", differences))
+        seeds.append(bytes([number]) + payload_of(Stream(layout, planes, tables), Form(), "samples", differences))
     return seeds
 
 

@@ -7,7 +7,7 @@ kept as an image of differences, which is zero nearly everywhere.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from callic_archive.archive.dct.decoding import (
     pixels_of,
 )  # fmt: skip
 from callic_archive.archive.dct.estimation import Stream
+from callic_archive.archive.dct.form import TRANSPOSED, Form
 from callic_archive.archive.dct.recovery import MOST_PIXELS
 from callic_archive.archive.dct.tables import STANDARD
 
@@ -41,15 +42,16 @@ class Coefficients:
     differences: memoryview
 
 
-def payload_of(found: Stream, coding: str = "", differences: bytes = b"") -> bytes:
+def payload_of(found: Stream, form: Form = Form(), coding: str = "", differences: bytes = b"") -> bytes:
     """The bytes of an image; ``coding`` and its bytes give the image modulo 256 less what is decoded."""
     from callic_archive.archive.dct.coefficients import encode_coefficients
 
     layout = found.layout
     coded = encode_coefficients(found.planes, found.tables)
     kind = layout.colour | layout.chroma << 2 | layout.ends_below << 4 | layout.ends_right << 5 | _CODINGS.index(coding) << 6
-    sampling = (layout.down - 1) | (layout.across - 1) << 1
+    sampling = (layout.down - 1) | (layout.across - 1) << 1 | form.turn << 2 | form.reverse << 5
     head = _HEAD.pack(kind, layout.top << 4 | layout.left, sampling, len(coded))
+    head += b"" if form.alpha is None else bytes([form.alpha])
     tables = b"".join(map(_table_bytes, found.tables[: _tables(layout)]))
     return head + tables + coded + differences
 
@@ -62,15 +64,22 @@ def read(payload: bytes, shape: tuple[int, ...], dtype: str) -> Coefficients:
         raise ValueError("an image by coefficients is cut off, or not of bytes")
     kind, places, sampling, length = _HEAD.unpack_from(payload)
     colour, chroma = kind & 3, kind >> 2 & 3
-    if chroma > TRANSFORMED or sampling > 3 or len(shape) != 2 + (colour != GRAY) or shape[2:] not in ((), (3,)) or 0 in shape:
+    channels = ((), (2,)) if colour == GRAY else ((3,), (4,))
+    if chroma > TRANSFORMED or sampling > 63 or len(shape) < 2 or shape[2:] not in channels or 0 in shape:
         raise ValueError("an image by coefficients has no such components")
     if shape[0] * shape[1] > MOST_PIXELS:
         raise ValueError("an image by coefficients is larger than any that a packer codes so")
+    at = _HEAD.size
+    form = Form(sampling >> 2 & 7, bool(sampling & 32))
+    if shape[2:] == channels[1]:
+        form, at = replace(form, alpha=payload[at] if at < len(payload) else 0), at + 1
+    if colour == GRAY and form.reverse:
+        raise ValueError("an image by coefficients has no channels to reverse")
+    height, width = shape[1::-1] if form.turn & TRANSPOSED else shape[:2]
     layout = Layout(
-        shape[0], shape[1], colour, 1 + (sampling & 1), 1 + (sampling >> 1), chroma, places >> 4, places & 15,
+        height, width, colour, 1 + (sampling & 1), 1 + (sampling >> 1 & 1), chroma, places >> 4, places & 15,
         bool(kind & 16), bool(kind & 32),
     )  # fmt: skip
-    at = _HEAD.size
     tables: list[Table] = []
     for _ in range(_tables(layout)):
         table, at = _read_table(payload, at)
@@ -81,7 +90,8 @@ def read(payload: bytes, shape: tuple[int, ...], dtype: str) -> Coefficients:
     planes = decode_coefficients(
         payload[at : at + length], [layout.blocks(component) for component in range(layout.components)], tables
     )
-    return Coefficients(pixels_of(planes, tables, layout), _CODINGS[kind >> 6], memoryview(payload)[at + length :])
+    image = form.image_of(pixels_of(planes, tables, layout))
+    return Coefficients(image, _CODINGS[kind >> 6], memoryview(payload)[at + length :])
 
 
 def differences_of(image: Image, decoded: Image) -> Image | None:

@@ -6,6 +6,7 @@ is found first, as it tells which luma samples are certain.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,23 +56,24 @@ class Stream:
     tables: tuple[Table, ...]
 
 
-def of_layout(image: Image, layout: Layout) -> Stream | None:
-    """What is found if the image has that layout; None where it has no steps to speak of."""
+def of_layout(image: Image, layout: Layout, tables: Sequence[Table] = ()) -> Stream | None:
+    """What is found if the image has that layout, and those tables if there are any; None where it has no steps to speak of."""
+    given: Sequence[Table | None] = tables or [None] * layout.components
     if layout.colour == GRAY:
-        found = [_plane(image, image, layout, 0)]
+        found = [_plane(image, image, layout, 0, given[0])]
     elif layout.colour == RGB:
         channels = [np.ascontiguousarray(image[:, :, channel]) for channel in range(3)]
-        found = [_plane(channel, channel, layout, number) for number, channel in enumerate(channels)]
+        found = [_plane(channel, channel, layout, number, given[number]) for number, channel in enumerate(channels)]
     else:
         luma, blue, red, known, _ = by_components(image, layout.colour)
         told, quality = _luma_table(luma, known, layout)
-        table = _chroma_table((blue, red), known, layout, quality)
+        table = given[1] if given[1] is not None else _chroma_table((blue, red), known, layout, quality)
         if _FINER * np.mean(table) < np.mean(told):  # such steps fit to samples of any other layout
             return None
         chroma = [(_chroma(pixels, known, layout, number, table), table) for number, pixels in ((1, blue), (2, red))]
         layout = _ended(image, layout, chroma, (blue, red), known)
         spread = [spread_out(samples_of(*one, layout, number), layout, number) for number, one in enumerate(chroma, 1)]
-        found = [_plane(*_light_bounds(image, layout.colour, *spread), layout, 0), *chroma]
+        found = [_plane(*_light_bounds(image, layout.colour, *spread), layout, 0, given[0]), *chroma]
     if max(float(np.mean(table)) for _, table in found) < 2:
         return None
     return Stream(layout, tuple(plane for plane, _ in found), tuple(table for _, table in found))
@@ -113,7 +115,9 @@ def _light_bounds(image: Image, colour: int, blue: Image, red: Image) -> tuple[N
     return low, high
 
 
-def _plane(low: NDArray[Any], high: NDArray[Any], layout: Layout, component: int) -> tuple[Coefficients, Table]:
+def _plane(
+    low: NDArray[Any], high: NDArray[Any], layout: Layout, component: int, table: Table | None
+) -> tuple[Coefficients, Table]:
     """Coefficients and table of a component that has a sample for each pixel, which lies between bounds (H, W)."""
     crossed = low > high
     low, high = np.where(crossed, 0, low).astype(np.int16), np.where(crossed, 255, high).astype(np.int16)
@@ -122,7 +126,8 @@ def _plane(low: NDArray[Any], high: NDArray[Any], layout: Layout, component: int
     certain = (low == high) & (low > 0) & (low < 255)
     doubts = np.where(certain, EXACT, np.square((high - low).astype(np.float32)) / 4 + _AT_END)
     values, good = transformed(samples, certain, layout.block(component))
-    table, _ = likely_table(_likely(values, samples, good, np.full(64, _ROUNDING)))
+    if table is None:
+        table, _ = likely_table(_likely(values, samples, good, np.full(64, _ROUNDING)))
     return _fitted(samples, doubts, low, high, values, good, table, layout, component), table
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,9 @@ from callic_archive.archive.dct.samples import (
 _NEAR = 0.33  # by which a block's pixels are off where rounding is all, at most
 _BENEFIT = 32  # of the doubt, in pixels
 _PLACES = 2  # of the blocks of chroma that are tried, where they are 16 pixels apart
-_SPREADS, _LAYOUTS = 0.5, 6  # of pixels that chroma samples must give, and layouts at most
+_SPREADS = 0.5  # of pixels that chroma samples must give
+#: Ways of spreading chroma, the usual one first, and how many layouts of each are tried: any explains chroma that hardly varies.
+WAYS = {INTERPOLATED: 3, REPEATED: 2, TRANSFORMED: 3}
 _MARGIN, _FEWER = 0.01, 0.8  # by which the grid's place must have more zeros than any other, or times as many others
 _WINDOWS, _WINDOW = 12, 72
 _COLOURS = 0.97  # of pixels that YCbCr gives
@@ -88,34 +91,69 @@ def _windows(image: Image) -> list[Image]:
 # -- layouts -------------------------------------------------------------------------------------------------
 
 
+def in_components(part: Image) -> bool:
+    """Whether pixels (H, W, 3) come from Y, Cb and Cr."""
+    return max(by_components(part, colour)[4] for colour in (YCC, YCC_9)) >= _COLOURS
+
+
 def layouts(part: Image, top: int, left: int) -> Iterator[Layout]:
-    """The layouts that a part of an image may have, of which those of fewer samples come first."""
+    """The layouts that a part of an image may have, likely ones first."""
     height, width = part.shape[:2]
     if part.ndim == 2:
         yield Layout(height, width, GRAY, top=top, left=left)
         return
-    colour = max((YCC, YCC_9), key=lambda tried: by_components(part, tried)[4])
-    _, blue, red, known, share = by_components(part, colour)
-    if share < _COLOURS:
+    if not in_components(part):
         yield Layout(height, width, RGB, top=top, left=left)
         return
+    found = fewer_samples(part, top, left)
+    yield from (layout for _, layout in found)
+    yield Layout(height, width, _colour(part), top=top, left=left)
+
+
+def fewer_samples(part: Image, top: int, left: int, ways: Mapping[int, int] = WAYS) -> list[tuple[float, Layout]]:
+    """The layouts with fewer samples of chroma than of luma, likely ones first, each with the share of chroma's pixels that it
+    explains. ``ways``: of spreading chroma, and how many layouts of each at most."""
+    colour = _colour(part)
+    _, blue, red, known, _ = by_components(part, colour)
     found = []
-    for chroma in (INTERPOLATED, REPEATED, TRANSFORMED):
-        for down, across in ((2, 2), (1, 2), (2, 1)):
-            places = [
-                Layout(height, width, colour, down, across, chroma, lower, further, False, False)
-                for lower in (range(top, 16, 8) if down == 2 else (top,))
-                for further in (range(left, 16, 8) if across == 2 else (left,))
-            ]
-            if chroma != TRANSFORMED:  # all places spread alike, but in one there are blocks
-                places = sorted(places, key=lambda layout: -_zeros((blue, red), known, layout))[:_PLACES]
-            for layout in places:
-                seen = [_spreads(pixels, known, layout) for pixels in (blue, red)]
-                share = (sum(right for right, _ in seen) + _BENEFIT) / (sum(count for _, count in seen) + 2 * _BENEFIT)
-                if share > _SPREADS:
-                    found.append((round(share, 1), down * across, layout))
-    yield from (layout for *_, layout in sorted(found, key=lambda one: (-one[0], -one[1]))[:_LAYOUTS])
-    yield Layout(height, width, colour, top=top, left=left)
+    for chroma, most in ways.items():
+        height, width = part.shape[:2]
+        whole = Layout(height, width, colour, chroma=chroma, top=top, left=left, ends_below=False, ends_right=False)
+        places = _places(whole, (blue, red), known)
+        likely = [(share, layout) for layout in places if (share := _share((blue, red), known, layout)) > _SPREADS]
+        found += sorted(likely, key=_first)[:most]
+    return sorted(found, key=_first)
+
+
+def _colour(part: Image) -> int:
+    return max((YCC, YCC_9), key=lambda tried: by_components(part, tried)[4])
+
+
+def _first(one: tuple[float, Layout]) -> tuple[float, int]:
+    """Orders layouts by what they explain, then by how few samples explain it."""
+    share, layout = one
+    return -round(share, 1), -layout.down * layout.across
+
+
+def _places(whole: Layout, components: tuple[Image, Image], known: Image) -> list[Layout]:
+    """The layouts with fewer samples of chroma, at each place that its blocks may have then."""
+    found = []
+    for down, across in ((2, 2), (1, 2), (2, 1)):
+        places = [
+            replace(whole, down=down, across=across, top=top, left=left)
+            for top in (range(whole.top, 16, 8) if down == 2 else (whole.top,))
+            for left in (range(whole.left, 16, 8) if across == 2 else (whole.left,))
+        ]
+        if whole.chroma != TRANSFORMED:  # all places spread alike, but in one there are blocks
+            places = sorted(places, key=lambda layout: -_zeros(components, known, layout))[:_PLACES]
+        found += places
+    return found
+
+
+def _share(components: tuple[Image, Image], known: Image, layout: Layout) -> float:
+    """Of the pixels of chroma that tell, how many whole samples give; a half where there are none."""
+    seen = [_spreads(pixels, known, layout) for pixels in components]
+    return (sum(right for right, _ in seen) + _BENEFIT) / (sum(count for _, count in seen) + 2 * _BENEFIT)
 
 
 def _zeros(components: tuple[Image, Image], known: Image, layout: Layout) -> float:

@@ -377,6 +377,19 @@ def fit_blocks(
 
 
 @njit(cache=True, nogil=True)
+def _stride(count: Int) -> Int:
+    """A number with no divisor in common with ``count``, so that its multiples visit all places, near ones far apart."""
+    stride = np.int64(0.618 * count) | 1
+    while True:
+        a, b = count, stride
+        while b:
+            a, b = b, a % b
+        if a == 1:
+            return stride
+        stride += 1
+
+
+@njit(cache=True, nogil=True)
 def steps_likely(
     values: Floats, samples: Floats, good: NDArray[np.bool_], noise: NDArray[np.float64], stray: float, most: Int,
     out: NDArray[np.float64],
@@ -385,38 +398,45 @@ def steps_likely(
     blocks to be its multiples, but for noise and a share ``stray`` that may be anything, than that there is no step (log).
 
     noise (64): that of rounding ``samples``, which is as independent as these are varied: over a flat block all errors are equal.
-    At most ``most`` values count for each coefficient.
+    At most ``most`` values count for each coefficient, of blocks all over the image: a sky tells little, and that wrongly.
     """
     tall, wide = samples.shape[0] // values.shape[0], samples.shape[1] // values.shape[1]
     counts = np.zeros(64, np.int64)
     before, loose = np.nan, 0.0
-    for row in range(values.shape[0]):
-        for column in range(values.shape[1]):
-            if not good[row, column]:
-                continue
-            up, side = 0, 0
-            for y in range(tall):
-                for x in range(wide):
-                    here = samples[tall * row + y, wide * column + x]
-                    up += y > 0 and abs(samples[tall * row + y - 1, wide * column + x] - here) > 0.5
-                    side += x > 0 and abs(samples[tall * row + y, wide * column + x - 1] - here) > 0.5
-            for k in range(64):
-                spread = noise[k]
-                if k < 8 and up < tall * wide // 3:
-                    spread *= np.sqrt(tall)
-                if k % 8 == 0 and side < tall * wide // 3:
-                    spread *= np.sqrt(wide)
-                value = np.float64(values[row, column, k])
-                if k == 0:  # levels of brightness lie close together, so all may be near to one multiple of much
-                    value, before = value - before, value
-                    spread, loose = np.hypot(spread, loose), spread
-                    if np.isnan(value):
-                        continue
-                if abs(value) <= 5 * spread or counts[k] >= most:
+    blocks = values.shape[0] * values.shape[1]
+    stride = _stride(blocks)
+    for turn in range(blocks):
+        row, column = divmod(turn * stride % blocks, values.shape[1])
+        if not good[row, column]:
+            continue
+        up, side = 0, 0
+        for y in range(tall):
+            for x in range(wide):
+                here = samples[tall * row + y, wide * column + x]
+                up += y > 0 and abs(samples[tall * row + y - 1, wide * column + x] - here) > 0.5
+                side += x > 0 and abs(samples[tall * row + y, wide * column + x - 1] - here) > 0.5
+        for k in range(64):
+            spread = noise[k]
+            if k < 8 and up < tall * wide // 3:
+                spread *= np.sqrt(tall)
+            if k % 8 == 0 and side < tall * wide // 3:
+                spread *= np.sqrt(wide)
+            value = np.float64(values[row, column, k])
+            if k == 0:  # levels of brightness lie close together, so all may be near to one multiple of much
+                value, before = value - before, value
+                spread, loose = np.hypot(spread, loose), spread
+                if np.isnan(value):
                     continue
-                counts[k] += 1
-                scale = 1.0 / (spread * np.sqrt(2 * np.pi))
-                for step in range(1, 256):
-                    if step > 2 * spread:
-                        off = value - step * np.rint(value / step)
-                        out[k, step] += np.log((1 - stray) * step * scale * np.exp(-0.5 * (off / spread) ** 2) + stray)
+            if abs(value) <= (5 if k else 3) * spread or counts[k] >= most:
+                continue
+            surely = abs(value) > 5 * spread  # not zero, of which all would be multiples: others can but contradict
+            counts[k] += surely
+            scale = 1.0 / (spread * np.sqrt(2 * np.pi))
+            for step in range(1, 256):
+                if step > 2 * spread:
+                    off = value - step * np.rint(value / step)
+                    near = np.exp(-0.5 * (off / spread) ** 2)
+                    if step < 6 * spread:  # the next multiple may be the right one
+                        near += np.exp(-0.5 * ((step - abs(off)) / spread) ** 2)
+                    gain = np.log((1 - stray) * step * scale * near + stray)
+                    out[k, step] += gain if surely else min(gain, 0.0)

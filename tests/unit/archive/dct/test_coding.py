@@ -23,7 +23,8 @@ from callic_archive.archive.dct.decoding import (
     Layout,
     pixels_of,
 )
-from callic_archive.archive.dct.recovery import Stream
+from callic_archive.archive.dct.estimation import Stream
+from callic_archive.archive.dct.form import Form
 from callic_archive.archive.dct.tables import STANDARD
 from callic_archive.archive.packed import PackOptions
 from callic_archive.errors import CallicError
@@ -59,6 +60,21 @@ def test_payloads_come_back(layout: Layout) -> None:
     back = coding.read(coding.payload_of(told), image.shape, "uint8")
     assert back.coding == ""
     assert len(back.differences) == 0
+    np.testing.assert_array_equal(back.image, image)
+
+
+FORMS = [Form(turn, reverse, alpha) for turn in (0, 3, 4, 6) for reverse in (False, True) for alpha in (None, 200)]
+
+
+@pytest.mark.parametrize(
+    ("layout", "form"), [(LAYOUTS[2], form) for form in FORMS] + [(LAYOUTS[0], form) for form in FORMS if not form.reverse], ids=str
+)
+def test_forms_come_back(layout: Layout, form: Form) -> None:
+    told = stream(layout)
+    decoded = pixels_of(told.planes, told.tables, layout)
+    image = form.image_of(decoded)
+    np.testing.assert_array_equal(form.decoded_of(image), decoded)
+    back = coding.read(coding.payload_of(told, form), image.shape, "uint8")
     np.testing.assert_array_equal(back.image, image)
 
 
@@ -130,7 +146,10 @@ def test_broken_payloads_are_refused_or_give_an_image(layout: Layout) -> None:
         assert image.dtype == np.uint8
 
 
-@pytest.mark.parametrize(("shape", "dtype"), [((40, 50), "uint16"), ((40, 50, 4), "uint8"), ((0, 50), "uint8"), ((40,), "uint8")])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((40, 50), "uint16"), ((40, 50, 5), "uint8"), ((40, 50, 3), "uint8"), ((0, 50), "uint8"), ((40,), "uint8")],
+)
 def test_other_shapes_and_types_are_refused(shape: tuple[int, ...], dtype: str) -> None:
     payload = coding.payload_of(stream(LAYOUTS[0]))
     with pytest.raises((ValueError, CallicError)):

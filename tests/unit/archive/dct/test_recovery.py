@@ -18,6 +18,7 @@ from callic_archive.archive.dct.decoding import (
     Layout,
     pixels_of,
 )
+from callic_archive.archive.dct.form import TURNS, Form
 from callic_archive.archive.dct.recovery import LEAST_SIDE, Recovered, recovered, seems_decoded
 from tests.jpegs import coefficients
 from tests.unit.archive.dct.test_decoding import SAMPLINGS, jpeg, pixels
@@ -69,6 +70,49 @@ def test_of_channels_that_are_components() -> None:
     found = recovered(image)
     assert share(found, image) > 0.97
     assert found.stream.layout.colour == RGB
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_of_turned_images(turn: int) -> None:
+    decoded = pixels(jpeg(data.astronaut()[:238, 60:350], 85, 2))
+    image = Form(turn).image_of(decoded)
+    found = recovered(image)
+    assert share(found, image) > 0.98
+    assert found.stream.layout.chroma == INTERPOLATED
+    assert found.form.turn & ~1 == turn & ~1  # reversed rows may do as well, as interpolation is alike both ways there
+
+
+@pytest.mark.parametrize("gray", [True, False], ids=["gray", "with chroma of full size"])
+def test_of_transposed_images(gray: bool) -> None:
+    source = data.camera()[100:260, :200] if gray else PHOTOGRAPH
+    image = Form(turn=4).image_of(pixels(jpeg(source, 85, 0)))
+    found = recovered(image)
+    assert share(found, image) > 0.99
+    assert found.form.turn == 4
+
+
+def test_of_blue_before_red() -> None:
+    image = np.ascontiguousarray(pixels(jpeg(PHOTOGRAPH, 85, 2))[:, :, ::-1])
+    found = recovered(image)
+    assert share(found, image) > 0.98
+    assert found.form == Form(reverse=True)
+
+
+@pytest.mark.parametrize("gray", [True, False], ids=["gray", "colours"])
+def test_beside_an_alpha_channel_of_one_value(gray: bool) -> None:
+    decoded = pixels(jpeg(data.camera()[100:260, :200] if gray else PHOTOGRAPH, 85, 0))
+    image = Form(alpha=255).image_of(decoded)
+    assert image.shape[2] == (2 if gray else 4)
+    assert share(recovered(image), image) > 0.98
+    image[5, 5, -1] = 7
+    assert recovered(image) is None
+
+
+def test_tables_are_told_by_details_rather_than_by_skies() -> None:
+    image = np.concatenate([np.full((200, 256, 3), 200, np.uint8), PHOTOGRAPH]).astype(float)
+    image[:200] += np.linspace(-30, 30, 200)[:, None, None]
+    image = pixels(jpeg(np.clip(image, 0, 255).astype(np.uint8), 75, 2))
+    assert share(recovered(image), image) > 0.98
 
 
 @pytest.mark.parametrize(("top", "left"), [(0, 8), (8, 0), (5, 11), (15, 1)])
