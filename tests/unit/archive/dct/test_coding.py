@@ -67,7 +67,9 @@ FORMS = [Form(turn, reverse, alpha) for turn in (0, 3, 4, 6) for reverse in (Fal
 
 
 @pytest.mark.parametrize(
-    ("layout", "form"), [(LAYOUTS[2], form) for form in FORMS] + [(LAYOUTS[0], form) for form in FORMS if not form.reverse], ids=str
+    ("layout", "form"),
+    [(LAYOUTS[2], form) for form in FORMS] + [(LAYOUTS[0], form) for form in FORMS if not form.reverse],
+    ids=str,
 )
 def test_forms_come_back(layout: Layout, form: Form) -> None:
     told = stream(layout)
