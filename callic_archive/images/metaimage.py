@@ -38,8 +38,10 @@ _ADLER = 4  # bytes of the checksum behind a zlib stream
 def _header(data: memoryview) -> tuple[dict[str, str], int]:
     """The fields of the header, and where the samples behind it begin. Raises NotTaken where none follow."""
     fields, at = _fields(bytes(data[:_MAX_HEADER]))
-    if fields.get("ElementDataFile", "").upper() != "LOCAL":
+    if "ElementDataFile" not in fields:
         raise NotTaken("variant")
+    if fields["ElementDataFile"].upper() != "LOCAL":
+        raise NotTaken("no-pixels")
     return fields, at
 
 

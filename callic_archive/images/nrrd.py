@@ -125,7 +125,7 @@ def parse(data: memoryview, limits: Limits) -> Parsed:
     """See ``source.parse``. Blocks, text and detached samples are not taken."""
     fields, start = _header(data)
     if "data file" in fields:
-        raise NotTaken("variant")
+        raise NotTaken("no-pixels")
     form = _form(fields)
     start = _skip_lines(form.lines, data, start)
     if not form.packed:

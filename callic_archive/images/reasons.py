@@ -9,7 +9,7 @@ from __future__ import annotations
 #: Code -> what it says of a file. The index, ``list`` and ``info`` name the codes; docs/format/archive.md lists them.
 REASONS = {
     "not-smaller": "understood, but takes no less as images than as it is",
-    "no-pixels": "one of its format that holds no image, such as a DICOM directory or report",
+    "no-pixels": "one of its format that holds no image, such as a DICOM directory or report, or a header beside its samples",
     "lossy": "coded with loss, which no codec without loss makes smaller; JPEG streams in it may become JPEG XL",
     "encoder": "coded without loss by an encoder that none at hand repeats",
     "coding": "coded in a way that is not read, such as fax codes",
@@ -21,7 +21,7 @@ REASONS = {
     "header": "samples alone, but not as the header beside them says: fewer, damaged, or those of another file",
     "members": "a compressed file in which no image file lies that can be taken apart",
     "few-samples": "large, and samples are a small part of it",
-    "variant": "a variant of its format that is not read: animated, detached, with data behind its end, and the like",
+    "variant": "a variant of its format that is not read: animated, with data behind its end, and the like",
     "content-only": "one of which only the content would come back, and `--fidelity bytes` was given",
     "no-reader": "of a kind that is recognised but not read, such as JPEG 2000, JPEG XL, WebP or HEIF in files of their own",
     "jpeg-kind": "a JPEG file that cannot be recoded or made smaller: damaged, lossless, four colours and progressive",

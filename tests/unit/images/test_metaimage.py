@@ -69,7 +69,8 @@ def test_other_ways_to_write_a_header(exact, noise):
 
 @pytest.mark.parametrize(
     ("changes", "why"),
-    [({"ElementDataFile": "a.raw"}, "variant"), ({"ElementDataFile": "LIST"}, "variant"), ({"ObjectType": "Scene"}, "variant"),
+    [({"ElementDataFile": "a.raw"}, "no-pixels"), ({"ElementDataFile": "LIST"}, "no-pixels"),
+     ({"ObjectType": "Scene"}, "variant"),
      ({"BinaryData": False}, "coding"), ({"HeaderSize": -1}, "coding"), ({"ElementType": "MET_LONG"}, "samples"),
      ({"ElementType": "MET_OTHER"}, "samples"), ({"NDims": 1, "DimSize": "30"}, "axes")],
 )  # fmt: skip

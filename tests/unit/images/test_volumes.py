@@ -175,7 +175,7 @@ def test_nrrd_leaves_some(field, value, reason):
     if field == b"sizes":
         fields[b"dimension"] = b"1"
     head = b"NRRD0004\n" + b"".join(b"%s: %s\n" % item for item in fields.items()) + b"\n"
-    wanted = {b"type": "samples", b"encoding": "coding", b"sizes": "axes", b"data file": "variant"}
+    wanted = {b"type": "samples", b"encoding": "coding", b"sizes": "axes", b"data file": "no-pixels"}
     assert reason(head + bytes(30)) == wanted[field]
 
 
