@@ -341,7 +341,7 @@ def _by_coefficients(image: Image) -> Coded | None:
     rest = dct.differences_of(image, found.image)
     if rest is None:
         payload, coder = dct.payload_of(found.stream, found.form), image_coding.DCT
-    elif np.count_nonzero(rest.any(axis=2) if rest.ndim == 3 else rest) > FEW_WRONG * rest.shape[0] * rest.shape[1]:
+    elif _share_wrong(found.form.decoded_of(rest)) > FEW_WRONG:
         return None
     else:
         kinds = [_own(rest), _areas(rest), _foreign(rest, "jpegxl", 7)]
@@ -352,6 +352,11 @@ def _by_coefficients(image: Image) -> Coded | None:
     if not same_image(image, image_coding.decode_image(payload, "dct", stream, None)):
         return None
     return Coded(payload, "dct", stream, True)
+
+
+def _share_wrong(rest: Image) -> float:
+    """Of the pixels of differences."""
+    return float(np.mean(rest.any(axis=2) if rest.ndim == 3 else rest != 0))
 
 
 def _areas(image: Image) -> Coded | None:

@@ -256,26 +256,29 @@ _DCT = [
     Layout(20, 36, GRAY, top=3),
     Layout(20, 36, YCC, 2, 2, INTERPOLATED, 15, 9, False),
     Layout(20, 36, YCC, 1, 2, TRANSFORMED),
+    Layout(36, 20, GRAY, left=5),
+    Layout(36, 20, YCC, 2, 1, INTERPOLATED, 1, 1),
 ]
+_FORMS = [Form(), Form(), Form(turn=3), Form(turn=5, alpha=9), Form(turn=6, reverse=True, alpha=255)]
+_SHAPES = [(20, 36), (20, 36, 3), (20, 36, 3), (20, 36, 2), (20, 36, 4)]
 
 
 @lru_cache(maxsize=1)
 def dct_seeds() -> list[bytes]:
     rng = np.random.default_rng(0)
     seeds = []
-    for number, layout in enumerate(_DCT):
-        shapes = [(*layout.blocks(component), 64) for component in range(layout.components)]
-        planes = tuple((rng.integers(-3, 4, shape) * (rng.random(shape) < 0.1)).astype(np.int16) for shape in shapes)
+    for number, (layout, form, shape) in enumerate(zip(_DCT, _FORMS, _SHAPES, strict=True)):
+        sizes = [(*layout.blocks(component), 64) for component in range(layout.components)]
+        planes = tuple((rng.integers(-3, 4, size) * (rng.random(size) < 0.1)).astype(np.int16) for size in sizes)
         tables = tuple(STANDARD[74] if component else np.full(64, 9, np.uint16) for component in range(len(planes)))
-        shape = (20, 36) if layout.colour == GRAY else (20, 36, 3)
         differences = encode_samples(np.zeros(shape, np.uint8))
-        seeds.append(bytes([number]) + payload_of(Stream(layout, planes, tables), Form(), "samples", differences))
+        seeds.append(bytes([number]) + payload_of(Stream(layout, planes, tables), form, "samples", differences))
     return seeds
 
 
 def dct_image(data: bytes) -> str:
-    """Behind a number that tells gray or colour: an image by coefficients, or refused."""
-    shape: tuple[int, ...] = (20, 36, 3) if data[:1] and data[0] % 3 else (20, 36)
+    """Behind a number that tells the shape: an image by coefficients, or refused."""
+    shape: tuple[int, ...] = _SHAPES[data[0] % len(_SHAPES) if data else 0]
     try:
         image = image_coding.decode_image(data[1:], "dct", StreamInfo(shape, "uint8", "dct samples", (), ()), None)
     except (ValueError, CallicError) as error:

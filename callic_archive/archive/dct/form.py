@@ -17,7 +17,7 @@ TRANSPOSED = 4  # of a turn: rows and columns are exchanged
 @dataclass(frozen=True)
 class Form:
     """turn: 1 for rows in reverse, 2 for columns in reverse, then 4 for both exchanged; reverse: whether channels are in reverse;
-    alpha: the value of a last channel that is the same everywhere, None where there is none."""
+    alpha: the value that a last channel has, but for what differs; None where there is no such channel."""
 
     turn: int = 0
     reverse: bool = False
@@ -52,10 +52,9 @@ class Form:
 
 
 def plain_form(image: NDArray[Any]) -> Form | None:
-    """The form of an image as it lies there; None where it has channels that decoded pixels have not."""
+    """The form of an image of bytes as it lies there; None where it has channels that decoded pixels have not."""
     if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3):
         return Form()
-    if image.ndim != 3 or image.shape[2] not in (2, 4) or not image.size:
+    if image.ndim != 3 or image.shape[2] not in (2, 4):
         return None
-    last = image[:, :, -1]
-    return Form(alpha=int(last[0, 0])) if (last == last[0, 0]).all() else None
+    return Form(alpha=int(np.bincount(image[:, :, -1].ravel(), minlength=256).argmax()))  # mostly it is opaque
