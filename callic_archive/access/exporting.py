@@ -71,5 +71,7 @@ def _regions(
     archive: OpenArchive, entry: Entry, region: Region
 ) -> Iterator[tuple[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]]:
     pages = archive.page_count(entry.path)
+    if not pages:
+        raise NoSuchImage("its samples are not read as images, as those that are coded with loss; `cat` gives the file itself")
     for page in range(pages):
         yield target(entry.path, page, pages), archive.read_array(entry.path, page, region)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 from callic_archive.archive.reading import Archive
 from callic_archive.cli.cat import is_text
@@ -216,3 +217,15 @@ def test_nothing_that_is_an_image(packed: Path, tmp_path: Path) -> None:
     done = run("unpack", packed, "notes.txt", "-o", tmp_path, "--region", "0,0,1,1")
     assert done.code == 2
     assert "E005" in done.err
+
+
+def test_images_that_are_coded_with_loss_are_named(tmp_path: Path) -> None:
+    (tmp_path / "slides").mkdir()
+    tile = np.stack([smooth(64, 64, seed=s) for s in range(3)], axis=2).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "slides" / "slide.tif", np.tile(tile, (4, 4, 1)), tile=(64, 64), compression="jpeg")
+    pack_tree(tmp_path / "slides", tmp_path / "a.callic")
+    ran = run("unpack", tmp_path / "a.callic", "--region", "0:10,0:10", "-o", tmp_path / "out")
+    assert ran.code == 1
+    assert "slide.tif" in ran.err
+    assert "coded with loss; `cat` gives the file itself" in ran.err
+    assert not list((tmp_path / "out").rglob("*.npy"))
