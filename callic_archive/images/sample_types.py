@@ -71,7 +71,7 @@ def tells_all(format: str, dtype: str) -> bool:
         return False
     if kind.kind == "i" or format in _UNSIGNED:
         return True
-    if format in ("gzip", "zip", "zarr", "npy"):  # half floats, truth values
+    if format in ("gzip", "zip", "zarr", "hdf5", "npy"):  # half floats, truth values
         return False
     return kind.itemsize == 1 or format != "tiff"
 
@@ -121,6 +121,9 @@ def types_in(
             return [tuple(SampleType(name) for name in names) for names in found]
         if format == "zarr":
             return _of_zarr(header.data, recipe, context)
+        if format == "hdf5":
+            names = import_module("callic_archive.images.hdf5").sample_types(header.data)
+            return [(SampleType(name),) for name in names]
         if format == "raw":
             name = import_module("callic_archive.images.raw_file").sample_type(context)
             return [(SampleType(name),)] * _count(recipe)
@@ -132,7 +135,7 @@ def types_in(
 
 
 def _header(format: str, recipe: Mapping[str, Any], surround: bytes, context: Context | None) -> Header:
-    if format == "tiff" or (format == "zarr" and context is None):
+    if format in ("tiff", "hdf5") or (format == "zarr" and context is None):
         found = list(around(recipe, surround))
         return laid_out(found, max(offset + len(data) for offset, data in found))
     return Header(memoryview(surround), len(surround))

@@ -163,6 +163,7 @@ _MODULES = {
     "metaimage": "callic_archive.images.metaimage",
     "gzip": "callic_archive.images.gzip_file",
     "zip": "callic_archive.images.zip_file",
+    "hdf5": "callic_archive.images.hdf5",
     "zarr": "callic_archive.images.zarr_chunk",
     "raw": "callic_archive.images.raw_file",
 }
@@ -170,6 +171,7 @@ _MODULES = {
 _PARSERS: dict[str, tuple[str, ...]] = {kind: (module,) for kind, module in _MODULES.items()}
 _PARSERS["zip"] = ("callic_archive.images.zarr_zip", _MODULES["zip"])
 _WRAPPERS = ("gzip", "zip")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 HEAD = 544  # first bytes of a file that ``sniff`` looks at
 
 
@@ -179,6 +181,8 @@ def sniff(data: memoryview | bytes) -> str | None:
     DICOM without its preamble counts as a claim.
     """
     head = bytes(data[:16])
+    if head.startswith(_HDF5) or bytes(data[512:520]) == _HDF5:
+        return "hdf5"  # MATLAB writes 512 bytes of its own before it
     if bytes(data[128:132]) == b"DICM":
         return "dicom"  # first, because the preamble before it may be the header of a TIFF
     if head.startswith(b"\x89PNG\r\n\x1a\n"):

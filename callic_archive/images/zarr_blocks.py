@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ from callic_archive.images.zarr_steps import Step
 
 _KEPT_SHARE = 0.1  # of the chunks' bytes may stay as they are before taking the file apart gains nothing
 _MOST_CHAINS = 1 << 12  # different chains of steps in one recipe
+_MOST_PLACES = 2  # places of the grid for each chunk that is there; emptier arrays become a column
 _KNOWN_CHAINS = 3  # chains that repeated earlier chunks of a file, tried first
 _VOLATILE = frozenset(
     {"layouts", "chains", "blocks", "libraries"}
@@ -97,6 +99,18 @@ def mosaic(whole: ChunkForm, inner: ChunkForm, spans: Sequence[Span]) -> Group |
     return column(inner, spans)
 
 
+def placed(form: ChunkForm, grid: tuple[int, ...], spans: Mapping[tuple[int, ...], Span], limits: Limits) -> Group | None:
+    """The chunks of an array by their places in its grid, at these places where most of them are there, else as a column;
+    None where they have fewer than two axes. Raises SourceTooLarge."""
+    inside = all(n < limit for place in spans for n, limit in zip(place, grid, strict=True))
+    if inside and math.prod(grid) <= _MOST_PLACES * len(spans):
+        limits.check_blocks(math.prod(grid))
+        whole = replace(form, shape=tuple(n * grid[axis] for n, axis in zip(form.shape, form.axes, strict=True)))
+        if whole.bytes <= limits.max_decoded_bytes and form.axes == tuple(range(len(grid))):
+            return mosaic(whole, form, [spans.get(place, (0, 0)) for place in product(*(range(n) for n in grid))])
+    return column(form, [spans[place] for place in sorted(spans)])
+
+
 def _group(form: ChunkForm, layout: Layout, spans: Sequence[Span]) -> Group:
     head = GZIP_HEADER if form.steps and form.steps[-1][0] == "gzip" else 0
     offsets, lengths, missing = [], [], []
@@ -114,8 +128,8 @@ def _group(form: ChunkForm, layout: Layout, spans: Sequence[Span]) -> Group:
 # -- taking apart --------------------------------------------------------------------------------------------
 
 
-def parse_groups(data: memoryview, groups: Sequence[Group], limits: Limits) -> Parsed:
-    """A file whose chunks are those of ``groups``.
+def parse_groups(data: memoryview, groups: Sequence[Group], limits: Limits, format: str = "zarr") -> Parsed:
+    """A file whose chunks are those of ``groups``; only one of ``format`` zarr can come back with other bytes.
 
     Raises NotTaken when too many of them cannot be repeated, SourceError subclasses for chunks that are damaged or lie
     apart from the file.
@@ -129,14 +143,14 @@ def parse_groups(data: memoryview, groups: Sequence[Group], limits: Limits) -> P
     limits.check_decoded(decoded, len(data))
     check_spans(layouts, len(data), [group.missing for group in groups])
     if not any(group.steps or group.missing for group in groups):
-        return _parse_raw(data, layouts, limits)
+        return _parse_raw(data, layouts, limits, format)
     search = _Search()
     images: list[Image] = []
     for number, group in enumerate(groups):
         images += group.layout.to_images(_decode(data, number, group, search))
     total = sum(sum(layout.lengths) for layout in layouts)
     fidelity: Literal["bytes", "content"] = "bytes"
-    if search.missed and not search.unread and _alone(layouts, len(data)):
+    if search.missed and not search.unread and format == "zarr" and _alone(layouts, len(data)):
         search.chains, search.found[0, 0], search.missed = [groups[0].steps], 0, 0
         fidelity = "content"
     if not total or search.missed > _KEPT_SHARE * total or len(search.chains) > _MOST_CHAINS:
@@ -148,7 +162,7 @@ def parse_groups(data: memoryview, groups: Sequence[Group], limits: Limits) -> P
         "blocks": [runs_of([search.found[i, k] for k in range(x.count)]) for i, x in enumerate(layouts)],
         "libraries": libraries(),
     }
-    return Parsed("zarr", fidelity, tuple(images), cut(data, layouts, {}, kept), recipe, _VOLATILE)
+    return Parsed(format, fidelity, tuple(images), cut(data, layouts, {}, kept), recipe, _VOLATILE)
 
 
 def _alone(layouts: Sequence[Layout], size: int) -> bool:
@@ -171,7 +185,7 @@ def parse_again(data: memoryview, recipe: Mapping[str, Any], limits: Limits) -> 
     return parse_groups(data, [Group(layout, steps)], limits)
 
 
-def _parse_raw(data: memoryview, layouts: Sequence[Layout], limits: Limits) -> Parsed:
+def _parse_raw(data: memoryview, layouts: Sequence[Layout], limits: Limits, format: str) -> Parsed:
     """Chunks without any codec: plain splicing, which needs no library to put them together again."""
     bare = []
     for layout in layouts:
@@ -181,7 +195,7 @@ def _parse_raw(data: memoryview, layouts: Sequence[Layout], limits: Limits) -> P
                     f"a chunk has {layout.lengths[k]} bytes and its samples need {layout.raw_length(k)}"
                 )
         bare.append(replace(layout, lengths=()))
-    return parse_spliced("zarr", data, bare, limits)
+    return parse_spliced(format, data, bare, limits)
 
 
 class _Search:

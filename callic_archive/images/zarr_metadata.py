@@ -177,8 +177,8 @@ def _mapping(value: Json, what: str) -> Mapping[str, Json]:
     return value
 
 
-def _fill(value: Json, kind: str) -> int:
-    """The value of missing chunks as a sample of the type of ``_stored``; 0 where it cannot be told."""
+def stored_fill(value: Json, kind: str) -> int:
+    """The value of missing chunks as a sample of the type of ``stored_type``; 0 where it cannot be told."""
     size = 8 * int(kind[1:])
     if kind[0] in "ui":
         least = -(1 << size - 1) if kind[0] == "i" else 0
@@ -198,7 +198,7 @@ def _fill(value: Json, kind: str) -> int:
         return int(np.array(number).astype(f"<{kind}").view(f"<u{kind[1]}"))
 
 
-def _stored(kind: str) -> str:
+def stored_type(kind: str) -> str:
     """The type of samples as they are taken: what is wide or floating point as its bit patterns."""
     return kind if kind[1] in "12" and kind[0] != "f" else "u" + kind[1]
 
@@ -236,8 +236,8 @@ def _version_2(found: Mapping[str, Json]) -> ArrayForm:
         steps.append(step_of(config["id"], config, order_of_bytes + kind))
     axes = tuple(range(len(chunk)))
     axes = axes[::-1] if order == "F" else axes
-    fill = _fill(found["fill_value"], kind)
-    stored = order_of_bytes + _stored(kind)
+    fill = stored_fill(found["fill_value"], kind)
+    stored = order_of_bytes + stored_type(kind)
     meaning = "?" if match[1] == "b1" else match[1]
     form = ChunkForm(tuple(chunk[a] for a in axes), axes, stored, tuple(steps), 0, fill, meaning=meaning)
     check_outermost(form.steps)
@@ -276,9 +276,9 @@ def _version_3(found: Mapping[str, Json]) -> ArrayForm:
         raise ValueError("the separator of chunk keys is neither . nor /")
     if not shape:
         raise NotTaken("axes")
-    fill = _fill(found.get("fill_value"), kind)
+    fill = stored_fill(found.get("fill_value"), kind)
     meaning = "?" if found["data_type"] == "bool" else kind
-    bare = ChunkForm(chunk, tuple(range(len(chunk))), f"|{_stored(kind)}", fill=fill, meaning=meaning)
+    bare = ChunkForm(chunk, tuple(range(len(chunk))), f"|{stored_type(kind)}", fill=fill, meaning=meaning)
     form = _through(found["codecs"], bare, kind)
     prefix = "c" if keys == "default" else ""
     return ArrayForm(form, _grid(shape, chunk), prefix, separator)

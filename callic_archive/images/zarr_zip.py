@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import io
 import lzma
-import math
 import zipfile
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from itertools import product
+from dataclasses import dataclass, field
 
 from callic_archive.errors import SourceError
 from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Limits, Parsed
-from callic_archive.images.zarr_blocks import Group, Span, column, mosaic, parse_groups, rebuild
+from callic_archive.images.zarr_blocks import Group, Span, parse_groups, placed, rebuild
 from callic_archive.images.zarr_chunk import chunk_group
 from callic_archive.images.zarr_metadata import (
     DOCUMENTS,
@@ -33,7 +31,6 @@ __all__ = ["parse", "rebuild"]
 _LOCAL_HEADER = 30  # bytes before a member's name
 _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 _MOST_DOCUMENTS = 64 << 20  # bytes of all metadata documents of one ZIP
-_MOST_PLACES = 2  # places of the grid for each chunk that is there; emptier arrays become a column
 _LEVELS = 34  # parts of a chunk's key at most
 
 
@@ -150,16 +147,5 @@ def _groups(data: memoryview, array: _Array, limits: Limits) -> list[Group]:
     if form.shard is not None:
         found = [chunk_group(data, array.form, spans[place], limits) for place in places]
         return [group for group in found if group is not None]
-    count = math.prod(grid)
-    inside = all(n < limit for place in places for n, limit in zip(place, grid, strict=True))
-    if inside and count <= _MOST_PLACES * len(places):
-        limits.check_blocks(count)
-        whole = replace(
-            form, shape=tuple(n * grid[axis] for n, axis in zip(form.shape, form.axes, strict=True))
-        )
-        if whole.bytes <= limits.max_decoded_bytes and form.axes == tuple(range(len(grid))):
-            everywhere = [spans.get(place, (0, 0)) for place in product(*(range(n) for n in grid))]
-            group = mosaic(whole, form, everywhere)
-            return [group] if group is not None else []
-    group = column(form, [spans[place] for place in places])
+    group = placed(form, grid, spans, limits)
     return [group] if group is not None else []

@@ -10,6 +10,7 @@ import zlib
 from functools import lru_cache
 from pathlib import Path
 
+import h5py
 import imagecodecs
 import jpeg_ls as charls
 import nibabel
@@ -127,6 +128,21 @@ def mgh() -> list[bytes]:
     volume = np.stack([WIDE] * 3, axis=2)
     made = [nibabel.MGHImage(volume.astype(kind), np.eye(4)).to_bytes() for kind in ("i2", "f4")]
     return [*made, made[0][:284] + volume.astype(">i2").tobytes(order="F") + b"behind"]
+
+
+def hdf5() -> list[bytes]:
+    image = np.arange(80 * 60, dtype=np.uint16).reshape(80, 60)
+    seeds = []
+    for options in ({}, {"libver": "v108"}, {"userblock_size": 512}):
+        out = io.BytesIO()
+        with h5py.File(out, "w", **options) as file:
+            file["plain"] = image
+            group = file.create_group("group", track_order=True)
+            for name, more in (("a", {}), ("b", {"fletcher32": True, "shuffle": True}), ("c", {"fillvalue": 5})):
+                made = group.create_dataset(name, (2, 80, 60), "i2", chunks=(1, 40, 32), compression="gzip", **more)
+                made[0] = image
+        seeds.append(out.getvalue())
+    return seeds
 
 
 def nrrd() -> list[bytes]:
@@ -318,6 +334,7 @@ def zarr_zips() -> list[bytes]:
 
 IMAGES = {
     "png": png, "tiff": tiff, "bmp": bmp, "pnm": pnm, "npy": npy, "nifti": nifti, "mgh": mgh, "nrrd": nrrd, "dicom": dicom_native,
+    "hdf5": hdf5,
     "metaimage": metaimage,
     "dicom-coded": dicom_coded, "gzip": gz, "zip": zipped, "zarr-zip": zarr_zips,
 }  # fmt: skip

@@ -1,0 +1,162 @@
+"""HDF5: which arrays are taken out of it, that the file comes back byte for byte, and what is left alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from callic_archive.errors import SourceError, SourceTooLarge, TruncatedSource
+from callic_archive.images.reasons import NotTaken
+from callic_archive.images.sample_types import types_of
+from callic_archive.images.source import Parsed, examine, rebuild, sniff
+
+RNG = np.random.default_rng(5)
+ROWS, COLUMNS = np.mgrid[:90, :130]
+IMAGE = (1000 + 9 * COLUMNS + 4 * ROWS + RNG.normal(0, 20, ROWS.shape)).astype(np.uint16)
+
+
+def hdf5(fill: Callable[[h5py.File], Any], **options: Any) -> bytes:
+    out = io.BytesIO()
+    with h5py.File(out, "w", **options) as file:
+        fill(file)
+    return out.getvalue()
+
+
+def exact(data: bytes) -> Parsed:
+    parsed = examine(data)
+    assert isinstance(parsed, Parsed)
+    assert (parsed.format, parsed.fidelity) == ("hdf5", "bytes")
+    out = io.BytesIO()
+    rebuild(parsed.format, parsed.recipe, parsed.surround, parsed.images, out)
+    assert out.getvalue() == data
+    return parsed
+
+
+def has(parsed: Parsed, image: np.ndarray) -> bool:
+    height, width = image.shape
+    parts = [found[:height, :width] for found in parsed.images if found.ndim == 2]
+    alike = [part for part in parts if part.shape == image.shape and part.itemsize == image.itemsize]
+    return any(np.array_equal(np.ascontiguousarray(part).view(image.dtype), image) for part in alike)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"libver": "latest"}, {"libver": "v108"}, {"userblock_size": 512}, {"track_order": True}], ids=str
+)
+def test_contiguous_arrays(options: dict[str, Any]) -> None:
+    def fill(file: h5py.File) -> None:
+        file["image"] = IMAGE
+        file["folder/deeper/floats"] = IMAGE.astype(np.float32)
+        file["again"] = file["image"]
+        file["nowhere"] = h5py.SoftLink("/not/there")
+        file["line"] = np.arange(5000)
+        file["text"] = "words"
+        file.attrs["unit"] = "K"
+
+    parsed = exact(hdf5(fill, **options))
+    assert len(parsed.images) == 2
+    assert has(parsed, IMAGE)
+    assert has(parsed, IMAGE.astype(np.float32))
+    types = types_of(parsed.format, parsed.recipe, parsed.surround)
+    assert types is not None
+    assert {one.name for (one,) in types} == {"u2", "f4"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"compression": "gzip"}, {"compression": "gzip", "compression_opts": 9, "shuffle": True}, {"shuffle": True},
+        {"compression": "gzip", "shuffle": True, "fletcher32": True}, {"fletcher32": True},
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", ["u1", ">i2", "<u4", "<f8"])
+def test_chunks_lie_at_their_places(options: dict[str, Any], dtype: str) -> None:
+    image = (IMAGE // 8).astype(dtype)
+    parsed = exact(hdf5(lambda file: file.create_dataset("a", data=image, chunks=(32, 50), **options)))
+    assert len(parsed.images) == 1
+    assert has(parsed, image.astype(image.dtype.newbyteorder("=")))
+    assert len(parsed.surround) < 8000  # the structure alone
+
+
+def test_slices_lie_below_each_other_and_missing_chunks_are_filled() -> None:
+    def fill(file: h5py.File) -> None:
+        made = file.create_dataset(
+            "a", (4, 90, 130), "u2", chunks=(1, 90, 130), maxshape=(None, 90, 130), fillvalue=77, compression="gzip"
+        )
+        for number in (0, 1, 3):
+            made[number] = IMAGE + number
+
+    parsed = exact(hdf5(fill))
+    (image,) = parsed.images
+    assert image.shape == (360, 130)
+    for number in (0, 1, 3):
+        assert np.array_equal(image[90 * number : 90 * number + 90], IMAGE + number)
+    assert (image[180:270] == 77).all()
+
+
+def test_a_chunk_without_its_filters_is_kept() -> None:
+    def fill(file: h5py.File) -> None:
+        made = file.create_dataset("a", (90, 130), "u2", chunks=(30, 130), compression="gzip")
+        made[:] = IMAGE
+        made.id.write_direct_chunk((30, 0), IMAGE[30:60].tobytes(), filter_mask=1)
+
+    parsed = exact(hdf5(fill))
+    assert np.array_equal(parsed.images[0][:30], IMAGE[:30])
+    assert np.array_equal(parsed.images[0][60:], IMAGE[60:])
+
+
+def test_filters_that_are_not_known_are_left() -> None:
+    def fill(file: h5py.File) -> None:
+        file.create_dataset("a", data=IMAGE, chunks=(30, 130), compression="lzf")
+        file.create_dataset("b", data=IMAGE, chunks=(30, 130), scaleoffset=4)
+
+    left = examine(hdf5(fill))
+    assert isinstance(left, NotTaken)
+    assert left.reason == "no-pixels"
+
+
+def test_other_encoders_of_deflate_are_left() -> None:
+    import imagecodecs
+
+    def fill(file: h5py.File) -> None:
+        made = file.create_dataset("a", (90, 130), "u2", chunks=(90, 130), compression="gzip")
+        made.id.write_direct_chunk((0, 0), imagecodecs.deflate_encode(IMAGE.tobytes(), level=12))
+
+    left = examine(hdf5(fill))
+    assert isinstance(left, NotTaken)
+    assert left.reason == "encoder"
+
+
+def test_files_without_arrays_are_left() -> None:
+    left = examine(hdf5(lambda file: file.create_group("empty")))
+    assert isinstance(left, NotTaken)
+    assert left.reason == "no-pixels"
+    assert sniff(hdf5(lambda file: file.create_group("empty"), userblock_size=512)[:544]) == "hdf5"
+
+
+def test_truncated_files_are_named() -> None:
+    data = hdf5(lambda file: file.create_dataset("a", data=IMAGE))
+    with pytest.raises(TruncatedSource, match="should have"):
+        examine(data[:-100])
+
+
+def test_broken_structures_end_soon() -> None:
+    data = hdf5(lambda file: [file.create_dataset(f"g{n}/a", data=IMAGE, chunks=(10, 13), compression="gzip") for n in range(3)])
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        broken = bytearray(data)
+        for place in rng.integers(0, 3000, 4):
+            broken[place] = data[rng.integers(0, 3000)]
+        try:
+            found = examine(bytes(broken))
+        except (SourceError, SourceTooLarge):
+            continue
+        if isinstance(found, Parsed):
+            out = io.BytesIO()
+            rebuild(found.format, found.recipe, found.surround, found.images, out)
+            assert out.getvalue() == bytes(broken)
