@@ -50,6 +50,10 @@ class _Frugal(ViewFile):
             raise SourceTooLarge("the structure of the HDF5 file leads in circles, or is larger than its data")
         return piece
 
+    def forget(self) -> None:
+        """Let go of the file, which a library that keeps its objects in circles would hold open."""
+        self._data = memoryview(b"")
+
 
 @dataclass(frozen=True)
 class _Array:
@@ -103,14 +107,17 @@ def _arrays(data: memoryview) -> list[_Array]:
     import pyfive
 
     found: dict[int, _Array] = {}
-    unread = _Unread()
+    unread, view = _Unread(), _Frugal(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        file = unread.or_none(pyfive.File, _Frugal(data))
-        for dataset in () if file is None else _datasets(file, unread):
-            array = unread.or_none(_array, dataset, file.userblock_size)
-            if array is not None:
-                found.setdefault(min(start for start, _ in array.spans.values()), array)
+        try:
+            file = unread.or_none(pyfive.File, view)
+            for dataset in () if file is None else _datasets(file, unread):
+                array = unread.or_none(_array, dataset, file.userblock_size)
+                if array is not None:
+                    found.setdefault(min(start for start, _ in array.spans.values()), array)
+        finally:
+            view.forget()
     if unread.count and not found:
         raise NotTaken("variant")
     return list(found.values())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -143,6 +145,20 @@ def test_truncated_files_are_named() -> None:
     data = hdf5(lambda file: file.create_dataset("a", data=IMAGE))
     with pytest.raises(TruncatedSource, match="should have"):
         examine(data[:-100])
+
+
+def test_the_file_is_let_go() -> None:
+    data = hdf5(lambda file: file.create_dataset("a", data=IMAGE, chunks=(30, 130), compression="gzip"))
+    with mmap.mmap(-1, len(data)) as mapped:
+        mapped[:] = data
+        gc.disable()  # what holds itself in a circle must not hold the file
+        try:
+            view = memoryview(mapped)
+            parsed = examine(view)
+            assert isinstance(parsed, Parsed)
+            view.release()
+        finally:
+            gc.enable()
 
 
 def test_broken_structures_end_soon() -> None:
