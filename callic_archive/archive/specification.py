@@ -55,9 +55,9 @@ _OF_PIECES = {
     "dicom": {"bits"},
 }
 _CONVENTIONAL = frozenset({"jpegxl", "webp", "samples", "segments", "wide", "dct", "jpeg"})
-_HEADING = re.compile(r"^(#+) (.*)\n(?:<!-- for: ([a-z ]+) -->\n)?", re.MULTILINE)
-_ROW = re.compile(r"^(\|.*)<!-- for: ([a-z ]+) -->(.*\n)", re.MULTILINE)
-_PARAGRAPH = re.compile(r"^<!-- for: ([a-z ]+) -->\n((?:.+\n)+\n?)", re.MULTILINE)
+_HEADING = re.compile(r"^(#+) (.*)\n(?:<!-- for: ([a-z0-9 ]+) -->\n)?", re.MULTILINE)
+_ROW = re.compile(r"^(\|.*)<!-- for: ([a-z0-9 ]+) -->(.*\n)", re.MULTILINE)
+_PARAGRAPH = re.compile(r"^<!-- for: ([a-z0-9 ]+) -->\n((?:.+\n)+\n?)", re.MULTILINE)
 
 
 def opening_text() -> str:

@@ -282,8 +282,8 @@ def bands(height: int, width: int, count: int, dtype: str, seed: int = 8) -> Ima
     rng = np.random.default_rng(seed)
     least, most = TOPS[dtype]
     detail = rng.normal(0, (most - least) / 40, (height, width))
-    slope = np.linspace(0.3, 0.6, width) * (most - least)
-    planes = [slope + (1 + 0.1 * c) * detail + rng.normal(0, 1.5, (height, width)) for c in range(count)]
+    slope = np.linspace(0.15, 0.3, width) * (most - least)
+    planes = [(1 + 0.1 * c) * (slope + detail) + rng.normal(0, 1.5, (height, width)) for c in range(count)]
     return np.clip(np.rint(np.stack(planes, axis=2)) + least, least, most).astype(dtype)
 
 
