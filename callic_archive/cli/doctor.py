@@ -29,6 +29,7 @@ _PACKAGES = (
     "imagecodecs",
     "tifffile",
     "pydicom",
+    "pyfive",
     "zstandard",
     "torchac",
 )
