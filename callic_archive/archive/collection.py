@@ -201,12 +201,11 @@ def sample_of(
     """
     contexts = contexts or ContextFinder(read_beside)
     try:
-        context = contexts.of(source.file, source.path.count("/"))
-        if source.size >= WHOLE_BELOW and context is None:
-            with opened(source.file) as file:
-                # no image, or one that must be decoded wholly, which costs more memory than a sample is worth
-                if sniff(file.head()) in (None, "png", "gzip", "zip"):
-                    return (), source.size
+        with opened(source.file) as file:
+            context = contexts.of_file(file, source.path.count("/"))
+            # no image, or one that must be decoded wholly, which costs more memory than a sample is worth
+            if source.size >= WHOLE_BELOW and context is None and sniff(file.head()) in (None, "png", "gzip", "zip"):
+                return (), source.size
         if source.size >= WHOLE_BELOW and context is not None and is_packed(context):
             return (), source.size
         data, _ = read_source(source.file, copies)

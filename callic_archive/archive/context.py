@@ -1,5 +1,6 @@
 """What lies beside a file and tells how to read it, found on disk or in an archive: the array metadata of a
-zarr store, of which the file may be a chunk, or the header of the samples that it holds.
+zarr store, of which the file may be a chunk, or the header of the samples that it holds; or, for want of either, what its bytes
+look like.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import stat
 from collections import OrderedDict
 from collections.abc import Callable
 
+from callic_archive.archive.content import OpenFile
 from callic_archive.images.detached import header_names, is_header
-from callic_archive.images.source import Context
+from callic_archive.images.raster_search import context_of
+from callic_archive.images.source import Context, sniff
 from callic_archive.images.zarr_metadata import DOCUMENTS, MAX_DOCUMENT, is_key_folder, may_be_key
 
 _LEVELS = 34  # parts of a chunk's key at most
@@ -36,6 +39,15 @@ class ContextFinder:
         Most files are dismissed by their names alone, without a look at the disk.
         """
         return self._of_array(path, levels) or self._of_header(path)
+
+    def of_file(self, file: OpenFile, levels: int = _LEVELS) -> Context | None:
+        """The context of a file at hand; where it is of no known format, that of rasters that show in it. Raises OSError."""
+        found = self.of(file.file, levels)
+        if found is not None or file.extents is not None or sniff(file.head()) is not None:
+            return found
+        return context_of(
+            lambda offset, length: b"".join(file.pieces(((offset, length),), fill=True)), file.size, os.path.basename(file.file)
+        )
 
     def _of_header(self, path: str) -> Context | None:
         above, slash, name = path.rpartition("/")

@@ -164,8 +164,8 @@ class _Sampler:
     def look(self, source: Source) -> tuple[float, float] | None:
         """Bytes that a file would take and seconds to pack it, about; None when it cannot be read."""
         try:
-            context = self._contexts.of(source.file, source.path.count("/"))
             with opened(source.file) as file:
+                context = self._contexts.of_file(file, source.path.count("/"))
                 stored = self._verbatim(file)
                 image = file.extents is None and file.size < LARGEST and (context or sniff(file.head()))
                 jpeg = file.extents is None and file.size <= JPEG_MOST and is_jpeg(file.head())

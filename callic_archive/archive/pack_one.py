@@ -30,7 +30,9 @@ from callic_archive.archive.verbatim import (
 from callic_archive.container.layout import RecordType
 from callic_archive.errors import CallicError, ProofFailed, SourceError
 from callic_archive.images import tiff_jpeg
+from callic_archive.images.detached import FOUND
 from callic_archive.images.jpeg_streams import Tables
+from callic_archive.images.raster_search import context_of
 from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import (
     Context,
@@ -47,6 +49,8 @@ from callic_archive.images.unread import check_jpeg_ends, reason_of
 MAX_ROW = 8 << 20
 # differences of compressed bytes below 1/64 of a file are taken without a look at what they are worth
 FEW = 64
+# Reasons why a file was not taken apart that leave it open whether its samples lie there as they are
+SEARCHED = frozenset({"no-pixels", "coding", "samples", "colour", "sparse", "header", "variant"})
 DEAR = 8  # differences may take an eighth of what a file takes without them
 Parser = Callable[[bytes | memoryview], Parsed | None]
 
@@ -78,11 +82,16 @@ def pack_one(
     failure: CallicError | None = None
     reason: str | None = None
     taken = attempt(lambda: take_apart(data, digest, options, context, parser))
+    # of what only looks like a raster nothing is promised
+    otherwise = "not-smaller" if context is None or context.name != FOUND else None
+    if isinstance(taken, NotTaken) and taken.reason in SEARCHED and parser is None:
+        otherwise = taken.reason
+        taken = _searched(data, digest, options) or taken
     if isinstance(taken, Taken):
         packed = attempt(partial(_encode, data, digest, taken, codec(), options))
         if isinstance(packed, Packed):
             return packed
-        failure, reason = packed, "not-smaller"
+        failure, reason = packed, otherwise
     elif isinstance(taken, NotTaken):
         reason = taken.reason
     else:
@@ -129,6 +138,16 @@ def take_apart(
     if len(json.dumps(parsed.recipe)) + 600 * len(parsed.images) > MAX_ROW:
         return NotTaken("many-images")
     return Taken(parsed, fidelity, parser)
+
+
+def _searched(data: bytes | memoryview, digest: str, options: PackOptions) -> Taken | None:
+    """The file as rasters that show in it, whatever it claims to be; None where there are none."""
+    view = memoryview(data).cast("B")
+    context = context_of(lambda offset, length: bytes(view[offset : offset + length]), len(view), "")
+    if context is None:
+        return None
+    taken = attempt(lambda: take_apart(data, digest, options, context, None))
+    return taken if isinstance(taken, Taken) else None
 
 
 def _tables(data: bytes | memoryview, options: PackOptions) -> Tables:

@@ -220,7 +220,7 @@ class Packer:
         written.
         """
         entry = Entry(source.path, "file", stat.S_IMODE(file.info.st_mode), file.info.st_mtime_ns)
-        context = self._contexts.of(source.file, source.path.count("/"))
+        context = None if verbatim else self._contexts.of_file(file, source.path.count("/"))
         image = not verbatim and (context is not None or sniff(file.head()) is not None)
         holes = file.size - file.data_bytes
         if file.extents is not None and (not image or 2 * holes > file.size):

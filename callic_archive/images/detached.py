@@ -17,6 +17,7 @@ from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Context, Limits, guarded
 
 MAX_HEADER = 1 << 20  # bytes of a header
+FOUND = ""  # the name of a header that there is none of: ``raster_search`` tells where samples lie
 #: Endings of files that may have a header beside them; those without an ending may too.
 _ENDINGS = frozenset({"img", "raw", "zraw", "dat", "bin", "bsq", "bil", "bip"})
 _HEADERS = ("hdr", "mhd", "nhdr", "nrrd")
@@ -31,6 +32,7 @@ class Detached:
     layouts: Callable[[int, int, Limits], list[Layout]]
     packing: Literal["", "gzip", "zlib"] = ""  # what holds them, if not the file itself
     begin: Callable[[memoryview], int] = lambda data: 0  # where that, or what is counted from, begins
+    few: bool = False  # whether samples may be a small part of the file
 
 
 def header_names(name: str) -> list[str]:
@@ -93,6 +95,8 @@ def _inflated(document: memoryview) -> bytes:
 
 def _module(name: str, document: memoryview) -> str:
     """The module that reads such a header."""
+    if name == FOUND:
+        return "raster_search"
     kind = name.lower().removesuffix(".gz").rpartition(".")[2]
     if kind == "hdr":
         return "envi" if bytes(document[:4]) == b"ENVI" else "nifti"

@@ -44,7 +44,7 @@ def layouts(data: memoryview, context: Context, limits: Limits) -> list[Layout]:
 
 def _layouts(header: Detached, data: memoryview, limits: Limits) -> list[Layout]:
     found = header.layouts(header.begin(data), len(data), limits)
-    if _FEW * sum(layout.decoded_bytes for layout in found) < len(data):
+    if not header.few and _FEW * sum(layout.decoded_bytes for layout in found) < len(data):
         raise NotTaken("few-samples")
     return found
 

@@ -172,6 +172,7 @@ _PARSERS: dict[str, tuple[str, ...]] = {kind: (module,) for kind, module in _MOD
 _PARSERS["zip"] = ("callic_archive.images.zarr_zip", _MODULES["zip"])
 _WRAPPERS = ("gzip", "zip")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_FIRST_ELEMENT = 1024  # bytes of the first element of a bare DICOM data set, at most
 HEAD = 544  # first bytes of a file that ``sniff`` looks at
 
 
@@ -231,14 +232,14 @@ def _looks_like_mgh(data: memoryview | bytes) -> bool:
 
 
 def _looks_like_bare_dicom(head: bytes) -> bool:
-    # A data set without preamble starts with group 0002 or 0008, in either byte order, and a low element
-    # number.
+    # A data set without preamble starts with group 0002 or 0008, in either byte order, and a low element number; its first
+    # element names its type, or else (never in the other byte order) is short.
     if len(head) < 8:
         return False
-    little, big = head[1] == 0 and head[0] in (2, 8), head[0] == 0 and head[1] in (2, 8)
-    if little:
-        return head[3] == 0 and head[2] <= 0x18
-    return big and head[2] == 0 and head[3] <= 0x18
+    typed = head[4:6].isalpha() and head[4:6].isupper()
+    if head[1] == 0 and head[0] in (2, 8):
+        return head[3] == 0 and head[2] <= 0x18 and (typed or int.from_bytes(head[4:8], "little") <= _FIRST_ELEMENT)
+    return head[0] == 0 and head[1] in (2, 8) and head[2] == 0 and head[3] <= 0x18 and typed
 
 
 def parse(
