@@ -204,7 +204,7 @@ def sample_of(
         with opened(source.file) as file:
             context = contexts.of_file(file, source.path.count("/"))
             # no image, or one that must be decoded wholly, which costs more memory than a sample is worth
-            if source.size >= WHOLE_BELOW and context is None and sniff(file.head()) in (None, "png", "gzip", "zip"):
+            if source.size >= WHOLE_BELOW and context is None and sniff(file.head()) in (None, "png", "gzip", "zip", "tar"):
                 return (), source.size
         if source.size >= WHOLE_BELOW and context is not None and is_packed(context):
             return (), source.size

@@ -87,6 +87,13 @@ class OpenFile:
         """Its first bytes. Raises OSError."""
         return os.pread(self.fd, size, 0)
 
+    def window(self, offset: int, length: int) -> bytes:
+        """So many bytes from ``offset`` on, zeros where the file shrank meanwhile. Raises OSError."""
+        found = bytearray()
+        while len(found) < length and (piece := os.pread(self.fd, length - len(found), offset + len(found))):
+            found += piece
+        return bytes(found.ljust(length, b"\0"))
+
     def read(self) -> bytes:
         """All of it, fewer bytes where it shrank meanwhile. Raises OSError."""
         return b"".join(self.pieces(((0, self.size),)))

@@ -45,9 +45,7 @@ class ContextFinder:
         found = self.of(file.file, levels)
         if found is not None or file.extents is not None or sniff(file.head()) is not None:
             return found
-        return context_of(
-            lambda offset, length: b"".join(file.pieces(((offset, length),), fill=True)), file.size, os.path.basename(file.file)
-        )
+        return context_of(file.window, file.size, os.path.basename(file.file))
 
     def _of_header(self, path: str) -> Context | None:
         above, slash, name = path.rpartition("/")

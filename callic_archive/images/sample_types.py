@@ -71,7 +71,7 @@ def tells_all(format: str, dtype: str) -> bool:
         return False
     if kind.kind == "i" or format in _UNSIGNED:
         return True
-    if format in ("gzip", "zip", "zarr", "hdf5", "npy"):  # half floats, truth values
+    if format in ("gzip", "zip", "tar", "zarr", "hdf5", "npy"):  # half floats, truth values
         return False
     return kind.itemsize == 1 or format != "tiff"
 

@@ -150,6 +150,8 @@ class Context:
 
 
 _STREAM = (struct.error, zlib.error)
+#: What parsers raise of broken files besides SourceError, NotTaken and MemoryError.
+BROKEN = (ValueError, LookupError, TypeError, RecursionError, ArithmeticError, *_STREAM)
 _MODULES = {
     "npy": "callic_archive.images.npy",
     "pnm": "callic_archive.images.pnm",
@@ -163,6 +165,7 @@ _MODULES = {
     "metaimage": "callic_archive.images.metaimage",
     "gzip": "callic_archive.images.gzip_file",
     "zip": "callic_archive.images.zip_file",
+    "tar": "callic_archive.images.tar_file",
     "hdf5": "callic_archive.images.hdf5",
     "zarr": "callic_archive.images.zarr_chunk",
     "raw": "callic_archive.images.raw_file",
@@ -170,7 +173,7 @@ _MODULES = {
 # A ZIP may be a zarr store, which comes back by the recipe of its chunks, or hold image files.
 _PARSERS: dict[str, tuple[str, ...]] = {kind: (module,) for kind, module in _MODULES.items()}
 _PARSERS["zip"] = ("callic_archive.images.zarr_zip", _MODULES["zip"])
-_WRAPPERS = ("gzip", "zip")
+_WRAPPERS = ("gzip", "zip", "tar")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _FIRST_ELEMENT = 1024  # bytes of the first element of a bare DICOM data set, at most
 HEAD = 544  # first bytes of a file that ``sniff`` looks at
@@ -204,6 +207,8 @@ def sniff(data: memoryview | bytes) -> str | None:
         return "gzip"
     if head[:4] == b"PK\3\4":
         return "zip"
+    if bytes(data[257:262]) == b"ustar":
+        return "tar"
     if head[:7] == b"NRRD000":
         return "nrrd"
     if head[:10] == b"ObjectType" or head[:5] == b"NDims":
@@ -315,7 +320,7 @@ def guarded(step: Callable[[], T], what: str, name: str) -> T:
         if name:
             raise type(error)(f"{name}: {error}") from error
         raise
-    except (ValueError, LookupError, TypeError, RecursionError, ArithmeticError, *_STREAM) as error:
+    except BROKEN as error:
         # A broken file that slipped past a check is still a broken file, never a crash of the run.
         raise MalformedSource(f"{what}: {type(error).__name__}: {error}") from error
 

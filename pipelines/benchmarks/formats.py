@@ -47,7 +47,7 @@ OUTCOMES = ("bytes", "content", "JPEG XL", "not smaller", "verbatim", "named")
 _COMPRESSION = {1: "raw", 5: "LZW", 8: "deflate", 32946: "deflate", 32773: "PackBits"}
 _OTHERS = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"\0\0\0\x0cjP": "JPEG 2000", b"GIF8": "GIF"}
 _NAMES = {"png": "PNG", "pnm": "PNM", "bmp": "BMP", "npy": "NPY", "dicom": "DICOM", "nifti": "NIfTI", "mgh": "MGH",
-          "nrrd": "NRRD", "metaimage": "MetaImage", "zip": "ZIP"}  # fmt: skip
+          "nrrd": "NRRD", "metaimage": "MetaImage", "zip": "ZIP", "tar": "TAR"}  # fmt: skip
 
 
 @dataclass(frozen=True)

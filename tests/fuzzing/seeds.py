@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -264,6 +265,20 @@ def zipped() -> list[bytes]:
     return [out.getvalue(), _zip(a=_npy(WIDE), notes=b"words", picture=png()[0]), _zip(a=gzip.compress(b"x"))]
 
 
+def tarred() -> list[bytes]:
+    """In the formats of GNU and pax, and cut off within a member."""
+    found = []
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=form) as archive:
+            for name, data in (("a.npy", _npy(WIDE)), ("words", b"words"), ("name" * 40 + ".png", png()[0])):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+        found.append(out.getvalue())
+    return [*found, found[0][:-11000]]
+
+
 @lru_cache(maxsize=1)
 def _zarr() -> tuple[list[tuple[Context, bytes]], list[bytes]]:
     """Chunks with their contexts, and zipped stores."""
@@ -324,6 +339,14 @@ def raw_files() -> list[tuple[Context, bytes]]:
     return made
 
 
+def unknown_files() -> list[bytes]:
+    """Rasters behind headers of no format."""
+    field = grainy(150, 220).astype(np.uint16)
+    return [
+        b"MYSCAN 1.0".ljust(352, b"\1") + (90 * field).astype(dtype).tobytes() + b"the end" for dtype in ("<u2", ">i2", "<f4")
+    ] + [np.stack([field, field, field // 2], axis=-1).astype("u1").tobytes()]
+
+
 def zarr_chunks() -> list[tuple[Context, bytes]]:
     return _zarr()[0]
 
@@ -336,5 +359,5 @@ IMAGES = {
     "png": png, "tiff": tiff, "bmp": bmp, "pnm": pnm, "npy": npy, "nifti": nifti, "mgh": mgh, "nrrd": nrrd, "dicom": dicom_native,
     "hdf5": hdf5,
     "metaimage": metaimage,
-    "dicom-coded": dicom_coded, "gzip": gz, "zip": zipped, "zarr-zip": zarr_zips,
+    "dicom-coded": dicom_coded, "gzip": gz, "zip": zipped, "tar": tarred, "zarr-zip": zarr_zips,
 }  # fmt: skip

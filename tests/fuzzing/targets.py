@@ -19,6 +19,7 @@ from callic_archive.archive.packed import PackOptions
 from callic_archive.errors import CallicError
 from callic_archive.images import parse
 from callic_archive.images.detached import is_header
+from callic_archive.images.raster_search import context_of
 from callic_archive.images.reasons import NotTaken
 from callic_archive.images.sample_types import types_of
 from callic_archive.images.source import Context, Limits, Parsed
@@ -129,6 +130,12 @@ def raw_seeds() -> list[bytes]:
     ]
 
 
+def unknown(data: bytes) -> str:
+    """A file of no known format, in which rasters may show."""
+    context = context_of(lambda offset, length: data[offset : offset + length], len(data), "file")
+    return "nothing" if context is None else image(data, context)
+
+
 def metadata(data: bytes) -> str:
     """A metadata document alone."""
 
@@ -170,5 +177,6 @@ TARGETS: dict[str, Target] = {
     **dict(_images()),
     "zarr-chunk": Target(chunk, chunk_seeds, break_chunk),
     "raw": Target(raw, raw_seeds),
+    "unknown": Target(unknown, seeds.unknown_files),
     "zarr-metadata": Target(metadata, metadata_seeds, break_document),
 }

@@ -46,8 +46,8 @@ def test_arrays_are_read_from_what_was_found(tree: Path, tmp_path: Path) -> None
     with OpenArchive(tmp_path / "a.callic", plan=DeflatePlan()) as archive:
         array = archive.read_array("tree/a.fts")
         assert array.dtype == np.int16
-        rows = np.frombuffer(data[len(data) - 200 * 662 :], ">i2")
-        assert np.isin(rows[-300:], array[-4:]).all()
+        assert array.nbytes > 0.98 * BANDS.nbytes
+        assert array.astype(">i2").tobytes() in data
 
 
 def test_large_files_are_cut_where_rasters_were_found(tree: Path, tmp_path: Path) -> None:
