@@ -51,6 +51,7 @@ _IN_RECIPES = {
 _OF_PIECES = {
     "tiff": {"packings", "lzw", "differences", "bits", "libdeflate", "zstd"},
     "zarr": {"differences"},
+    "hdf5": {"differences"},
     "zip": {"members", "differences", "bits"},
     "pnm": {"bits"},
     "dicom": {"bits"},

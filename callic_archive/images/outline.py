@@ -87,6 +87,12 @@ def _zip(data: memoryview, limits: Limits) -> Rasters:
     return [Raster(group.layout, None, group) for group in groups(data, limits)]
 
 
+def _hdf5(data: memoryview, limits: Limits) -> Rasters:
+    from callic_archive.images.hdf5 import outline as groups
+
+    return [Raster(group.layout, None, group) for group in groups(data, limits)]
+
+
 def _raw(context: Context, data: memoryview, limits: Limits) -> Rasters:
     from callic_archive.images.raw_file import layouts
 
@@ -102,7 +108,7 @@ def _chunk(context: Context, data: memoryview, limits: Limits) -> Rasters:
 
 _FINDERS: dict[str, tuple[str, Callable[[memoryview, Limits], Rasters]]] = {
     name: (name, partial(_plain, name)) for name in ("npy", "pnm", "bmp", "nifti", "mgh", "dicom")
-} | {"tiff": ("tiff", _tiff), "zip": ("zarr", _zip)}
+} | {"tiff": ("tiff", _tiff), "zip": ("zarr", _zip), "hdf5": ("hdf5", _hdf5)}
 
 
 def has_outline(head: memoryview | bytes) -> bool:

@@ -31,7 +31,7 @@ def parse_piece(
 
     def step() -> Parsed | None:
         if "steps" in form:
-            found = parse_groups(view, _groups(form), limits)
+            found = parse_groups(view, _groups(form), limits, format)
             return found if found.fidelity == "bytes" else None  # code of another length has no place in the file
         if "packings" in form:
             return parse_packed(view, _pages(form), limits)

@@ -72,7 +72,7 @@ PARSERS: dict[str, tuple[str, ...]] = {
     "images/geometry.py": ("geometry",),
     "images/gzip_chain.py": ("gzip", "recipe"),
     "images/gzip_file.py": ("gzip",),
-    "images/hdf5.py": ("hdf5",),
+    "images/hdf5.py": ("hdf5", "outline"),
     "images/jpeg2000.py": ("frame-jpeg-2000", "dicom-coded"),
     "images/jpeg_lossless.py": ("frame-jpeg", "dicom-coded"),
     "images/jpeg_ls.py": ("frame-jpeg-ls", "dicom-coded"),

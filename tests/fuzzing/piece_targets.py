@@ -31,7 +31,7 @@ from tests.fuzzing.targets import (
 )
 
 PIECE = 200  # bytes of samples of a piece: seeds have some hundred
-_FAMILIES = ("tiff", "npy", "pnm", "bmp", "nifti", "mgh", "dicom", "zarr-zip")
+_FAMILIES = ("tiff", "npy", "pnm", "bmp", "nifti", "mgh", "dicom", "zarr-zip", "hdf5")
 
 
 def outlined(data: bytes, context: Context | None = None) -> str:

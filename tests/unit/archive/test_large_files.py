@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -62,7 +63,10 @@ def write_all(tree: Path) -> dict[str, np.ndarray]:
     tiff(tree / "lzw.tif", gray, rowsperstrip=16, compression="lzw")
     (tree / "wide.pgm").write_bytes(b"P5\n6144 80\n255\n" + gray.tobytes())
     sharded(tree / "store", gray)
+    with h5py.File(tree / "volume.h5", "w") as file:
+        file.create_dataset("scan", data=gray.astype(">i2"), chunks=(64, 64), compression="gzip", shuffle=True, fletcher32=True)
     return {
+        "tree/volume.h5": gray,
         "tree/gray.npy": gray,
         "tree/strips.tif": gray,
         "tree/tiles.tif": colour,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -103,7 +104,20 @@ def shuffled_tiles() -> bytes:
     return bytes(data)
 
 
+def hdf5(*images: np.ndarray, **options: Any) -> bytes:
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        for number, image in enumerate(images):
+            file.create_dataset(f"group/{number}", data=image, **options)
+        file["words"] = "some words"
+    return out.getvalue()
+
+
 FILES: dict[str, Callable[[], bytes]] = {
+    "HDF5, contiguous": lambda: hdf5(slopes(300, 400), slopes(200, 320, dtype="<i2")),
+    "HDF5, deflated chunks": lambda: hdf5(slopes(500, 400, dtype="<u2"), chunks=(64, 80), compression="gzip", shuffle=True),
+    "HDF5, checked chunks": lambda: hdf5(slopes(250, 400, dtype=">u2"), slopes(90, 200), chunks=(50, 64), fletcher32=True),
+    "HDF5, volumes": lambda: hdf5(slopes(9 * 80, 90, dtype="<f4").reshape(9, 80, 90), chunks=(3, 40, 45), compression=4),
     "strips": lambda: tiff(slopes(500, 400), photometric="minisblack"),
     "tiles": lambda: tiff(slopes(500, 400, 3), photometric="rgb", tile=(64, 64)),
     "tiles in any order": shuffled_tiles,
