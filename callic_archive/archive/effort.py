@@ -18,8 +18,8 @@ MAX_TIMES = 3
 class Effort:
     """What to adapt, and how long. ``steps``: of every adaptation, None leaves it to the sizes at hand;
     ``image_steps``: of an image's own adapter, where that differs; ``bands``: whether to look for files that are bands of
-    one scene; ``quick``: whether the smaller models do, at half the time (decision 0024); ``longer``: times as many steps of
-    fitting models as usual (decision 0026)."""
+    one scene; ``quick``: whether the smaller models do, at half the time (decision 0024), and JPEG XL for JPEG streams;
+    ``longer``: times as many steps of fitting models as usual (decision 0026)."""
 
     adapt: AdaptMode
     steps: int | None = None

@@ -22,6 +22,7 @@ import zstandard
 from callic_archive.archive.codecs import Codec, CodecPlan, Image
 from callic_archive.archive.content import WHOLE_BELOW, OpenFile, opened, read_source
 from callic_archive.archive.context import ContextFinder, read_beside
+from callic_archive.archive.jpeg_recoding import recoding
 from callic_archive.archive.jpeg_sampling import WINDOW, WINDOWS, Read, stored_share
 from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.sampling import outline_if_large, some_pieces
@@ -94,7 +95,8 @@ def estimate(
     for kind, source in _in_turn(kinds)[:MOST_FILES]:
         if time.monotonic() - begin > budget:
             break
-        found = sampler.look(source)
+        with recoding(quick=options.quick_jpeg):
+            found = sampler.look(source)
         if found is not None:
             for sums in (kind, overall):
                 sums.add(source.size, *found)

@@ -29,6 +29,7 @@ class PackOptions:
     limits: Limits = field(default_factory=Limits)
     piece_bytes: int = PIECE  # of the pieces of large files, about; files from four times as much are cut
     coder: Coder = smallest  # how images are coded
+    quick_jpeg: bool = False  # whether JPEG streams go to JPEG XL, ten times as fast and a tenth larger
     bands: bool = True  # whether files that are bands of one scene are coded as one image
 
 

@@ -20,6 +20,7 @@ from callic_archive.archive.content import WHOLE_BELOW, OpenFile, opened
 from callic_archive.archive.context import ContextFinder, read_beside
 from callic_archive.archive.digests import sha256
 from callic_archive.archive.entries import Entry, relocated, sparse_digest
+from callic_archive.archive.jpeg_recoding import recoding
 from callic_archive.archive.pack_bands import CodedBands, Member, code_bands, read_members, related
 from callic_archive.archive.pack_one import pack_one
 from callic_archive.archive.pack_pieces import (
@@ -108,6 +109,10 @@ class Packer:
         """Pack a batch. Raises EnvironmentFailure when nothing can be written, ModelError when there is no
         codec.
         """
+        with recoding(quick=self.job.options.quick_jpeg):
+            return self._run(batch, watch)
+
+    def _run(self, batch: Batch, watch: Watch | None) -> BatchResult:
         begin = time.monotonic()
         known = {entry.sha256: entry for entry in batch.known}
         entries: list[Entry] = []
@@ -179,6 +184,10 @@ class Packer:
 
         Where a stop is asked for, what is left of them is packed by the next run.
         """
+        with recoding(quick=self.job.options.quick_jpeg):
+            return self._run_pieces(batch)
+
+    def _run_pieces(self, batch: PieceBatch) -> BatchResult:
         begin = time.monotonic()
         shares: list[Entry] = []
         problems: list[Problem] = []

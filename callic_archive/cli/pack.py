@@ -177,6 +177,7 @@ def _pack(
         verify=not no_verify,
         limits=limits,
         bands=bands,
+        quick_jpeg=chosen.quick,
         coder=image_coder,
     )
     if dry_run or output is None or staging is None:

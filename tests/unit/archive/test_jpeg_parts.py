@@ -15,14 +15,24 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
-from callic_archive.archive import isolated, jpeg_form, jpeg_limits, jpeg_parts, pack_one, verbatim
+from callic_archive.archive import (
+    isolated,
+    jpeg_form,
+    jpeg_limits,
+    jpeg_parts,
+    jpeg_recoding,
+    pack_one,
+    verbatim,
+)
 from callic_archive.archive.dct import jpeg_stream
+from callic_archive.archive.packed import PackOptions
 from callic_archive.archive.verbatim import expand, stored_pieces, streamed_pieces
 from callic_archive.errors import ForeignCodecFailed, ForeignCodecMissing
 from callic_archive.images import tiff_jpeg
 from callic_archive.images.source import Limits
 from tests.doubles import DeflatePlan
 from tests.slides import forged, jpeg, picture, slide
+from tests.trees import open_archive, pack_tree
 
 pytest.importorskip("imagecodecs")
 
@@ -81,6 +91,25 @@ def test_tiles_with_tables_of_their_own_become_files_of_their_own():
     table, _ = jpeg_form.frame(payload, 0, 1 << 20)
     assert [group.count for group in jpeg_form.read_table(table, None).groups] == [0] * 4
     assert len(payload) < 0.95 * len(data)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_quickly_streams_become_jpeg_xl(quick, tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "photo.jpg").write_bytes(jpeg(picture(90, 120, 1)))
+    (tree / "slide.tif").write_bytes(slide([tiles(12, 64)], 64, 3))
+    pack_tree(tree, tmp_path / "x.callic", options=PackOptions(quick_jpeg=quick))
+    assert not jpeg_recoding._QUICK.get()
+    with open_archive(tmp_path / "x.callic") as archive:
+        for entry in archive.entries:
+            if entry.kind == "file":
+                payloads = [archive.read(part.place) for part in entry.parts if part.coding in ("jpeg", "jpegs")]
+                assert payloads
+                assert all((jpeg_stream.MAGIC in payload) != quick for payload in payloads)
+                out = io.BytesIO()
+                archive.restore(entry, out)
+                assert out.getvalue() == (tmp_path / entry.path).read_bytes()
 
 
 def test_equal_tiles_are_kept_once():
