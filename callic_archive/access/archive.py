@@ -30,6 +30,8 @@ from callic_archive.images.source import Context, parse, sniff
 from callic_archive.images.zarr_metadata import MAX_DOCUMENT
 
 Image = NDArray[Any]
+_Read = tuple[tuple[Image, ...], Mapping[str, Any], Types | None]
+_KEPT = 256 << 20  # bytes of samples of a file that are kept for the next page of it
 _REMEMBERED = 1024  # files whose headers were read
 
 
@@ -56,6 +58,7 @@ class OpenArchive(Mapping[str, Entry]):
         self._archive = Archive(Path(path), own, threads=threads)
         self._entries = {entry.path: entry for entry in self._archive.entries}
         self._found: dict[str, list[Page]] = {}  # pages of files, once their headers were read
+        self._last: tuple[str, _Read] | None = None  # what was read of a file that is stored as it is
 
     # -- what is there ---------------------------------------------------------------------------------------
 
@@ -178,7 +181,18 @@ class OpenArchive(Mapping[str, Entry]):
             self._found[entry.path] = found
         return found
 
-    def _parsed(self, entry: Entry) -> tuple[tuple[Image, ...], Mapping[str, Any], Types | None]:
+    def _parsed(self, entry: Entry) -> _Read:
+        """The images of a file that is stored as it is; those of the last one are kept, as pages are asked for one by one."""
+        last = self._last
+        if last is not None and last[0] == entry.path:
+            return last[1]
+        self._last = None
+        found = self._read(entry)
+        if sum(image.nbytes for image in found[0]) <= _KEPT:
+            self._last = entry.path, found
+        return found
+
+    def _read(self, entry: Entry) -> _Read:
         context = self._context(entry)
         try:
             parsed = parse(self.read_bytes(entry.path), context=context)
@@ -192,6 +206,7 @@ class OpenArchive(Mapping[str, Entry]):
 
     def close(self) -> None:
         """Close the archive's files; reading afterwards opens them again."""
+        self._last = None
         self._archive.close()
 
     def __enter__(self) -> Self:

@@ -15,6 +15,7 @@ from callic_archive.archive.scan import Problem
 from callic_archive.archive.unpacking import ends_run, failed
 from callic_archive.container.extraction import ExtractionRoot
 from callic_archive.errors import CallicError, NoSuchImage, RegionError, TargetExists
+from callic_archive.images.reasons import REASONS
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def _regions(
 ) -> Iterator[tuple[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]]:
     pages = archive.page_count(entry.path)
     if not pages:
-        raise NoSuchImage("its samples are not read as images, as those that are coded with loss; `cat` gives the file itself")
+        known = entry.reason in REASONS and entry.reason != "lossy"
+        why = f": it is {REASONS[str(entry.reason)]}" if known else ", as those that are coded with loss"
+        raise NoSuchImage(f"its samples are not read as images{why}; `cat` gives the file itself")
     for page in range(pages):
         yield target(entry.path, page, pages), archive.read_array(entry.path, page, region)

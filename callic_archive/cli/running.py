@@ -20,6 +20,7 @@ from callic_archive.cli.report import Report
 from callic_archive.errors import CallicError, EnvironmentFailure, Interrupted, StoppedEarly
 from callic_archive.scheduling.signals import ENDING, TWICE
 
+AGAIN = 0.05  # seconds after which a stop that was dropped comes again
 GOING_ON = "run the same command again to go on where it was"
 
 
@@ -88,6 +89,7 @@ class _Signals:
         for number in ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
+        self._dropped, sys.unraisablehook = sys.unraisablehook, self._drop
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._report.stoppable:
@@ -97,6 +99,18 @@ class _Signals:
         elif time.monotonic() - self._since < TWICE:
             return
         raise KeyboardInterrupt  # for SIGTERM too: nothing takes that for a failure of what is worked on
+
+    def _drop(self, what: sys.UnraisableHookArgs) -> None:
+        """What was raised while a destructor ran, which Python drops. A stop among it comes again a moment later."""
+        if not isinstance(what.exc_value, KeyboardInterrupt):
+            self._dropped(what)
+            return
+        signal.signal(signal.SIGALRM, self._again)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)
+
+    def _again(self, number: int, frame: FrameType | None) -> None:
+        if self._report.stoppable:
+            raise KeyboardInterrupt
 
 
 def _failure(error: BaseException, stopped: signal.Signals | None, after_stop: str) -> CallicError:

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from callic_archive.errors import SourceTooLarge, TruncatedSource
 from callic_archive.images.reasons import NotTaken
 from callic_archive.images.source import Limits, Parsed, ViewFile
-from callic_archive.images.zarr_blocks import Group, Span, parse_groups, placed, rebuild
+from callic_archive.images.zarr_blocks import Group, Span, parse_groups, rebuild, single, within
 from callic_archive.images.zarr_metadata import ChunkForm, stored_fill, stored_type
 from callic_archive.images.zarr_steps import Step, step_of
 
@@ -31,6 +31,7 @@ _READS, _READ_SHARE = 1 << 16, 4  # calls, and times the file's bytes, that read
 _UNDEFINED = (1 << 64) - 1
 _CONTIGUOUS, _CHUNKED = 1, 2  # classes of layout
 _DEFLATE, _SHUFFLE, _FLETCHER32, _BLOSC, _ZSTD = 1, 2, 3, 32001, 32015  # filters
+_TRUTH = {"FALSE": 0, "TRUE": 1}  # the names of truth values
 _CHECKSUM = 4  # bytes behind a chunk with Fletcher32
 _COMPRESSORS = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")  # of Blosc, by number
 
@@ -62,6 +63,7 @@ class _Array:
     shape: tuple[int, ...]
     form: ChunkForm
     spans: dict[tuple[int, ...], Span]
+    chunked: bool = True
 
 
 def parse(data: memoryview, limits: Limits) -> Parsed:
@@ -80,11 +82,19 @@ def outline(data: memoryview, limits: Limits) -> list[Group]:
     limits.check_blocks(sum(len(array.spans) for array in arrays))
     found = []
     for array in arrays:
-        grid = tuple(-(-n // c) for n, c in zip(array.shape, array.form.shape, strict=True))
-        group = placed(array.form, grid, array.spans, limits)
-        if group is not None:
-            found.append(group)
+        found += within(array.shape, array.form, array.spans, limits) if array.chunked else _contiguous(array)
     return found
+
+
+def _contiguous(array: _Array) -> list[Group]:
+    """The one block of an array as the slices that it holds, below each other."""
+    (span,) = array.spans.values()
+    group = single(array.form, *span)
+    if group is None:
+        return []
+    axes = [n for n in array.shape if n > 1]
+    height = axes[-3] if group.layout.samples > 1 else axes[-2]
+    return [replace(group, layout=replace(group.layout, frames=group.layout.height // height))]
 
 
 def _check_end(data: memoryview) -> None:
@@ -113,8 +123,7 @@ def _arrays(data: memoryview) -> list[_Array]:
         try:
             file = unread.or_none(pyfive.File, view)
             for dataset in () if file is None else _datasets(file, unread):
-                array = unread.or_none(_array, dataset, file.userblock_size)
-                if array is not None:
+                for array in unread.or_none(_arrays_of, dataset, file.userblock_size) or ():
                     found.setdefault(min(start for start, _ in array.spans.values()), array)
         finally:
             view.forget()
@@ -130,12 +139,12 @@ class _Unread:
     count: int = 0
 
     def or_none(self, step: Callable[..., Any], *arguments: Any) -> Any:
-        """What ``step`` gives. Raises SourceTooLarge and MemoryError."""
+        """What ``step`` gives. Raises SourceTooLarge."""
         try:
             return step(*arguments)
-        except (SourceTooLarge, MemoryError):
+        except SourceTooLarge:
             raise
-        except Exception:  # noqa: BLE001 - what a library raises that reads broken files in Python is no interface
+        except Exception:  # noqa: BLE001 - petabytes for an attribute among it; what a library raises that reads broken files in Python is no interface
             self.count += 1
             return None
 
@@ -161,39 +170,44 @@ def _datasets(file: Any, unread: _Unread) -> Iterator[Any]:
                     left.append(one)
 
 
-def _array(dataset: Any, base: int) -> _Array | None:
-    """What is taken of a dataset, whose addresses count from ``base``; None of those without numbers, of one axis, of a few
-    bytes, or through filters that are not known."""
+def _arrays_of(dataset: Any, base: int) -> list[_Array]:
+    """What is taken of a dataset, whose addresses count from ``base``; nothing of those without numbers, of one axis, of a few
+    bytes, or through filters that are not known. Chunks that went through fewer filters than others are an array apart."""
     shape, told = tuple(int(n) for n in dataset.shape), dataset.id
     if sum(n > 1 for n in shape) < 2 or told.layout_class not in (_CONTIGUOUS, _CHUNKED):
-        return None
+        return []
     dtype = np.dtype(dataset.dtype)
     if dtype.kind not in "iufb" or dtype.itemsize > 8 or math.prod(shape) * dtype.itemsize < _LEAST:
-        return None
-    kind = "u1" if dtype.kind == "b" else f"{dtype.kind}{dtype.itemsize}"
+        return []
+    truth = dtype.kind == "b" or (dtype.metadata or {}).get("enum") == _TRUTH
+    kind = "u1" if truth else f"{dtype.kind}{dtype.itemsize}"
     order = "|" if dtype.itemsize == 1 else ">" if dtype.str[0] == ">" else "<"
     type_ = order + stored_type(kind)
-    meaning = "?" if dtype.kind == "b" else kind
+    meaning = "?" if truth else kind
     if told.layout_class == _CONTIGUOUS:
         start = int(told.data_offset)
         if start == _UNDEFINED:
-            return None
+            return []
         form = ChunkForm(shape, tuple(range(len(shape))), type_, meaning=meaning)
-        return _Array(shape, form, {(0,) * len(shape): (base + start, form.bytes)})
+        return [_Array(shape, form, {(0,) * len(shape): (base + start, form.bytes)}, chunked=False)]
     chunk = tuple(int(n) for n in dataset.chunks)
-    through = _steps(told.filter_pipeline or (), type_)
-    if through is None or len(chunk) != len(shape) or min(chunk) < 1:
-        return None
-    steps, tail = through
+    if len(chunk) != len(shape) or min(chunk) < 1:
+        return []
     fill = stored_fill(np.asarray(dataset.fillvalue).item(), kind) if dataset.fillvalue is not None else 0
-    form = ChunkForm(chunk, tuple(range(len(chunk))), type_, steps, tail, fill, meaning=meaning)
-    spans = {}
+    spans: dict[int, dict[tuple[int, ...], Span]] = {}  # by the filters that were left out
     for number in range(told.get_num_chunks()):
         info = told.get_chunk_info(number)
-        if info.filter_mask == 0:  # else some filter was left out of this one
-            place = tuple(int(n) // c for n, c in zip(info.chunk_offset, chunk, strict=True))
-            spans[place] = base + int(info.byte_offset), int(info.size)
-    return _Array(shape, form, spans) if spans else None
+        place = tuple(int(n) // c for n, c in zip(info.chunk_offset, chunk, strict=True))
+        spans.setdefault(int(info.filter_mask), {})[place] = base + int(info.byte_offset), int(info.size)
+    found = []
+    for mask, some in spans.items():
+        filters = [one for number, one in enumerate(told.filter_pipeline or ()) if not mask >> number & 1]
+        through = _steps(filters, type_)
+        if through is not None:
+            found.append(_Array(shape, ChunkForm(chunk, tuple(range(len(chunk))), type_, *through, fill, meaning=meaning), some))
+    if len(spans) > 1:  # what another array has is not missing in this one
+        found = [replace(array, shape=(0,) * len(shape)) for array in found]
+    return found
 
 
 def _steps(filters: Sequence[Mapping[str, Any]], dtype: str) -> tuple[tuple[Step, ...], int] | None:

@@ -35,6 +35,7 @@ from callic_archive.images.zarr_steps import Step
 _KEPT_SHARE = 0.1  # of the chunks' bytes may stay as they are before taking the file apart gains nothing
 _MOST_CHAINS = 1 << 12  # different chains of steps in one recipe
 _MOST_PLACES = 2  # places of the grid for each chunk that is there; emptier arrays become a column
+_LARGE = 16 << 20  # bytes of samples of an array from which that matters
 _KNOWN_CHAINS = 3  # chains that repeated earlier chunks of a file, tried first
 _VOLATILE = frozenset(
     {"layouts", "chains", "blocks", "libraries"}
@@ -111,6 +112,34 @@ def placed(form: ChunkForm, grid: tuple[int, ...], spans: Mapping[tuple[int, ...
     return column(form, [spans[place] for place in sorted(spans)])
 
 
+def within(
+    shape: Sequence[int], form: ChunkForm, spans: Mapping[tuple[int, ...], Span], limits: Limits
+) -> list[Group]:
+    """The chunks of an array of ``shape`` by their places in its grid, without what they have beyond its edges, where none
+    holds several slices and most of them are there, or the array is small; else as a column. Raises SourceTooLarge."""
+    grid = tuple(-(-n // c) for n, c in zip(shape, form.shape, strict=True))
+    inside = all(n < limit for place in spans for n, limit in zip(place, grid, strict=True))
+    pairs = [(a, b) for a, b in zip(shape, form.shape, strict=True) if max(a, b) > 1]
+    samples = pairs.pop()[0] if len(pairs) >= 3 and pairs[-1][0] in (2, 3, 4) and pairs[-1][0] == pairs[-1][1] else 1
+    flat = len(pairs) >= 2 and all(b == 1 for _, b in pairs[:-2])
+    empty = math.prod(grid) > _MOST_PLACES * len(spans) and math.prod(shape) * form.itemsize > _LARGE
+    if not inside or not flat or empty or form.axes != tuple(range(len(grid))):
+        whole = column(form, [spans[place] for place in sorted(spans)])
+        return [] if whole is None else [whole]
+    limits.check_blocks(math.prod(grid))
+    (height, rows), (width, columns) = pairs[-2:]
+    slices = math.prod(a for a, _ in pairs[:-2])
+    layout = Layout(
+        height, width, samples, form.dtype, rows, columns, columns * samples * form.itemsize, offsets=(), whole=True
+    )
+    ordered = [spans.get(place, (0, 0)) for place in product(*(range(n) for n in grid))]
+    if height % rows == 0:  # slices below each other are blocks below each other
+        return [_group(form, replace(layout, height=slices * height, frames=slices), ordered)]
+    limits.check_images(slices)
+    each = len(ordered) // slices
+    return [_group(form, layout, ordered[n * each : n * each + each]) for n in range(slices)]
+
+
 def _group(form: ChunkForm, layout: Layout, spans: Sequence[Span]) -> Group:
     head = GZIP_HEADER if form.steps and form.steps[-1][0] == "gzip" else 0
     offsets, lengths, missing = [], [], []
@@ -144,10 +173,10 @@ def parse_groups(data: memoryview, groups: Sequence[Group], limits: Limits, form
     check_spans(layouts, len(data), [group.missing for group in groups])
     if not any(group.steps or group.missing for group in groups):
         return _parse_raw(data, layouts, limits, format)
-    search = _Search()
+    search, pads = _Search(), dict[tuple[int, int], bytes]()
     images: list[Image] = []
     for number, group in enumerate(groups):
-        images += group.layout.to_images(_decode(data, number, group, search))
+        images += group.layout.to_images(_decode(data, number, group, search, pads))
     total = sum(sum(layout.lengths) for layout in layouts)
     fidelity: Literal["bytes", "content"] = "bytes"
     if search.missed and not search.unread and format == "zarr" and _alone(layouts, len(data)):
@@ -162,7 +191,7 @@ def parse_groups(data: memoryview, groups: Sequence[Group], limits: Limits, form
         "blocks": [runs_of([search.found[i, k] for k in range(x.count)]) for i, x in enumerate(layouts)],
         "libraries": libraries(),
     }
-    return Parsed(format, fidelity, tuple(images), cut(data, layouts, {}, kept), recipe, _VOLATILE)
+    return Parsed(format, fidelity, tuple(images), cut(data, layouts, pads, kept), recipe, _VOLATILE)
 
 
 def _alone(layouts: Sequence[Layout], size: int) -> bool:
@@ -227,8 +256,11 @@ class _Search:
         return -1
 
 
-def _decode(data: memoryview, number: int, group: Group, search: _Search) -> Image:
-    """The raster (H, W, S) of a group; chunks that are missing have the fill value."""
+def _decode(
+    data: memoryview, number: int, group: Group, search: _Search, pads: dict[tuple[int, int], bytes]
+) -> Image:
+    """The raster (H, W, S) of a group; chunks that are missing have the fill value. What chunks have beyond its edges goes
+    into ``pads``."""
     layout = group.layout
     raster = np.full((layout.height, layout.width, layout.samples), _fill(group.fill, layout), layout.native)
     for k in range(layout.count):
@@ -245,6 +277,8 @@ def _decode(data: memoryview, number: int, group: Group, search: _Search) -> Ima
         search.found[number, k] = search.find(group.steps, raw, code)
         search.missed += length if search.found[number, k] < 0 else 0
         layout.place(k, memoryview(raw), raster)
+        if layout.pad_length(k):
+            pads[number, k] = layout.padding(k, memoryview(raw))
     return raster
 
 

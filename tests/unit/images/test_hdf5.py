@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import mmap
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+from callic_archive.access.pages import pages_of
 from callic_archive.errors import SourceError, SourceTooLarge, TruncatedSource
 from callic_archive.images.reasons import NotTaken
 from callic_archive.images.sample_types import types_of
@@ -80,9 +82,9 @@ def test_contiguous_arrays(options: dict[str, Any]) -> None:
 def test_chunks_lie_at_their_places(options: dict[str, Any], dtype: str) -> None:
     image = (IMAGE // 8).astype(dtype)
     parsed = exact(hdf5(lambda file: file.create_dataset("a", data=image, chunks=(32, 50), **options)))
-    assert len(parsed.images) == 1
+    assert [found.shape for found in parsed.images] == [image.shape]
     assert has(parsed, image.astype(image.dtype.newbyteorder("=")))
-    assert len(parsed.surround) < 8000  # the structure alone
+    assert len(zlib.compress(parsed.surround)) < 800  # the structure, and what chunks have beyond the edges
 
 
 def test_slices_lie_below_each_other_and_missing_chunks_are_filled() -> None:
@@ -101,15 +103,47 @@ def test_slices_lie_below_each_other_and_missing_chunks_are_filled() -> None:
     assert (image[180:270] == 77).all()
 
 
-def test_a_chunk_without_its_filters_is_kept() -> None:
+def test_slices_whose_chunks_do_not_fill_them_are_images_of_their_own() -> None:
+    volume = np.stack([IMAGE, IMAGE + 1, IMAGE + 2])
+    parsed = exact(hdf5(lambda file: file.create_dataset("a", data=volume, chunks=(1, 32, 50), compression="gzip")))
+    assert [image.shape for image in parsed.images] == [IMAGE.shape] * 3
+    assert all(np.array_equal(image, IMAGE + n) for n, image in enumerate(parsed.images))
+
+
+@pytest.mark.parametrize("options", [{}, {"chunks": (1, 30, 50)}], ids=str)
+def test_slices_that_lie_below_each_other_are_pages(options: dict[str, Any]) -> None:
+    volume = np.stack([IMAGE, IMAGE + 1, IMAGE + 2])
+    parsed = exact(hdf5(lambda file: file.create_dataset("a", data=volume, **options)))
+    pages = pages_of(parsed.recipe, [image.shape for image in parsed.images])
+    assert [(page.frame, page.frames) for page in pages] == [(0, 3), (1, 3), (2, 3)]
+    assert np.array_equal(parsed.images[0].reshape(volume.shape), volume)
+
+
+def test_colours_in_chunks() -> None:
+    colours = np.stack([IMAGE // 9, IMAGE // 7, IMAGE // 11], axis=-1).astype("u1")
+    parsed = exact(hdf5(lambda file: file.create_dataset("a", data=colours, chunks=(32, 50, 3), compression="gzip")))
+    assert np.array_equal(parsed.images[0], colours)
+
+
+def test_chunks_without_some_of_their_filters_are_read_as_they_are() -> None:
     def fill(file: h5py.File) -> None:
-        made = file.create_dataset("a", (90, 130), "u2", chunks=(30, 130), compression="gzip")
+        made = file.create_dataset("a", (90, 130), "u2", chunks=(30, 130), compression="gzip", shuffle=True)
         made[:] = IMAGE
-        made.id.write_direct_chunk((30, 0), IMAGE[30:60].tobytes(), filter_mask=1)
+        made.id.write_direct_chunk((30, 0), IMAGE[30:60].tobytes(), filter_mask=3)
 
     parsed = exact(hdf5(fill))
-    assert np.array_equal(parsed.images[0][:30], IMAGE[:30])
-    assert np.array_equal(parsed.images[0][60:], IMAGE[60:])
+    filtered, bare = parsed.images  # nothing stands for what lies in the other
+    assert np.array_equal(filtered, np.concatenate([IMAGE[:30], IMAGE[60:]]))
+    assert np.array_equal(bare, IMAGE[30:60])
+
+
+def test_truth_values_are_read_as_such() -> None:
+    truth = IMAGE.mean() < IMAGE
+    parsed = exact(hdf5(lambda file: file.create_dataset("a", data=truth, chunks=(45, 65))))
+    types = types_of(parsed.format, parsed.recipe, parsed.surround)
+    assert types is not None
+    assert types[0][0].of(parsed.images[0]).tolist() == truth.tolist()
+    assert types[0][0].of(parsed.images[0]).dtype == bool
 
 
 def test_filters_that_are_not_known_are_left() -> None:
