@@ -11,7 +11,7 @@ from callic_archive.images import gzip_chain, source
 from callic_archive.images.layout import Image
 from callic_archive.images.members import Member, deflated, join, rebuild_members
 from callic_archive.images.reasons import NotTaken
-from callic_archive.images.source import HEAD, Limits, Parsed
+from callic_archive.images.source import HEAD, MEMBER_HEAD, Limits, Parsed
 from callic_archive.images.streams import BEST, DEFAULT, FAST, inflate, inflate_head
 
 MAGIC = b"\x1f\x8b\x08"
@@ -75,7 +75,7 @@ def unpack_one(data: memoryview, start: int, limits: Limits) -> tuple[memoryview
 
 def parse(data: memoryview, limits: Limits) -> Parsed:
     """See ``source.parse``. Other contents than images, and streams that cannot be made again, are not taken."""
-    head = inflate_head(data[body_start(data) :], HEAD)
+    head = inflate_head(data[body_start(data) :], MEMBER_HEAD)
     claimed = source.is_member(head)
     if not claimed and len(head) >= HEAD:
         raise NotTaken("members")

@@ -14,7 +14,9 @@ from callic_archive.images.layout import Layout, layouts_from_json, layouts_to_j
 from callic_archive.images.raster_clues import look, may_be
 from callic_archive.images.raster_costs import Form
 from callic_archive.images.raster_extents import Read, rasters
-from callic_archive.images.source import Context
+from callic_archive.images.reasons import NotTaken
+from callic_archive.images.source import Context, Limits, Parsed
+from callic_archive.images.splice import parse_spliced
 from callic_archive.images.unread import reason_of
 
 LEAST = 32 << 10  # bytes of a file in which rasters are looked for
@@ -29,6 +31,20 @@ def context_of(read: Read, size: int, name: str) -> Context | None:
         return None
     found = search(read, size)
     return Context(FOUND, json.dumps(layouts_to_json(found)).encode(), name, "raw") if found else None
+
+
+def shows(head: memoryview) -> bool:
+    """Whether a raster shows in the first bytes of a file, in the last of them."""
+    window = head[max(0, len(head) - _WINDOW) // _PLACE * _PLACE :]
+    return len(head) >= LEAST and may_be(window) and look(window) is not None
+
+
+def parse_unknown(data: memoryview, limits: Limits) -> Parsed:
+    """A file of unknown format inside another, as rasters. Raises NotTaken."""
+    found = search(lambda offset, length: bytes(data[offset : offset + length]), len(data))
+    if not found:
+        raise NotTaken("members")
+    return parse_spliced("raw", data, found, limits)
 
 
 def search(read: Read, size: int) -> list[Layout]:

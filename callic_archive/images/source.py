@@ -170,6 +170,7 @@ _MODULES = {
     "zarr": "callic_archive.images.zarr_chunk",
     "raw": "callic_archive.images.raw_file",
 }
+_SEARCH = "callic_archive.images.raster_search"
 # A ZIP may be a zarr store, which comes back by the recipe of its chunks, or hold image files.
 _PARSERS: dict[str, tuple[str, ...]] = {kind: (module,) for kind, module in _MODULES.items()}
 _PARSERS["zip"] = ("callic_archive.images.zarr_zip", _MODULES["zip"])
@@ -177,6 +178,7 @@ _WRAPPERS = ("gzip", "zip", "tar")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _FIRST_ELEMENT = 1024  # bytes of the first element of a bare DICOM data set, at most
 HEAD = 544  # first bytes of a file that ``sniff`` looks at
+MEMBER_HEAD = 512 << 10  # first bytes of a file inside another that tell whether it is taken apart
 
 
 def sniff(data: memoryview | bytes) -> str | None:
@@ -326,13 +328,15 @@ def guarded(step: Callable[[], T], what: str, name: str) -> T:
 
 
 def is_member(head: memoryview | bytes) -> bool:
-    """Whether a file inside another, of which ``head`` has the first ``HEAD`` bytes, may be taken apart there.
+    """Whether a file inside another, of which ``head`` has the first ``MEMBER_HEAD`` bytes, may be taken apart there.
 
     Arrays of what no codec takes are told by their headers, before they are inflated for nothing.
     """
     kind = sniff(head)
+    if kind is None:
+        return cast("bool", import_module(_SEARCH).shows(memoryview(head)))
     if kind not in ("nifti", "mgh", "npy"):
-        return kind is not None and kind not in _WRAPPERS
+        return kind not in _WRAPPERS
     try:
         return import_module(_MODULES[kind]).parse(memoryview(head), Limits()) is not None
     except NotTaken:
@@ -347,7 +351,9 @@ def parse_member(data: memoryview, limits: Limits) -> Parsed:
     Raises NotTaken, also for wrappers in wrappers, and SourceError subclasses.
     """
     kind = sniff(data)
-    if kind is None or kind in _WRAPPERS:
+    if kind is None:
+        return cast("Parsed", import_module(_SEARCH).parse_unknown(data, limits))
+    if kind in _WRAPPERS:
         raise NotTaken("members")
     parsed = cast("Parsed | None", import_module(_MODULES[kind]).parse(data, limits))
     if parsed is None or "members" in parsed.recipe or not parsed.images:

@@ -14,7 +14,7 @@ from callic_archive.images import source
 from callic_archive.images.layout import Image
 from callic_archive.images.members import Member, join, rebuild_members
 from callic_archive.images.reasons import NotTaken
-from callic_archive.images.source import HEAD, Limits, Parsed, ViewFile
+from callic_archive.images.source import MEMBER_HEAD, Limits, Parsed, ViewFile
 
 
 def parse(data: memoryview, limits: Limits) -> Parsed:
@@ -25,7 +25,7 @@ def parse(data: memoryview, limits: Limits) -> Parsed:
     for start, end in _spans(data):
         count += 1
         limits.check_blocks(count)
-        if start < at or not source.is_member(data[start : min(end, start + HEAD)]):
+        if start < at or not source.is_member(data[start : min(end, start + MEMBER_HEAD)]):
             continue
         at = end
         try:

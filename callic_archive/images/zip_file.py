@@ -16,7 +16,7 @@ from callic_archive.images import source
 from callic_archive.images.layout import Image
 from callic_archive.images.members import Member, join, rebuild_members
 from callic_archive.images.reasons import NotTaken
-from callic_archive.images.source import HEAD, Limits, Parsed, ViewFile
+from callic_archive.images.source import MEMBER_HEAD, Limits, Parsed, ViewFile
 from callic_archive.images.streams import BEST, DEFAULT, FAST, find, inflate, inflate_head
 
 _STORED, _DEFLATED, _ENCRYPTED = 0, 8, 1
@@ -72,12 +72,12 @@ def _member(
     """A member as images, or None. Raises NotTaken and SourceError subclasses."""
     deflate, side, raw = None, b"", packed
     if info.compress_type == _DEFLATED:
-        if not source.is_member(inflate_head(packed, HEAD)):
+        if not source.is_member(inflate_head(packed, MEMBER_HEAD)):
             return None
         raw, used = inflate(packed, limits, spent)
         if used != len(packed):
             return None
-    elif not source.is_member(packed[:HEAD]):
+    elif not source.is_member(packed[:MEMBER_HEAD]):
         return None
     inner = source.parse_member(raw, limits)
     if info.compress_type == _DEFLATED:

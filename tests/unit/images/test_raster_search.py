@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import warnings
+import zipfile
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,7 @@ from callic_archive.images.layout import Layout
 from callic_archive.images.raster_costs import values_of
 from callic_archive.images.raster_search import context_of, search
 from callic_archive.images.source import Parsed, examine, parse_again, rebuild
+from tests.unit.images.test_tar import tar
 
 RNG = np.random.default_rng(11)
 
@@ -114,6 +116,26 @@ def test_pieces_in_which_a_file_is_looked_at_change_nothing(chunk: int, monkeypa
 def _sound() -> bytes:
     time = np.arange(200_000)
     return (6000 * np.sin(time / 31) + 900 * np.sin(time / 5.3) + RNG.normal(0, 90, time.size)).astype("<i2").tobytes()
+
+
+def zipped(data: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("words", b"words" * 9)
+        archive.writestr("scan.xyz", data)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("around", [lambda data: gzip.compress(data, mtime=0), lambda data: tar({"scan.xyz": data}), zipped])
+@pytest.mark.parametrize("image", [(40 * scene(700, 600)).astype(">i2"), GRAY.astype("u1")], ids=["large", "small"])
+def test_files_of_unknown_formats_inside_others(around: Callable[[bytes], bytes], image: np.ndarray) -> None:
+    data = around(HEAD[:2880] + image.tobytes() + HEAD[:700])
+    parsed = examine(data)
+    assert isinstance(parsed, Parsed)
+    assert sum(found.nbytes for found in parsed.images) > 0.97 * image.nbytes
+    out = io.BytesIO()
+    rebuild(parsed.format, json.loads(json.dumps(parsed.recipe)), parsed.surround, parsed.images, out)
+    assert out.getvalue() == data
 
 
 NOTHING = {
