@@ -111,7 +111,7 @@ def _unrun(runs: Sequence[Sequence[int]]) -> list[int]:
 
 def _free(layout: Layout) -> bool:
     """Whether a layout can be cut at any row: it is one block a plane, nothing packed, no rows below the image."""
-    return layout.across == 1 and layout.down == 1 and not layout.lengths and not layout.whole
+    return layout.across == 1 and layout.down == 1 and not layout.lengths and not layout.whole and layout.depth == 1
 
 
 def _extent(want: int, unit: int, whole: int) -> int:
@@ -133,12 +133,12 @@ def _rects(layout: Layout, piece: int) -> Iterator[Rect]:
         return
     free = _free(layout)
     unpadded = not layout.bits and layout.pitch == width * layout.spp * layout.itemsize
-    down = 1 if free else layout.block_rows
+    down = 1 if free else layout.block_rows if layout.depth == 1 else layout.depth * layout.slice.height
     across = 1 if free and unpadded else layout.block_columns if layout.across > 1 else width
     if min(down, height) * min(across, width) * pixel > _LARGEST * piece:
         raise MalformedSource("its blocks are too large to be pieces")
     rows = _extent(piece // (width * pixel), down, height)
-    narrow = rows < min(SIDE, height) and across < width
+    narrow = rows < min(SIDE, height) and across < width and layout.depth == 1
     if narrow:
         rows = _extent(min(SIDE, height), down, height)
     for top in range(0, height, rows):
@@ -198,10 +198,13 @@ def _block_patch(raster: Raster, rect: Rect, images: tuple[Placed, ...], leads: 
     """Whole blocks."""
     layout = raster.layout
     y0, y1, x0, x1 = rect
-    part = replace(
-        layout, height=y1 - y0, width=x1 - x0, frames=layout.frames if y1 - y0 == layout.height else 1
-    )
+    frames = layout.frames if y1 - y0 == layout.height else 1
+    if layout.depth > 1:
+        frames = (y1 - y0) // layout.slice.height
+    part = replace(layout, height=y1 - y0, width=x1 - x0, frames=frames)
     top, left = y0 // layout.block_rows, x0 // layout.block_columns
+    if layout.depth > 1:
+        top = y0 // layout.slice.height // layout.depth * layout.slice.down
     planes = layout.samples if layout.planar else 1
     blocks = [
         (plane * layout.down + top + y) * layout.across + left + x

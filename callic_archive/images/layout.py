@@ -9,6 +9,9 @@ padded rows stored bottom up, DICOM a block a frame or a plane, TIFF strips or t
 
 where spp is the samples per pixel inside one block: 1 when planar. Samples of fewer bits than their type (``bits``)
 follow each other without gaps within a row.
+
+Chunks of volumes hold parts of several slices: with ``depth`` a block is so many tables of block_rows rows, one after the other,
+of as many of the ``frames`` that lie below each other.
 """
 
 from __future__ import annotations
@@ -57,7 +60,8 @@ class Layout:
     flip: bool = False  # rows are stored bottom up
     transpose: bool = False  # columns are stored one after the other
     split: bool = False  # each sample is an image of its own (``apart``)
-    frames: int = 1  # slices or frames of equal height that lie below each other; for information
+    frames: int = 1  # slices or frames of equal height that lie below each other; for information, but where there is
+    depth: int = 1  # how many of them a block holds parts of; more than 1 with ``whole`` and neither planar nor bits
     bits: int = 0  # of a sample, where those of a row share bytes: 1..7 of "|u1", 9..15 of ">u2"; 0: whole bytes
     lowest_first: bool = False  # single bits: the first is the lowest of its byte
 
@@ -78,8 +82,21 @@ class Layout:
 
     @property
     def down(self) -> int:
-        """Blocks from top to bottom."""
-        return -(-self.height // self.block_rows)
+        """Blocks from top to bottom, those of all slices."""
+        if self.depth == 1:
+            return -(-self.height // self.block_rows)
+        return -(-self.frames // self.depth) * self.slice.down
+
+    @property
+    def slice(self) -> Layout:
+        """One slice, as far as its geometry goes: a layout of as many blocks as hold parts of it."""
+        return replace(self, height=self.height // self.frames, frames=1, depth=1, offsets=(), lengths=())
+
+    def slices(self, k: int) -> tuple[int, range]:
+        """Of a block with depth: its number in each slice, and the slices that there are of it."""
+        layer, number = divmod(k, self.slice.count)
+        first = layer * self.depth
+        return number, range(first, min(first + self.depth, self.frames))
 
     @property
     def count(self) -> int:
@@ -126,6 +143,8 @@ class Layout:
 
     def raw_length(self, k: int) -> int:
         """Bytes of block ``k`` before compression."""
+        if self.depth > 1:
+            return self.depth * self.block_rows * self.pitch
         return self.stored_rows(k) * self.pitch
 
     def stored_length(self, k: int) -> int:
@@ -134,6 +153,9 @@ class Layout:
 
     def pad_length(self, k: int) -> int:
         """Bytes of block ``k`` that are no pixel of the image."""
+        if self.depth > 1:
+            one, (number, there) = self.slice, self.slices(k)
+            return self.raw_length(k) - len(there) * (one.raw_length(number) - one.pad_length(number))
         _, y0, y1, x0, x1 = self.region(k)
         return self.raw_length(k) - (y1 - y0) * self.row_bytes(x1 - x0)
 
@@ -142,6 +164,11 @@ class Layout:
 
         A byte of which pixels have but the first bits counts as padding, with these bits 0.
         """
+        if self.depth > 1:
+            one, (number, there) = self.slice, self.slices(k)
+            size = one.raw_length(number)
+            parts = [one.padding(number, raw[n * size : n * size + size]) for n in range(len(there))]
+            return b"".join([*parts, raw[len(there) * size : self.raw_length(k)]])
         _, y0, y1, x0, x1 = self.region(k)
         rows = np.frombuffer(raw, np.uint8, self.raw_length(k)).reshape(-1, self.pitch)
         valid = self.row_bytes(x1 - x0)
@@ -157,6 +184,14 @@ class Layout:
 
     def pieces(self, k: int, raster: Image, pad: memoryview) -> Iterator[bytes]:
         """Block ``k`` of ``raster`` (H, W, S) as it is stored before compression, in pieces of CHUNK."""
+        if self.depth > 1:
+            one, (number, there) = self.slice, self.slices(k)
+            size = one.pad_length(number)
+            for n, at in enumerate(there):
+                part = raster[at * one.height : (at + 1) * one.height]
+                yield from one.pieces(number, part, pad[n * size : n * size + size])
+            yield bytes(pad[len(there) * size :])
+            return
         plane, y0, y1, x0, x1 = self.region(k)
         part = raster[y0:y1, x0:x1, plane : plane + 1] if self.planar else raster[y0:y1, x0:x1]
         valid, full = self.row_bytes(x1 - x0), self.full_row(x1 - x0)
@@ -191,6 +226,7 @@ class Layout:
         size = self.block_rows * self.pitch
         if (
             self.lengths
+            or self.depth > 1
             or self.across > 1
             or self.down == 1
             or (self.whole and self.height % self.block_rows)
@@ -213,6 +249,7 @@ class Layout:
             stored.isnative
             and not self.bits
             and self.dtype != "|i1"
+            and self.depth == 1
             and self.across == 1
             and self.down == 1
             and len(steps) <= 1
@@ -230,6 +267,12 @@ class Layout:
 
     def place(self, k: int, raw: memoryview, raster: Image) -> None:
         """Copy the pixels of the uncompressed block ``k`` into ``raster`` (H, W, S)."""
+        if self.depth > 1:
+            one, (number, there) = self.slice, self.slices(k)
+            size = one.raw_length(number)
+            for n, at in enumerate(there):
+                one.place(number, raw[n * size : n * size + size], raster[at * one.height : (at + 1) * one.height])
+            return
         plane, y0, y1, x0, x1 = self.region(k)
         target = raster[y0:y1, x0:x1, plane : plane + 1] if self.planar else raster[y0:y1, x0:x1]
         if self.bits:
@@ -279,6 +322,7 @@ class Layout:
 
 # What a recipe may ask for, all its layouts together: archives can be hostile too.
 _MOST_LAYOUTS, _MOST_BLOCKS = 1 << 17, 1 << 22
+_LARGEST_BLOCK = 1 << 32  # bytes of a block of several slices
 _FLAGS = ("whole", "planar", "flip", "transpose", "split", "lowest_first")
 _BITS = {"|u1": range(1, 8), ">u2": range(9, 16)}  # of samples that share bytes
 _SIZES = ("height", "width", "samples", "block_rows", "block_columns", "pitch")
@@ -337,11 +381,21 @@ def layouts_to_json(layouts: Sequence[Layout]) -> list[dict[str, Any]]:
             entry["order"] = list(layout.order)
         if layout.frames > 1:
             entry["frames"] = layout.frames
+        if layout.depth > 1:
+            entry["depth"] = layout.depth
         if layout.bits:
             entry["bits"] = layout.bits
         entries.append(entry)
         previous = layout
     return entries
+
+
+def _check_depth(layout: Layout) -> None:
+    """Raises RebuildMismatch for blocks of several slices that cannot be."""
+    sizes = layout.depth > 1 and layout.frames > 0 and layout.height % layout.frames == 0
+    odd = layout.planar or layout.bits or layout.flip or layout.transpose or layout.split or not layout.whole
+    if not sizes or odd or layout.depth * layout.block_rows * layout.pitch > _LARGEST_BLOCK:
+        raise RebuildMismatch("the recipe names blocks of several slices that cannot be")
 
 
 def layouts_from_json(entries: Sequence[Mapping[str, Any]]) -> list[Layout]:
@@ -359,8 +413,11 @@ def layouts_from_json(entries: Sequence[Mapping[str, Any]]) -> list[Layout]:
         if fields["lowest_first"] and bits != 1:
             raise RebuildMismatch("the recipe turns the bits of samples that have more than one")
         bare = Layout(
-            **fields, dtype=entry["dtype"], offsets=(), frames=int(entry.get("frames", 1)), bits=bits
-        )
+            **fields, dtype=entry["dtype"], offsets=(), frames=int(entry.get("frames", 1)), bits=bits,
+            depth=int(entry.get("depth", 1)),
+        )  # fmt: skip
+        if bare.depth != 1:
+            _check_depth(bare)
         times = int(entry.get("times", 1))
         blocks += bare.count * max(1, times)
         if blocks > _MOST_BLOCKS or len(layouts) + times > _MOST_LAYOUTS:

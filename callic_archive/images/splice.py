@@ -29,7 +29,7 @@ def _spans(layouts: Sequence[Layout], kept: Kept = ()) -> NDArray[np.int64]:
         if layout.lengths:
             lengths = np.array(layout.lengths, dtype=np.int64)
         else:
-            lengths = np.full(layout.count, layout.block_rows * layout.pitch, dtype=np.int64)
+            lengths = np.full(layout.count, layout.depth * layout.block_rows * layout.pitch, dtype=np.int64)
             if not layout.whole:
                 last = layout.stored_rows(layout.across * layout.down - 1) * layout.pitch
                 lengths.reshape(-1, layout.down, layout.across)[:, -1] = last

@@ -35,6 +35,7 @@ from callic_archive.images.zarr_steps import Step
 _KEPT_SHARE = 0.1  # of the chunks' bytes may stay as they are before taking the file apart gains nothing
 _MOST_CHAINS = 1 << 12  # different chains of steps in one recipe
 _MOST_PLACES = 2  # places of the grid for each chunk that is there; emptier arrays become a column
+_DEEPEST = 128 << 20  # bytes of samples of the slices that a chunk goes through
 _LARGE = 16 << 20  # bytes of samples of an array from which that matters
 _KNOWN_CHAINS = 3  # chains that repeated earlier chunks of a file, tried first
 _VOLATILE = frozenset(
@@ -84,20 +85,47 @@ def column(form: ChunkForm, spans: Sequence[Span]) -> Group | None:
     return _group(form, layout, spans)
 
 
+@dataclass(frozen=True)
+class _Planes:
+    """An array as slices, and its chunks as parts of them: ``depth`` slices each, ``rows`` x ``columns`` of each."""
+
+    slices: int
+    height: int
+    width: int
+    samples: int
+    depth: int
+    rows: int
+    columns: int
+
+    def layout(self, form: ChunkForm) -> Layout:
+        """The slices below each other, for blocks that fill their rows; offsets are still to come."""
+        return Layout(
+            self.slices * self.height, self.width, self.samples, form.dtype, self.rows, self.columns,
+            self.columns * self.samples * form.itemsize, offsets=(), whole=True, frames=self.slices, depth=self.depth,
+        )  # fmt: skip
+
+
+def _planes(shape: Sequence[int], chunk: Sequence[int]) -> _Planes | None:
+    """None where chunks are no rectangles in slices: they go along more than one axis besides rows and columns, or on from the
+    last slice along one axis to the first along the next."""
+    pairs = [(a, b) for a, b in zip(shape, chunk, strict=True) if max(a, b) > 1]
+    samples = pairs.pop()[0] if len(pairs) >= 3 and pairs[-1][0] in (2, 3, 4) and pairs[-1][0] == pairs[-1][1] else 1
+    if len(pairs) < 2 or any(b > 1 for _, b in pairs[:-3]):
+        return None
+    depth = pairs[-3][1] if len(pairs) >= 3 else 1
+    if len(pairs) > 3 and pairs[-3][0] % depth:
+        return None
+    (height, rows), (width, columns) = pairs[-2:]
+    return _Planes(math.prod(a for a, _ in pairs[:-2]), height, width, samples, depth, rows, columns)
+
+
 def mosaic(whole: ChunkForm, inner: ChunkForm, spans: Sequence[Span]) -> Group | None:
     """The inner chunks of a shard at their places in it, or as a column where they are no rectangles there."""
-    if whole.axes == inner.axes:
-        pairs = [(a, b) for a, b in zip(whole.shape, inner.shape, strict=True) if a > 1]
-        samples = 1
-        if len(pairs) >= 3 and pairs[-1][0] in (2, 3, 4) and pairs[-1][0] == pairs[-1][1]:
-            samples = pairs.pop()[0]
-        if len(pairs) >= 2 and all(b == 1 for _, b in pairs[:-2]):
-            (height, rows), (width, columns) = pairs[-2:]
-            height *= math.prod(a for a, _ in pairs[:-2])
-            pitch = columns * samples * inner.itemsize
-            layout = Layout(height, width, samples, inner.dtype, rows, columns, pitch, offsets=())
-            return _group(inner, layout, spans)
-    return column(inner, spans)
+    planes = _planes(whole.shape, inner.shape) if whole.axes == inner.axes else None
+    if planes is None:
+        return column(inner, spans)
+    layout = planes.layout(inner)
+    return _group(inner, replace(layout, whole=layout.depth > 1), spans)
 
 
 def placed(form: ChunkForm, grid: tuple[int, ...], spans: Mapping[tuple[int, ...], Span], limits: Limits) -> Group | None:
@@ -115,29 +143,24 @@ def placed(form: ChunkForm, grid: tuple[int, ...], spans: Mapping[tuple[int, ...
 def within(
     shape: Sequence[int], form: ChunkForm, spans: Mapping[tuple[int, ...], Span], limits: Limits
 ) -> list[Group]:
-    """The chunks of an array of ``shape`` by their places in its grid, without what they have beyond its edges, where none
-    holds several slices and most of them are there, or the array is small; else as a column. Raises SourceTooLarge."""
+    """The chunks of an array of ``shape`` by their places in its grid, without what they have beyond its edges, where most of
+    them are there, or the array is small; else, and where they go along more than one axis besides rows and columns, as a
+    column. Raises SourceTooLarge."""
     grid = tuple(-(-n // c) for n, c in zip(shape, form.shape, strict=True))
     inside = all(n < limit for place in spans for n, limit in zip(place, grid, strict=True))
-    pairs = [(a, b) for a, b in zip(shape, form.shape, strict=True) if max(a, b) > 1]
-    samples = pairs.pop()[0] if len(pairs) >= 3 and pairs[-1][0] in (2, 3, 4) and pairs[-1][0] == pairs[-1][1] else 1
-    flat = len(pairs) >= 2 and all(b == 1 for _, b in pairs[:-2])
     empty = math.prod(grid) > _MOST_PLACES * len(spans) and math.prod(shape) * form.itemsize > _LARGE
-    if not inside or not flat or empty or form.axes != tuple(range(len(grid))):
-        whole = column(form, [spans[place] for place in sorted(spans)])
-        return [] if whole is None else [whole]
+    planes = _planes(shape, form.shape) if inside and not empty and form.axes == tuple(range(len(grid))) else None
+    # of a large file, slices that chunks go through are cut out together
+    if planes is None or planes.depth * planes.height * planes.width * planes.samples * form.itemsize > _DEEPEST:
+        alone = column(form, [spans[place] for place in sorted(spans)])
+        return [] if alone is None else [alone]
     limits.check_blocks(math.prod(grid))
-    (height, rows), (width, columns) = pairs[-2:]
-    slices = math.prod(a for a, _ in pairs[:-2])
-    layout = Layout(
-        height, width, samples, form.dtype, rows, columns, columns * samples * form.itemsize, offsets=(), whole=True
-    )
     ordered = [spans.get(place, (0, 0)) for place in product(*(range(n) for n in grid))]
-    if height % rows == 0:  # slices below each other are blocks below each other
-        return [_group(form, replace(layout, height=slices * height, frames=slices), ordered)]
-    limits.check_images(slices)
-    each = len(ordered) // slices
-    return [_group(form, layout, ordered[n * each : n * each + each]) for n in range(slices)]
+    if planes.depth > 1 or planes.height % planes.rows == 0:
+        return [_group(form, planes.layout(form), ordered)]
+    limits.check_images(planes.slices)  # a chunk that goes on below a slice would reach into the next
+    one, each = replace(planes, slices=1).layout(form), len(ordered) // planes.slices
+    return [_group(form, one, ordered[n * each : n * each + each]) for n in range(planes.slices)]
 
 
 def _group(form: ChunkForm, layout: Layout, spans: Sequence[Span]) -> Group:

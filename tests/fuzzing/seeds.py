@@ -142,6 +142,7 @@ def hdf5() -> list[bytes]:
             for name, more in (("a", {}), ("b", {"fletcher32": True, "shuffle": True}), ("c", {"fillvalue": 5})):
                 made = group.create_dataset(name, (2, 80, 60), "i2", chunks=(1, 40, 32), compression="gzip", **more)
                 made[0] = image
+            group.create_dataset("deep", data=np.stack([image] * 3), chunks=(2, 40, 32), compression="gzip")
         seeds.append(out.getvalue())
     return seeds
 

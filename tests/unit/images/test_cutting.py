@@ -118,6 +118,10 @@ FILES: dict[str, Callable[[], bytes]] = {
     "HDF5, deflated chunks": lambda: hdf5(slopes(500, 400, dtype="<u2"), chunks=(64, 80), compression="gzip", shuffle=True),
     "HDF5, checked chunks": lambda: hdf5(slopes(250, 400, dtype=">u2"), slopes(90, 200), chunks=(50, 64), fletcher32=True),
     "HDF5, volumes": lambda: hdf5(slopes(9 * 80, 90, dtype="<f4").reshape(9, 80, 90), chunks=(3, 40, 45), compression=4),
+    "HDF5, ragged volumes": lambda: hdf5(
+        slopes(21 * 70, 93, dtype="<u2").reshape(21, 70, 93), chunks=(4, 32, 40), compression=4, fletcher32=True
+    ),
+    "HDF5, bare volumes": lambda: hdf5(slopes(13 * 70, 93).reshape(13, 70, 93), chunks=(4, 32, 40)),
     "strips": lambda: tiff(slopes(500, 400), photometric="minisblack"),
     "tiles": lambda: tiff(slopes(500, 400, 3), photometric="rgb", tile=(64, 64)),
     "tiles in any order": shuffled_tiles,

@@ -119,6 +119,48 @@ def test_slices_that_lie_below_each_other_are_pages(options: dict[str, Any]) -> 
     assert np.array_equal(parsed.images[0].reshape(volume.shape), volume)
 
 
+DEEP = [
+    ((10, 83, 97), (4, 32, 40)),
+    ((3, 83, 97), (8, 32, 40)),  # of which most is beyond the last slice
+    ((1, 83, 97), (4, 32, 97)),
+    ((2, 3, 8, 60, 70), (1, 1, 4, 30, 40)),
+    ((4, 50, 60, 3), (2, 20, 33, 3)),
+]
+
+
+@pytest.mark.parametrize(("shape", "chunks"), DEEP, ids=str)
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip", "shuffle": True, "fletcher32": True}], ids=str)
+def test_chunks_of_several_slices(shape: tuple[int, ...], chunks: tuple[int, ...], options: dict[str, Any]) -> None:
+    volume = (np.arange(np.prod(shape)).reshape(shape) // 3 + RNG.integers(0, 9, shape)).astype(">i2")
+    parsed = exact(hdf5(
+        lambda file: file.create_dataset("a", data=volume, chunks=chunks, maxshape=(None,) * len(shape), **options)
+    ))  # fmt: skip
+    (image,) = parsed.images
+    assert np.array_equal(image.reshape(shape), volume)
+    pages = pages_of(parsed.recipe, [image.shape])
+    rows = shape[-3] if shape[-1] == 3 else shape[-2]
+    assert len(pages) == image.shape[0] // rows
+
+
+def test_chunks_along_several_axes_lie_below_each_other() -> None:
+    volume = RNG.integers(0, 99, (4, 4, 40, 50)).astype("u1")
+    for chunks in ((2, 2, 40, 50), (1, 3, 20, 50)):
+        parsed = exact(hdf5(lambda file, chunks=chunks: file.create_dataset("a", data=volume, chunks=chunks)))
+        assert parsed.images[0].shape[1] == 50
+
+
+def test_deep_chunks_that_were_never_written_are_filled() -> None:
+    def fill(file: h5py.File) -> None:
+        made = file.create_dataset("a", (8, 60, 80), "u2", chunks=(4, 30, 40), fillvalue=7, compression="gzip")
+        made[:4, :30] = IMAGE[:30, :80]
+        made[4:, 30:, 40:] = IMAGE[:30, :40]
+
+    data = hdf5(fill)
+    (image,) = exact(data).images
+    with h5py.File(io.BytesIO(data)) as file:
+        assert np.array_equal(image.reshape(8, 60, 80), file["a"][()])
+
+
 def test_colours_in_chunks() -> None:
     colours = np.stack([IMAGE // 9, IMAGE // 7, IMAGE // 11], axis=-1).astype("u1")
     parsed = exact(hdf5(lambda file: file.create_dataset("a", data=colours, chunks=(32, 50, 3), compression="gzip")))

@@ -173,6 +173,15 @@ def test_missing_chunks_of_a_shard_have_the_fill_value(tmp_path: Path, location:
     )
 
 
+@pytest.mark.parametrize("chunks", [(4, 32, 32), (2, 64, 16), (1, 32, 64)])
+def test_shards_of_chunks_with_several_slices(tmp_path: Path, chunks: tuple[int, ...]) -> None:
+    image = volume("u2", (8, 64, 64))
+    array = zarr.create_array(str(tmp_path), shape=image.shape, shards=image.shape, chunks=chunks, dtype="uint16", zarr_format=3)
+    array[...] = image
+    (parsed,) = assert_exact(tmp_path, 1)
+    assert np.array_equal(parsed.images[0].reshape(image.shape), image)
+
+
 def test_colour_and_single_axes(tmp_path: Path) -> None:
     shapes = {"rgb": (1, 40, 50, 3), "gray": (1, 1, 1, 40, 50), "line": (1, 2000, 1), "rest": (2, 3, 4, 5, 6)}
     wanted = {"rgb": (40, 50, 3), "gray": (40, 50), "rest": (120, 6)}
