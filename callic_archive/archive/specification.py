@@ -26,8 +26,8 @@ ROOMY = 4 << 20
 #: What sections can be for. ``writing``: what packers do and readers need not know, which no archive carries. ``roomy``: what
 #: tells nothing that reading a sound archive takes, such as proofs, examples and what salvage reads, which small ones do without.
 FORMATS = frozenset({
-    *("bmp", "dicom", "gzip", "hdf5", "metaimage", "mgh", "nifti", "npy", "nrrd", "png", "pnm", "raw", "tar", "tiff", "zarr"),
-    "zip",
+    *("bmp", "dicom", "gzip", "hdf5", "jls", "jp2", "ljpeg", "metaimage", "mgh", "nifti", "npy", "nrrd", "png", "pnm", "raw"),
+    *("tar", "tiff", "zarr", "zip"),
 })  # fmt: skip
 TOPICS = frozenset({
     *("adapters", "bases", "bits", "content", "conventional", "dct", "differences", "frames", "holes", "image", "jpeg", "jpegs"),

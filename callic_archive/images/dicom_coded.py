@@ -27,7 +27,7 @@ JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")  # the second m
 JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 SYNTAXES = (RLE, *JPEG, *JPEG_LS, *JPEG_2000)
 # samples' bytes to code bytes: RLE cannot pass 64, JPEG with a bit a sample 16; JPEG-LS has runs of whole rows
-_RATIO = 160
+RATIO = 160
 _DTYPES = ("uint8", "uint16", "int16", "uint32")
 _MOST_ENCODERS = 1 << 16
 _MOST_KEPT = 0.5  # share of the coded bytes; beyond it taking the file apart gains nothing
@@ -58,13 +58,15 @@ class Geometry:
 
 
 @dataclass(frozen=True)
-class _Code:
+class Code:
+    """Bytes that an encoder makes again from a frame, or from a plane of it, and where they lie; nowhere: they are kept."""
+
     encoder: Encoder
     spans: list[Span]
     heads: bytes = b""  # kept before the code, in its surroundings
 
 
-_KEPT = _Code([], [])
+_KEPT = Code([], [])
 
 
 def parse(
@@ -78,7 +80,7 @@ def parse(
     if not found:
         raise MalformedSource("the encapsulated DICOM pixels have no offset table")
     total = geometry.frame_bytes * geometry.count
-    ratio = limits.max_ratio if syntax in JPEG_LS else min(limits.max_ratio, _RATIO)
+    ratio = limits.max_ratio if syntax in JPEG_LS else min(limits.max_ratio, RATIO)
     replace(limits, max_ratio=ratio).check_decoded(total, len(data))
     first = b"" if syntax == RLE else b"\xff\x4f\xff\x51" if syntax in JPEG_2000 else b"\xff\xd8\xff"
     fragments = frames(data, found, geometry.count, extended, first)
@@ -87,15 +89,15 @@ def parse(
     images = [
         np.empty((n * geometry.height, *geometry.shape[1:]), geometry.dtype) for _, n in _stacks(geometry)
     ]
-    codes: list[_Code] = []
+    codes: list[Code] = []
     for frame, spans in enumerate(fragments):
         code = memoryview(b"".join(data[o : o + n] for o, n in spans))
         target = _frame(images, geometry, frame)
-        codes += _TAKERS[syntax](code, spans, target, geometry)
+        codes += TAKERS[syntax](code, spans, target, geometry)
     lost = sum(n for _, n in found[1:]) - sum(n for code in codes for _, n in code.spans)
     if lost > _MOST_KEPT * sum(n for _, n in found[1:]) + 64 * len(found):
         raise NotTaken("encoder")
-    return _joined(data, geometry, images, codes)
+    return joined("dicom", data, geometry, images, codes)
 
 
 def _stacks(geometry: Geometry) -> list[tuple[int, int]]:
@@ -118,9 +120,9 @@ def _plane(frame: Image, k: int) -> NDArray[np.uint8]:
     return plane
 
 
-def _rle(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code]:
+def _rle(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[Code]:
     size = frame.dtype.itemsize
-    codes: list[_Code] = []
+    codes: list[Code] = []
     frame[...] = 0
     for k, (begin, end) in enumerate(dicom_rle.segments(code, geometry.samples * size)):
         plane = np.empty(geometry.height * geometry.width, np.uint8)
@@ -133,14 +135,14 @@ def _rle(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) 
         place = part(spans, begin, begin + used)
         for name in dicom_rle.ENCODERS:
             if dicom_rle.encode(plane, geometry.width, name, b"") == own:
-                codes.append(_Code(["rle", name], place))
+                codes.append(Code(["rle", name], place))
                 break
         else:
-            codes.append(_Code(["rle", dicom_rle.PACKETS], place, heads.tobytes()))
+            codes.append(Code(["rle", dicom_rle.PACKETS], place, heads.tobytes()))
     return codes
 
 
-def _jpeg(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code]:
+def _jpeg(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[Code]:
     header = jpeg_lossless.read_header(bytes(code))
     if header is None:
         raise NotTaken("coding")
@@ -171,11 +173,11 @@ def _jpeg(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry)
                 pad,
                 [t.hex() for t in scan.tables],
             ]
-            return [_Code(encoder, part(spans, header.begin, header.begin + len(made)))]
+            return [Code(encoder, part(spans, header.begin, header.begin + len(made)))]
     return [_KEPT]
 
 
-def _jpeg_2000(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code]:
+def _jpeg_2000(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[Code]:
     header = jpeg2000.read_header(bytes(code))
     if header.shape != (geometry.height, geometry.width, geometry.samples):
         raise MalformedSource("a JPEG 2000 frame has another size than the DICOM attributes tell")
@@ -191,10 +193,10 @@ def _jpeg_2000(code: memoryview, spans: list[Span], frame: Image, geometry: Geom
         return [_KEPT]
     use = header.choices
     encoder = ["openjpeg", use.resolutions, int(use.mct), use.bits, int(use.signed)]
-    return [_Code(encoder, part(spans, header.begin, header.begin + len(made)))]
+    return [Code(encoder, part(spans, header.begin, header.begin + len(made)))]
 
 
-def _jpeg_ls(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[_Code]:
+def _jpeg_ls(code: memoryview, spans: list[Span], frame: Image, geometry: Geometry) -> list[Code]:
     whole = bytes(code)
     header = jpeg_ls.read_header(whole)
     if header.shape != (geometry.height, geometry.width, geometry.samples):
@@ -211,17 +213,20 @@ def _jpeg_ls(code: memoryview, spans: list[Span], frame: Image, geometry: Geomet
         return [_KEPT]
     use = header.choices
     encoder = ["charls", use.bits, use.near, use.interleave]
-    return [_Code(encoder, part(spans, header.begin, header.begin + len(made)))]
+    return [Code(encoder, part(spans, header.begin, header.begin + len(made)))]
 
 
-_Taker = Callable[[memoryview, list[Span], Image, Geometry], list[_Code]]
-_TAKERS: dict[str, _Taker] = {
+_Taker = Callable[[memoryview, list[Span], Image, Geometry], list[Code]]
+TAKERS: dict[str, _Taker] = {
     RLE: _rle, **dict.fromkeys(JPEG, _jpeg), **dict.fromkeys(JPEG_LS, _jpeg_ls),
     **dict.fromkeys(JPEG_2000, _jpeg_2000),
 }  # fmt: skip
 
 
-def _joined(data: memoryview, geometry: Geometry, images: Sequence[Image], codes: Sequence[_Code]) -> Parsed:
+def joined(
+    kind: str, data: memoryview, geometry: Geometry, images: Sequence[Image], codes: Sequence[Code]
+) -> Parsed:
+    """The ``Parsed`` of the file ``data`` of format ``kind``, without what ``codes`` make again from ``images``."""
     encoders: list[Encoder] = []
     numbers: dict[str, int] = {}
     chosen: list[int] = []
@@ -250,7 +255,7 @@ def _joined(data: memoryview, geometry: Geometry, images: Sequence[Image], codes
         "spans": runs_of([len(code.spans) for code in codes]),
         "offsets": runs_of([offset for offset, _ in spans]), "lengths": runs_of([length for _, length in spans]),
     }  # fmt: skip
-    return Parsed("dicom", "bytes", tuple(images), b"".join(surround), recipe)
+    return Parsed(kind, "bytes", tuple(images), b"".join(surround), recipe)
 
 
 def _geometry(recipe: Mapping[str, Any], images: Sequence[Image]) -> Geometry:

@@ -114,7 +114,24 @@ def encode(image: NDArray[Any], choices: Choices) -> bytes:
             image[..., 0] if image.shape[2] == 1 else image, level=0, codecformat="j2k", reversible=True,
             resolutions=choices.resolutions, mct=choices.mct, bitspersample=choices.bits, numthreads=1,
         )  # fmt: skip
-        begin = read_header(bytes(code)).begin
-    except (RuntimeError, NotTaken) as error:
+        header = read_header(bytes(code))
+        if header.choices.resolutions != choices.resolutions:  # it thinks that these are too many for so small an image
+            code = _by_pillow(image, choices)
+            header = read_header(code)
+    except (RuntimeError, NotTaken, OSError, TypeError, ValueError) as error:
         raise RebuildMismatch("the recipe names a JPEG 2000 code that cannot be made") from error
-    return bytes(code[begin:])
+    return bytes(code[header.begin :])
+
+
+def _by_pillow(image: NDArray[Any], choices: Choices) -> bytes:
+    """The whole code, as Pillow has OpenJPEG make it, of samples of 8 or 16 bits. Raises OSError, TypeError, ValueError."""
+    import io
+
+    from PIL import Image
+
+    if choices.bits != 8 * image.itemsize or choices.signed:
+        raise ValueError("Pillow codes no samples of so many bits")
+    out = io.BytesIO()
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    picture.save(out, "JPEG2000", no_jp2=True, irreversible=False, num_resolutions=choices.resolutions, mct=int(choices.mct))
+    return out.getvalue()

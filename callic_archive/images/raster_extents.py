@@ -20,7 +20,7 @@ from callic_archive.images.raster_costs import Form, Samples, bits_in_rows, run_
 
 Read = Callable[[int, int], bytes]  # offset, length
 
-BLOCK = 4096  # bytes that are of one form
+_BLOCK, _BLOCKS = 4096, 1 << 20  # bytes that are of one form: at least, and of large files a part of them
 _CHUNK = 4 << 20  # bytes looked at together
 _CHANGE = 8 * 1024.0  # bits that another form must save
 _OTHERWISE = 0.93  # of what a quick compressor leaves of a block, a thorough one leaves about so much
@@ -44,10 +44,11 @@ class _Run:
 def rasters(read: Read, size: int, forms: Sequence[Form]) -> list[Layout]:
     """The rasters of these forms in a file of ``size`` bytes, in order, none overlapping another."""
     ways = [(form, at) for form in forms for at in TYPES[form.dtype]]
+    block = max(1, size // (_BLOCKS * _BLOCK)) * _BLOCK
     found: list[Layout] = []
     end = 0
-    for run in _runs(_costs(read, size, ways), ways, size):
-        layout = _raster(read, run, end, size)
+    for run in _runs(_costs(read, size, ways, block), ways, size, block):
+        layout = _raster(read, run, end, size, block)
         if layout is not None:
             found.append(layout)
             end = layout.offsets[0] + layout.decoded_bytes
@@ -57,41 +58,42 @@ def rasters(read: Read, size: int, forms: Sequence[Form]) -> list[Layout]:
 # -- blocks --------------------------------------------------------------------------------------------------
 
 
-def _costs(read: Read, size: int, ways: Sequence[tuple[Form, int]]) -> NDArray[np.float64]:
+def _costs(read: Read, size: int, ways: Sequence[tuple[Form, int]], block: int) -> NDArray[np.float64]:
     """Bits of each block by each of ``ways``, and in the last column by none: (blocks, ways + 1)."""
-    costs = np.full((-(-size // BLOCK), len(ways) + 1), 8.0 * BLOCK)
-    lead = -(-max(form.pitch + 8 * form.itemsize for form, _ in ways) // BLOCK) * BLOCK
+    costs = np.full((-(-size // block), len(ways) + 1), 8.0 * block)
+    lead = -(-max(form.pitch + 8 * form.itemsize for form, _ in ways) // block) * block
+    chunk = max(1, _CHUNK // block) * block
     compressor = zstandard.ZstdCompressor(level=1)
-    for start in range(0, size, _CHUNK):
+    for start in range(0, size, chunk):
         before = min(lead, start)
-        raw = bytes(lead - before) + read(start - before, min(_CHUNK, size - start) + before)
-        first = start // BLOCK
+        raw = bytes(lead - before) + read(start - before, min(chunk, size - start) + before)
+        first = start // block
         for number, (form, at) in enumerate(ways):
-            per_block = _by_block(raw, form, at, lead)
+            per_block = _by_block(raw, form, at, lead, block)
             costs[first : first + len(per_block), number] = per_block
-        for number, place in enumerate(range(lead, len(raw), BLOCK)):
-            packed = 8.0 * len(compressor.compress(raw[place : place + BLOCK]))
-            costs[first + number, -1] = min(_OTHERWISE * packed, 8.0 * BLOCK)
+        for number, place in enumerate(range(lead, len(raw), block)):
+            packed = 8.0 * len(compressor.compress(raw[place : place + block]))
+            costs[first + number, -1] = min(_OTHERWISE * packed, 8.0 * block)
     return costs
 
 
-def _by_block(raw: bytes, form: Form, at: int, lead: int) -> NDArray[np.float64]:
+def _by_block(raw: bytes, form: Form, at: int, lead: int, block: int) -> NDArray[np.float64]:
     """Bits of the blocks of ``raw`` from ``lead`` on."""
     row = form.width * form.samples
     bits = bits_in_rows(samples_of(memoryview(raw)[at:], form.dtype), form.dtype, form.samples, row)
     places = at + (row + form.samples) * form.itemsize + np.arange(len(bits)) * run_bytes(form.dtype)
-    blocks = (places - lead) // BLOCK
+    blocks = (places - lead) // block
     inside = blocks >= 0
-    count = -(-(len(raw) - lead) // BLOCK)
+    count = -(-(len(raw) - lead) // block)
     runs = np.bincount(blocks[inside], minlength=count)[:count]
     sums = np.bincount(blocks[inside], weights=bits[inside], minlength=count)[:count]
-    found = np.where(runs > 0, sums / np.maximum(runs, 1) * (BLOCK / run_bytes(form.dtype)), 8.0 * BLOCK)
-    found[-1] *= (len(raw) - lead - (count - 1) * BLOCK) / BLOCK  # the last may be shorter
+    found = np.where(runs > 0, sums / np.maximum(runs, 1) * (block / run_bytes(form.dtype)), 8.0 * block)
+    found[-1] *= (len(raw) - lead - (count - 1) * block) / block  # the last may be shorter
     return found
 
 
-def _runs(costs: NDArray[np.float64], ways: Sequence[tuple[Form, int]], size: int) -> list[_Run]:
-    """Blocks of one form in a row, by the way through all blocks that takes fewest bits."""
+def _runs(costs: NDArray[np.float64], ways: Sequence[tuple[Form, int]], size: int, width: int) -> list[_Run]:
+    """Blocks, ``width`` bytes each, of one form in a row, by the way through all blocks that takes fewest bits."""
     blocks, states = costs.shape
     came = np.empty((blocks, states), np.int8)
     total = np.zeros(states)
@@ -112,21 +114,21 @@ def _runs(costs: NDArray[np.float64], ways: Sequence[tuple[Form, int]], size: in
     for first, last in pairwise(turns):
         if path[first] < len(ways):
             form, at = ways[path[first]]
-            found.append(_Run(form, at, first * BLOCK, min(last * BLOCK, size)))
+            found.append(_Run(form, at, first * width, min(last * width, size)))
     return found
 
 
 # -- rows ----------------------------------------------------------------------------------------------------
 
 
-def _raster(read: Read, run: _Run, least: int, size: int) -> Layout | None:
+def _raster(read: Read, run: _Run, least: int, size: int, block: int) -> Layout | None:
     """The whole rows of a run, and those around it that are like them; not before ``least``. None of a few."""
     form, pitch = run.form, run.form.pitch
     start = run.start + (run.at - run.start) % form.itemsize
     seen = samples_of(read(start, min(_SEEN, run.end - start)), form.dtype)
     start += _first_column(seen, form) * form.itemsize
     typical = _typical(seen, form)
-    margin = -(-2 * BLOCK // pitch) + 1  # rows by which blocks may be wrong
+    margin = -(-2 * block // pitch) + 1  # rows by which blocks may be wrong
     above, below = min(margin, (start - least) // pitch), min(margin, max(0, size - run.end) // pitch)
     first = start - above * pitch
     rows = min((run.end - start) // pitch + above + below, (size - first) // pitch)

@@ -23,7 +23,7 @@ REASONS = {
     "few-samples": "large, and samples are a small part of it",
     "variant": "a variant of its format that is not read: animated, with data behind its end, and the like",
     "content-only": "one of which only the content would come back, and `--fidelity bytes` was given",
-    "no-reader": "of a kind that is recognised but not read, such as JPEG 2000, JPEG XL, WebP or HEIF in files of their own",
+    "no-reader": "of a kind that is recognised but not read, such as JPEG XL, WebP or HEIF in files of their own",
     "jpeg-kind": "a JPEG file that cannot be recoded or made smaller: damaged, lossless, four colours and progressive",
     "many-images": "of so many images that its description would be longer than an index line may be",
 }

@@ -21,7 +21,7 @@ from callic_archive.images.source import Context, Limits
 from callic_archive.images.splice import around
 
 Image = NDArray[Any]
-_UNSIGNED = ("png", "pnm", "bmp")  # formats of nothing else
+_NATIVE = ("png", "pnm", "bmp", "jp2", "jls", "ljpeg")  # formats whose samples are what their images are
 _LARGEST = 1 << 44  # bytes of a file that is laid out
 _BROKEN = (
     SourceError, NotTaken, RebuildMismatch, ValueError, LookupError, TypeError, AttributeError, RecursionError,
@@ -69,7 +69,7 @@ def tells_all(format: str, dtype: str) -> bool:
     kind = np.dtype(dtype)
     if kind.itemsize > 2 or format == "dicom":  # of which samples may have bits that are none of theirs
         return False
-    if kind.kind == "i" or format in _UNSIGNED:
+    if kind.kind == "i" or format in _NATIVE:
         return True
     if format in ("gzip", "zip", "tar", "zarr", "hdf5", "npy"):  # half floats, truth values
         return False
@@ -114,7 +114,7 @@ def types_in(
 ) -> Types | None:
     """As ``types_of``, from the file itself, of which samples need not be there."""
     try:
-        if format in _UNSIGNED:
+        if format in _NATIVE:
             return None
         if format == "tiff":
             found = import_module("callic_archive.images.tiff").sample_types(header.data, Limits(), header.there)

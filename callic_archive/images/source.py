@@ -167,6 +167,9 @@ _MODULES = {
     "zip": "callic_archive.images.zip_file",
     "tar": "callic_archive.images.tar_file",
     "hdf5": "callic_archive.images.hdf5",
+    "jp2": "callic_archive.images.coded_file",
+    "jls": "callic_archive.images.coded_file",
+    "ljpeg": "callic_archive.images.coded_file",
     "zarr": "callic_archive.images.zarr_chunk",
     "raw": "callic_archive.images.raw_file",
 }
@@ -176,6 +179,7 @@ _PARSERS: dict[str, tuple[str, ...]] = {kind: (module,) for kind, module in _MOD
 _PARSERS["zip"] = ("callic_archive.images.zarr_zip", _MODULES["zip"])
 _WRAPPERS = ("gzip", "zip", "tar")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_FRAMES = {0xF7: "jls", 0xC3: "ljpeg"}  # markers of frames
 _FIRST_ELEMENT = 1024  # bytes of the first element of a bare DICOM data set, at most
 HEAD = 544  # first bytes of a file that ``sniff`` looks at
 MEMBER_HEAD = 512 << 10  # first bytes of a file inside another that tell whether it is taken apart
@@ -211,6 +215,10 @@ def sniff(data: memoryview | bytes) -> str | None:
         return "zip"
     if bytes(data[257:262]) == b"ustar":
         return "tar"
+    if head[:12] == b"\0\0\0\x0cjP  \r\n\x87\n" or head[:4] == b"\xff\x4f\xff\x51":
+        return "jp2"
+    if head[:3] == b"\xff\xd8\xff":
+        return _lossless_jpeg(bytes(data[:HEAD]))
     if head[:7] == b"NRRD000":
         return "nrrd"
     if head[:10] == b"ObjectType" or head[:5] == b"NDims":
@@ -219,6 +227,19 @@ def sniff(data: memoryview | bytes) -> str | None:
         return "nifti"
     if _looks_like_mgh(data):
         return "mgh"
+    return None
+
+
+def _lossless_jpeg(head: bytes) -> str | None:
+    """JPEG-LS and lossless JPEG, by the frame header; None of other JPEG files."""
+    at = 2
+    while at + 4 <= len(head) and head[at] == 0xFF:
+        marker = head[at + 1]
+        if marker in _FRAMES:
+            return _FRAMES[marker]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return None
+        at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
     return None
 
 

@@ -57,6 +57,7 @@ PARSERS: dict[str, tuple[str, ...]] = {
     "container/scan.py": ("shard", "salvage"),
     "entropy/range_coder.py": ("codestream", "adapter"),
     "images/bmp.py": ("bmp", "outline"),
+    "images/coded_file.py": ("coded-file",),
     "images/cutting.py": ("outline", "outline-chunk"),
     "images/deflate/differences.py": ("differences", "deflate"),
     "images/deflate/matcher.py": ("differences", "deflate"),

@@ -25,7 +25,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, JPEGL
 from callic_archive.images.source import Context
 from tests.streams import COMPRESSORS, flushed
 from tests.trees import grainy
-from tests.unit.images.test_dicom_coded import dicom, jpeg_2000, jpeg_code, rle_code
+from tests.unit.images.test_dicom_coded import dicom, jls, jpeg_2000, jpeg_code, rle_code
 
 GRAY = grainy(12, 15)
 RGB = grainy(9, 11, 3)
@@ -129,6 +129,12 @@ def mgh() -> list[bytes]:
     volume = np.stack([WIDE] * 3, axis=2)
     made = [nibabel.MGHImage(volume.astype(kind), np.eye(4)).to_bytes() for kind in ("i2", "f4")]
     return [*made, made[0][:284] + volume.astype(">i2").tobytes(order="F") + b"behind"]
+
+
+def coded_files() -> list[bytes]:
+    """JPEG 2000 in boxes and alone, JPEG-LS and lossless JPEG, each one frame."""
+    boxes = imagecodecs.jpeg2k_encode(RGB, level=0, codecformat="jp2", reversible=True)
+    return [bytes(boxes), jpeg_2000(WIDE), jls(GRAY), jpeg_code(WIDE, 2)]
 
 
 def hdf5() -> list[bytes]:
@@ -358,7 +364,7 @@ def zarr_zips() -> list[bytes]:
 
 IMAGES = {
     "png": png, "tiff": tiff, "bmp": bmp, "pnm": pnm, "npy": npy, "nifti": nifti, "mgh": mgh, "nrrd": nrrd, "dicom": dicom_native,
-    "hdf5": hdf5,
+    "hdf5": hdf5, "coded-file": coded_files,
     "metaimage": metaimage,
     "dicom-coded": dicom_coded, "gzip": gz, "zip": zipped, "tar": tarred, "zarr-zip": zarr_zips,
 }  # fmt: skip

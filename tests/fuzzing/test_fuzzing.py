@@ -25,7 +25,7 @@ GROUPS: dict[str, dict[str, int]] = {
     "plain images": {"bmp": 3000, "pnm": 2000, "npy": 1500, "nifti": 800, "mgh": 800, "nrrd": 800, "metaimage": 800, "raw": 500},
     "rasters in unknown files": {"unknown": 60},
     "compressed images": {"png": 1500, "tiff": 230},
-    "DICOM": {"dicom": 60, "dicom-coded": 100},
+    "DICOM": {"dicom": 60, "dicom-coded": 100, "coded-file": 300},
     "wrappers": {"gzip": 500, "zip": 70, "tar": 300, "zarr-zip": 110, "hdf5": 150, "zarr-chunk": 300, "zarr-metadata": 1500},
     "archives": {
         "recipe": 4000,

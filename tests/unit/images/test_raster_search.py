@@ -104,8 +104,11 @@ def test_images_of_two_sizes_in_one_file() -> None:
     exact(data)
 
 
-@pytest.mark.parametrize("chunk", [1 << 18, 4 << 20])
-def test_pieces_in_which_a_file_is_looked_at_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("chunk", "blocks"), [(1 << 18, 1 << 20), (4 << 20, 1 << 20), (1 << 18, 50)])
+def test_pieces_in_which_a_file_is_looked_at_change_nothing(
+    chunk: int, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raster_extents, "_BLOCKS", blocks)
     data = HEAD + np.concatenate([(40 * scene(700, 600)).astype("<u2")] * 2).tobytes()
     monkeypatch.setattr(raster_extents, "_CHUNK", chunk)
     (layout,) = found(data)

@@ -49,11 +49,11 @@ def test_only_coded_data_without_an_end_is_surely_cut(code: bytes) -> None:
 
 def test_packing_names_them_and_keeps_every_byte() -> None:
     code = imagecodecs.jpeg8_encode(IMAGE)
-    lossless = imagecodecs.jpegls_encode(IMAGE)
+    arithmetic = code.replace(b"\xff\xc0", b"\xff\xc9", 1)  # said to be, and so read by nobody
     cut = pack_one(code[: len(code) * 2 // 3], codec=DeflateCodec)
     assert isinstance(cut.failure, TruncatedSource)
     assert cut.reason is None
-    kept = pack_one(lossless, codec=DeflateCodec)
+    kept = pack_one(arithmetic, codec=DeflateCodec)
     assert (kept.failure, kept.reason, kept.method) == (None, "jpeg-kind", "stored")
     whole = pack_one(code, codec=DeflateCodec)
     assert (whole.failure, whole.reason) == (None, None)
