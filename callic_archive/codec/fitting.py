@@ -54,7 +54,7 @@ from callic_archive.model.weights import IntegerModel, IntegerWeights, ModelSet,
 
 Image = NDArray[Any]
 #: Steps of training: some, and more for each megapixel; fewer where there is little to code, as its coding takes no longer.
-SOME_STEPS, STEPS_PER_MEGAPIXEL, MOST_STEPS, MOST_PER_MEGAPIXEL = 1600, 200.0, 4800, 2400.0
+SOME_STEPS, STEPS_PER_MEGAPIXEL, MOST_STEPS, MOST_PER_MEGAPIXEL = 800, 300.0, 4800, 1200.0
 #: How coarsely is tried: as would pay if fewer pixels were coded, by this factor, as what is trained on afterwards bears more;
 #: then ever more finely, as where images are so simple that a model is sure of itself small errors cost more than is foreseen.
 COARSER, FINER, RUNGS = 1.25, 3.2, 7

@@ -143,7 +143,7 @@ def test_crops_are_not_turned_where_that_is_not_wanted() -> None:
 def test_steps_grow_with_the_pixels() -> None:
     assert fitting_steps(0) == 1
     assert fitting_steps(1e12) == MOST_STEPS
-    assert [fitting_steps(pixels) for pixels in (0.4e6, 3e6, 10e6)] == [960, 2200, 3600]
+    assert [fitting_steps(pixels) for pixels in (0.4e6, 3e6, 10e6)] == [480, 1700, 3800]
 
 
 def test_what_was_stopped_goes_on_and_ends_alike(tmp_path: Path) -> None:
