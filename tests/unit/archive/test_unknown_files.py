@@ -35,7 +35,8 @@ def test_what_is_found_is_coded_and_the_rest_is_kept(tree: Path, tmp_path: Path)
     entries = round_trip(tree, tmp_path)
     assert {entries[name].method for name in ("cells.nd9", "photo")} == {"image"}
     assert {entries[name].format for name in ("cells.nd9", "photo")} == {"raw"}
-    assert {entries[kind].method for kind in NOTHING} <= {"stored", "none"}
+    assert (entries["compressed"].method, entries["compressed"].format) == ("image", "gzip")
+    assert {entries[kind].method for kind in NOTHING if kind != "compressed"} <= {"stored", "none"}
     assert all(entries[kind].reason is None for kind in ("random", "zeros", "text", "sound"))
 
 
