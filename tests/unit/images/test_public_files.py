@@ -83,7 +83,7 @@ def test_folder(folder, rebuilt):
     logging.getLogger("tifffile").disabled = True
     outcomes: Counter[str] = Counter()
     messages: list[str] = []
-    compared = 0
+    compared = around = 0
     for path in files(folder):
         data = path.read_bytes()
         try:
@@ -96,6 +96,7 @@ def test_folder(folder, rebuilt):
             outcomes["none"] += 1
             continue
         outcomes[parsed.fidelity] += 1
+        around += parsed.format in ("gzip", "zip", "tar")  # what lies in them has no reader here
         again = rebuilt(parsed)
         if parsed.fidelity == "bytes":
             assert hashlib.sha256(again).digest() == hashlib.sha256(data).digest(), path.name
@@ -110,7 +111,7 @@ def test_folder(folder, rebuilt):
             compared += 1
     assert all(messages)
     assert outcomes["bytes"] >= FOLDERS[folder], outcomes
-    assert compared >= outcomes["bytes"] // 3, (compared, outcomes)
+    assert compared >= (outcomes["bytes"] - around) // 3, (compared, around, outcomes)
 
 
 def test_a_few_photographs(rebuilt):
