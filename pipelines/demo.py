@@ -109,10 +109,12 @@ def main() -> int:
     ]
     console.print()
     console.print(savings_table(files))
+    models = int(str(packing[-1]["model_bytes"]))
+    few = "Images as few as these earn small models alone, as they are; without `--effort fast` these are fitted to them first."
+    none = "Of images as few as these the learned codec saves less than its models take; `--learned always` shows what it does."
     console.print(
-        f"The whole archive takes {tree_size(archive):,} bytes, index and specification included; "
-        f"{packing[-1]['model_bytes']:,} of them are models. Of images as few as these the learned codec saves less than "
-        "its models take, so `pack` uses other coders; `--learned always` shows what it does."
+        f"The whole archive takes {tree_size(archive):,} bytes, index and specification included; {models:,} of them are models. "
+        f"{few if models else none}"
     )
 
     problems = compare_trees(samples, restored / "samples", {file.path: file.fidelity for file in files})
