@@ -31,7 +31,7 @@ _READS, _READ_SHARE = 1 << 16, 4  # calls, and times the file's bytes, that read
 _UNDEFINED = (1 << 64) - 1
 _CONTIGUOUS, _CHUNKED = 1, 2  # classes of layout
 _DEFLATE, _SHUFFLE, _FLETCHER32, _BLOSC, _ZSTD = 1, 2, 3, 32001, 32015  # filters
-_TRUTH = {"FALSE": 0, "TRUE": 1}  # the names of truth values
+_TRUTH = "FALSETRUE"  # the names of truth values
 _CHECKSUM = 4  # bytes behind a chunk with Fletcher32
 _COMPRESSORS = ("blosclz", "lz4", "lz4hc", "snappy", "zlib", "zstd")  # of Blosc, by number
 
@@ -179,7 +179,7 @@ def _arrays_of(dataset: Any, base: int) -> list[_Array]:
     dtype = np.dtype(dataset.dtype)
     if dtype.kind not in "iufb" or dtype.itemsize > 8 or math.prod(shape) * dtype.itemsize < _LEAST:
         return []
-    truth = dtype.kind == "b" or (dtype.metadata or {}).get("enum") == _TRUTH
+    truth = dtype.kind == "b" or _is_truth((dtype.metadata or {}).get("enum"))
     kind = "u1" if truth else f"{dtype.kind}{dtype.itemsize}"
     order = "|" if dtype.itemsize == 1 else ">" if dtype.str[0] == ">" else "<"
     type_ = order + stored_type(kind)
@@ -208,6 +208,11 @@ def _arrays_of(dataset: Any, base: int) -> list[_Array]:
     if len(spans) > 1:  # what another array has is not missing in this one
         found = [replace(array, shape=(0,) * len(shape)) for array in found]
     return found
+
+
+def _is_truth(enum: Mapping[str, Any] | None) -> bool:
+    """Whether an enumeration is that of truth values, whose names pyfive cuts at the wrong places in newer files."""
+    return len(enum or {}) == 2 and "".join(enum or {}).replace("\0", "").startswith(_TRUTH)
 
 
 def _steps(filters: Sequence[Mapping[str, Any]], dtype: str) -> tuple[tuple[Step, ...], int] | None:

@@ -56,7 +56,7 @@ def search(read: Read, size: int) -> list[Layout]:
 def _forms(read: Read, size: int) -> list[Form]:
     """The forms that windows of the file have, the most frequent first."""
     most = _MORE if size >= _LARGE else _WINDOWS
-    count = max(1, min(most, size // _WINDOW))
+    count = max(1, min(most, 2 * size // _WINDOW - 1))
     step = max(0, size - _WINDOW) // max(1, count - 1) // _PLACE * _PLACE
     found: Counter[Form] = Counter()
     for number in range(count):

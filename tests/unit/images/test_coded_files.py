@@ -88,6 +88,12 @@ def test_what_cannot_be_made_again_is_left(name: str) -> None:
     assert found.reason == reason
 
 
+def test_blank_images_are_no_failure() -> None:
+    found = examine(jp2(np.full((512, 512, 3), 255, np.uint8)))
+    assert isinstance(found, NotTaken)
+    assert found.reason == "constant"
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_broken_files_are_told(name: str) -> None:
     data = FILES[name][0]()

@@ -179,9 +179,10 @@ def test_chunks_without_some_of_their_filters_are_read_as_they_are() -> None:
     assert np.array_equal(bare, IMAGE[30:60])
 
 
-def test_truth_values_are_read_as_such() -> None:
+@pytest.mark.parametrize(("chunks", "libver"), [((45, 65), None), (None, "latest")])
+def test_truth_values_are_read_as_such(chunks: tuple[int, ...] | None, libver: str | None) -> None:
     truth = IMAGE.mean() < IMAGE
-    parsed = exact(hdf5(lambda file: file.create_dataset("a", data=truth, chunks=(45, 65))))
+    parsed = exact(hdf5(lambda file: file.create_dataset("a", data=truth, chunks=chunks), libver=libver))
     types = types_of(parsed.format, parsed.recipe, parsed.surround)
     assert types is not None
     assert types[0][0].of(parsed.images[0]).tolist() == truth.tolist()

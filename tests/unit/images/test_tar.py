@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,58 @@ def test_of_more_than_lies_in_memory_the_first_are_taken() -> None:
     found = examine(data, limits=Limits(max_member_bytes=GRAY.nbytes + 9))
     assert isinstance(found, Parsed)
     assert len(found.images) == 1
+
+
+def with_size(data: bytes, at: int, field: bytes) -> bytes:
+    """The header at ``at`` with another size, and the checksum that fits."""
+    header = bytearray(data[at : at + 512])
+    header[124:136] = field
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return data[:at] + bytes(header) + data[at + 512 :]
+
+
+@pytest.mark.parametrize(
+    "field", [b"\xff" * 10 + b"\xfe\0", b"\x80" + b"\xff" * 11, b"-0000001000\0", b"77777777777\0", b"words\0words\0"]
+)
+def test_sizes_that_cannot_be_end_the_archive(field: bytes) -> None:
+    data = tar({"a.npy": npy(GRAY), "b.npy": npy(WIDE)})
+    at = data.index(b"b.npy")
+    parsed = exact(with_size(data, at, field))
+    assert [image.tolist() for image in parsed.images] == [GRAY.tolist()]
+
+
+def test_archives_behind_each_other() -> None:
+    data = tar({"a.npy": npy(GRAY)}) + tar({"b.npy": npy(WIDE)})
+    assert [image.tolist() for image in exact(data).images] == [GRAY.tolist(), WIDE.tolist()]
+
+
+def test_a_size_in_a_pax_header_and_a_large_one_in_binary() -> None:
+    data = tar({"a.npy": npy(GRAY), "b.npy": npy(WIDE)}, tarfile.GNU_FORMAT)
+    length = len(npy(GRAY))
+    binary = with_size(data, 0, b"\x80" + length.to_bytes(11, "big"))
+    assert len(exact(binary).images) == 2
+    record = b"size=%d\n" % length
+    record = b"%d %s" % (len(record) + 3, record)
+    head = with_size(data, 0, b"%011o\0" % len(record))[:512]
+    head = bytearray(head)
+    head[156:157] = b"x"
+    told = bytes(with_size(bytes(head), 0, b"%011o\0" % len(record))) + record.ljust(512, b"\0")
+    assert len(exact(told + with_size(data, 0, b"%011o\0" % 0)).images) == 2
+
+
+def test_many_global_headers_take_no_memory_of_their_own() -> None:
+    out = io.BytesIO()
+    words = {f"key{n}": "v" for n in range(5000)}
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, pax_headers=words) as archive:
+        for n in range(500):
+            archive.addfile(tarfile.TarInfo(f"empty{n}"))
+        info = tarfile.TarInfo("a.npy")
+        info.size = len(npy(GRAY))
+        archive.addfile(info, io.BytesIO(npy(GRAY)))
+    tracemalloc.start()
+    parsed = exact(out.getvalue())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(parsed.images) == 1
+    assert peak < 8 << 20
