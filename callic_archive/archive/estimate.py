@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from heapq import nlargest
 from typing import Any
 
@@ -173,7 +172,7 @@ class _Sampler:
                 jpeg = file.extents is None and file.size <= JPEG_MOST and is_jpeg(file.head())
                 recoded = self._recoded(file) if jpeg else None
                 if not image and recoded is None:
-                    stored = self._streams(partial(_read, file), file.data_bytes, Tables()) or stored
+                    stored = self._streams(file.window, file.data_bytes, Tables()) or stored
             self.files += 1
             if recoded is not None:
                 return recoded
@@ -289,10 +288,6 @@ class _Sampler:
 def _level(size: int) -> int:
     """Of Zstandard, for a file of ``size`` bytes."""
     return ZSTD_LEVEL_SMALL if size <= SMALL else ZSTD_LEVEL
-
-
-def _read(file: OpenFile, offset: int, length: int) -> bytes:
-    return b"".join(file.pieces(((offset, length),)))
 
 
 def _within(data: bytes | memoryview) -> Read:

@@ -19,7 +19,7 @@ REASONS = {
     "constant": "so uniform that next to nothing is stored of it",
     "axes": "an array with fewer than two axes",
     "header": "samples alone, but not as the header beside them says: fewer, damaged, or those of another file",
-    "members": "a compressed file in which no image file lies that can be taken apart",
+    "members": "a compressed file or an archive in which no image file lies that can be taken apart",
     "few-samples": "large, and samples are a small part of it",
     "variant": "a variant of its format that is not read: animated, with data behind its end, and the like",
     "content-only": "one of which only the content would come back, and `--fidelity bytes` was given",

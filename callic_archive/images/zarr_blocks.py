@@ -36,7 +36,7 @@ _KEPT_SHARE = 0.1  # of the chunks' bytes may stay as they are before taking the
 _MOST_CHAINS = 1 << 12  # different chains of steps in one recipe
 _MOST_PLACES = 2  # places of the grid for each chunk that is there; emptier arrays become a column
 _DEEPEST = 128 << 20  # bytes of samples of the slices that a chunk goes through
-_LARGE = 16 << 20  # bytes of samples of an array from which that matters
+_LARGE, _FEW_PLACES = 16 << 20, 1 << 14  # bytes of samples, and places, of an array up to which that does not matter
 _KNOWN_CHAINS = 3  # chains that repeated earlier chunks of a file, tried first
 _VOLATILE = frozenset(
     {"layouts", "chains", "blocks", "libraries"}
@@ -148,7 +148,8 @@ def within(
     column. Raises SourceTooLarge."""
     grid = tuple(-(-n // c) for n, c in zip(shape, form.shape, strict=True))
     inside = all(n < limit for place in spans for n, limit in zip(place, grid, strict=True))
-    empty = math.prod(grid) > _MOST_PLACES * len(spans) and math.prod(shape) * form.itemsize > _LARGE
+    small = math.prod(shape) * form.itemsize <= _LARGE and math.prod(grid) <= _FEW_PLACES
+    empty = math.prod(grid) > _MOST_PLACES * len(spans) and not small
     planes = _planes(shape, form.shape) if inside and not empty and form.axes == tuple(range(len(grid))) else None
     # of a large file, slices that chunks go through are cut out together
     if planes is None or planes.depth * planes.height * planes.width * planes.samples * form.itemsize > _DEEPEST:

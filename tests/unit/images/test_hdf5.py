@@ -161,6 +161,16 @@ def test_deep_chunks_that_were_never_written_are_filled() -> None:
         assert np.array_equal(image.reshape(8, 60, 80), file["a"][()])
 
 
+@pytest.mark.parametrize(("side", "shape"), [(50, (1000, 1000)), (4, (32, 4))])
+def test_few_chunks_of_an_array_take_its_places_where_these_are_few(side: int, shape: tuple[int, int]) -> None:
+    def fill(file: h5py.File) -> None:
+        made = file.create_dataset("a", (1000, 1000), "u2", chunks=(side, side), fillvalue=3)
+        made[:side, : 8 * side] = np.arange(8 * side * side).reshape(side, -1) % 999
+
+    (image,) = exact(hdf5(fill)).images
+    assert image.shape == shape
+
+
 def test_colours_in_chunks() -> None:
     colours = np.stack([IMAGE // 9, IMAGE // 7, IMAGE // 11], axis=-1).astype("u1")
     parsed = exact(hdf5(lambda file: file.create_dataset("a", data=colours, chunks=(32, 50, 3), compression="gzip")))
